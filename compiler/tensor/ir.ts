@@ -1,0 +1,404 @@
+/**
+ * The tensor program: attention as algebra on named tensors. This page is the manual of the level.
+ *
+ *   program  = name, dims, ops, results
+ *   op       = %id: type = kind %operand, ... {attribute = value}
+ *   type     = f32[dim, ...]          the value's shape; storage dtypes live on inputs and results only
+ *   dim      = a name bound in `Program.dims`, or a number
+ *
+ * A program speaks of ONE sequence and ONE head. Batch and heads are mapped over by whoever runs it.
+ * `T`, the number of tokens, is the only run-time dim. All arithmetic is exact real arithmetic in
+ * meaning; float32 on devices, float64 in the interpreter.
+ *
+ * Ops stand in dependency order; an op may use only values defined before it in its own region or in
+ * an enclosing one. Values are immutable. Two ops own a region:
+ *
+ *   recurrence   runs its body once per token, carrying states; made by `check`, removed by
+ *                `right-product`, which turns it into `scan`s.
+ *   chunks       runs its body once per chunk of C consecutive tokens, carrying states; made by
+ *                `chunk`, filled by `fuse`; each one becomes a kernel. The last chunk may be shorter.
+ *
+ * Inside a region `rows %x` reads the part of an outer [T, ...] value that belongs to the current
+ * token (type without T) or chunk (T replaced by C). Other outer values are read as they are.
+ *
+ * Broadcasting (`map` only): an operand's dims must be a subsequence of the result's dims, by name:
+ * [T] and [K] both broadcast into [T, K].
+ *
+ * Decays are natural logarithms, <= 0. A state is the state *after* its token; the token's own
+ * contribution is undecayed. Ranges of tokens compose as S_out = M S_in + S_ext.
+ */
+import { assertNever } from "../support/never.ts";
+import type { Span } from "../support/span.ts";
+
+export type ValueId = number & { readonly valueId: true };
+
+/** A dim's name ("T", "K", "C"), or a fixed size. */
+export type Dim = string | number;
+
+export type Dtype = "f32" | "f16" | "bf16";
+
+export interface TensorType {
+  readonly shape: readonly Dim[];
+}
+
+/** How an input varies: per token, per head, shared by all, or one per sequence and head (states). */
+export type Per = "token" | "head" | "shared" | "state";
+
+export interface Range {
+  readonly low: number;
+  readonly high: number;
+  readonly lowOpen: boolean;
+  readonly highOpen: boolean;
+}
+
+interface OpBase {
+  readonly id: ValueId;
+  /** The user's name for the value, when it has one. */
+  readonly name: string | null;
+  readonly type: TensorType;
+  readonly span: Span;
+}
+
+/** A parameter of the attention. `dtype` is how it is stored; its value is f32. */
+export interface Input extends OpBase {
+  readonly kind: "input";
+  readonly label: string;
+  readonly per: Per;
+  readonly dtype: Dtype;
+  readonly range: Range | null;
+}
+/** `value` at every element of its shape. */
+export interface Const extends OpBase {
+  readonly kind: "const";
+  readonly value: number;
+}
+/** The size of a dim as a number; of `T`, the whole sequence's length. */
+export interface DimSize extends OpBase {
+  readonly kind: "dim-size";
+  readonly dim: string;
+}
+/** f32[T]: the index of each token in its sequence, counted from 0. */
+export interface TokenIndex extends OpBase {
+  readonly kind: "token-index";
+}
+/** f32[D]: 0, 1, ..., D-1. */
+export interface Iota extends OpBase {
+  readonly kind: "iota";
+}
+
+export const unaryFns = [
+  "neg",
+  "exp",
+  "log",
+  "sqrt",
+  "rsqrt",
+  "abs",
+  "sin",
+  "cos",
+  "tanh",
+  "sigmoid",
+  "silu",
+  "softplus",
+  "relu",
+  "elu",
+  "gelu",
+  "square",
+  "recip",
+  "floor",
+] as const;
+export const binaryFns = [
+  "add",
+  "sub",
+  "mul",
+  "div",
+  "max",
+  "min",
+  "pow",
+  "lt",
+  "le",
+  "gt",
+  "ge",
+  "eq",
+] as const;
+export type UnaryFn = (typeof unaryFns)[number];
+export type BinaryFn = (typeof binaryFns)[number];
+/** Comparisons give 1 or 0; `select(c, a, b)` is a where c is not 0, else b (never mixing the two). */
+export type MapFn = UnaryFn | BinaryFn | "select";
+
+/** Elementwise, with broadcasting by dim name. */
+export interface MapOp extends OpBase {
+  readonly kind: "map";
+  readonly fn: MapFn;
+  readonly args: readonly ValueId[];
+}
+/** Reduces one axis (counted from 0) away. */
+export interface Reduce extends OpBase {
+  readonly kind: "reduce";
+  readonly fn: "sum" | "max";
+  readonly arg: ValueId;
+  readonly axis: number;
+}
+/** The last axis's two halves swapped, the new first half negated: (a, b) -> (-b, a). Rotary. */
+export interface RotateHalf extends OpBase {
+  readonly kind: "rotate-half";
+  readonly arg: ValueId;
+}
+/** Product over the last axis of lhs and the first of rhs; vectors are rows on the left, columns on the right. */
+export interface MatMul extends OpBase {
+  readonly kind: "matmul";
+  readonly lhs: ValueId;
+  readonly rhs: ValueId;
+}
+/** [A], [B] -> [A, B]. */
+export interface Outer extends OpBase {
+  readonly kind: "outer";
+  readonly lhs: ValueId;
+  readonly rhs: ValueId;
+}
+export interface Transpose extends OpBase {
+  readonly kind: "transpose";
+  readonly arg: ValueId;
+}
+/** The token axis prefix-summed, inclusive: [T, ...] -> [T, ...] (in a chunk: over C). */
+export interface CumSum extends OpBase {
+  readonly kind: "cumsum";
+  readonly arg: ValueId;
+}
+/**
+ * Square mask over tokens: D[i, j] = exp(g[j+1] + ... + g[i]) for j <= i, else 0.
+ * `logDecay` null: all ones below and on the diagonal; a scalar: the same g at every token; else [T].
+ * `strict`: D[i, j] = exp(g[j+1] + ... + g[i-1]) for j < i, else 0 (the read before the update).
+ */
+export interface Causal extends OpBase {
+  readonly kind: "causal";
+  readonly logDecay: ValueId | null;
+  readonly strict: boolean;
+}
+
+/** Which part of the state a decay scales. */
+export type DecayAxis = "none" | "scalar" | "key" | "value";
+
+/**
+ * The affine scan, the one idea: S_t = D_t S_{t-1} + k_t v_t^T, o_t = q_t S_t.
+ * q, k: [T, K]; v: [T, V]; logDecay: [] or [T] (scalar), [T, K] (key), [T, V] (value), or null (none).
+ * `initial`: [K, V] or null for zero. `read` "before" gives o_t = q_t S_{t-1}.
+ * `causal` false: every token reads the state after the last token (no mask); logDecay is null then.
+ * Result [T, V].
+ */
+export interface Scan extends OpBase {
+  readonly kind: "scan";
+  readonly state: string;
+  readonly q: ValueId;
+  readonly k: ValueId;
+  readonly v: ValueId;
+  readonly logDecay: ValueId | null;
+  readonly initial: ValueId | null;
+  readonly axis: DecayAxis;
+  readonly read: "after" | "before";
+  readonly reverse: boolean;
+  readonly causal: boolean;
+}
+/** The state after the last token of a scan, [K, V]. `initial` and the rest as in `Scan`. */
+export interface ScanState extends OpBase {
+  readonly kind: "scan-state";
+  readonly state: string;
+  readonly k: ValueId;
+  readonly v: ValueId;
+  readonly logDecay: ValueId | null;
+  readonly initial: ValueId | null;
+  readonly axis: DecayAxis;
+  readonly reverse: boolean;
+}
+
+export interface Region {
+  /** The carried values as the body sees them; same length as the owner's `inits` and `carries`. */
+  readonly params: readonly RegionParam[];
+  readonly ops: readonly Op[];
+}
+export interface RegionParam {
+  readonly id: ValueId;
+  readonly name: string;
+  readonly type: TensorType;
+}
+
+export type RegionKind = "recurrence" | "chunks";
+
+/**
+ * Once per token, in order (from the last when `reverse`). `inits` are the carried states' first
+ * values (null: zero); `carries` their values after the token; `yields` one row of each result.
+ * Its own value is unused: results are read with `result`.
+ */
+export interface Recurrence extends OpBase {
+  readonly kind: "recurrence";
+  readonly reverse: boolean;
+  readonly inits: readonly (ValueId | null)[];
+  readonly region: Region;
+  readonly carries: readonly ValueId[];
+  readonly yields: readonly ValueId[];
+}
+/** Once per chunk of C tokens, otherwise like `recurrence`; inside, the dim `T` is called `C`. */
+export interface Chunks extends OpBase {
+  readonly kind: "chunks";
+  readonly reverse: boolean;
+  readonly inits: readonly (ValueId | null)[];
+  readonly region: Region;
+  readonly carries: readonly ValueId[];
+  readonly yields: readonly ValueId[];
+}
+/** Result `index` of a region owner: its yields stacked over T, or the last value of a carry. */
+export interface Result extends OpBase {
+  readonly kind: "result";
+  readonly of: ValueId;
+  readonly part: "yield" | "carry";
+  readonly index: number;
+}
+/** Inside a region: the current token's row, or the current chunk's rows, of an outer value. */
+export interface Rows extends OpBase {
+  readonly kind: "rows";
+  readonly arg: ValueId;
+}
+
+export type Op =
+  | Input
+  | Const
+  | DimSize
+  | TokenIndex
+  | Iota
+  | MapOp
+  | Reduce
+  | RotateHalf
+  | MatMul
+  | Outer
+  | Transpose
+  | CumSum
+  | Causal
+  | Scan
+  | ScanState
+  | Recurrence
+  | Chunks
+  | Result
+  | Rows;
+export type OpKind = Op["kind"];
+
+export interface Output {
+  readonly label: string;
+  readonly value: ValueId;
+  readonly dtype: Dtype;
+  readonly per: "token" | "state";
+}
+
+export interface Program {
+  readonly name: string;
+  /** Sizes by name, in order of appearance; "T" is always "runtime"; null: not given yet. */
+  readonly dims: ReadonlyMap<string, number | "runtime" | null>;
+  readonly ops: readonly Op[];
+  readonly outputs: readonly Output[];
+}
+
+/** The dim that a region's `rows` puts in place of `T`. */
+export const tokenDim = "T";
+export const chunkDim = "C";
+
+/** The values an op reads, in a fixed order; of a region owner, its inits (not what its body reads). */
+export function operands(op: Op): readonly ValueId[] {
+  switch (op.kind) {
+    case "input":
+    case "const":
+    case "dim-size":
+    case "token-index":
+    case "iota":
+      return [];
+    case "map":
+      return op.args;
+    case "reduce":
+    case "rotate-half":
+    case "transpose":
+    case "cumsum":
+    case "rows":
+      return [op.arg];
+    case "matmul":
+    case "outer":
+      return [op.lhs, op.rhs];
+    case "causal":
+      return present([op.logDecay]);
+    case "scan":
+      return present([op.q, op.k, op.v, op.logDecay, op.initial]);
+    case "scan-state":
+      return present([op.k, op.v, op.logDecay, op.initial]);
+    case "recurrence":
+    case "chunks":
+      return present(op.inits);
+    case "result":
+      return [op.of];
+    default:
+      return assertNever(op);
+  }
+}
+
+/** The op with `f` applied to every value it reads; the same object when nothing changed. */
+export function mapOperands<O extends Op>(op: O, f: (id: ValueId) => ValueId): O {
+  const before = operands(op);
+  const opt = (id: ValueId | null) => (id === null ? null : f(id));
+  if (before.every((id) => f(id) === id)) return op;
+  const any: Op = op;
+  const changed = (): Op => {
+    switch (any.kind) {
+      case "input":
+      case "const":
+      case "dim-size":
+      case "token-index":
+      case "iota":
+        return any;
+      case "map":
+        return { ...any, args: any.args.map(f) };
+      case "reduce":
+      case "rotate-half":
+      case "transpose":
+      case "cumsum":
+      case "rows":
+        return { ...any, arg: f(any.arg) };
+      case "matmul":
+      case "outer":
+        return { ...any, lhs: f(any.lhs), rhs: f(any.rhs) };
+      case "causal":
+        return { ...any, logDecay: opt(any.logDecay) };
+      case "scan":
+        return {
+          ...any,
+          q: f(any.q),
+          k: f(any.k),
+          v: f(any.v),
+          logDecay: opt(any.logDecay),
+          initial: opt(any.initial),
+        };
+      case "scan-state":
+        return {
+          ...any,
+          k: f(any.k),
+          v: f(any.v),
+          logDecay: opt(any.logDecay),
+          initial: opt(any.initial),
+        };
+      case "recurrence":
+      case "chunks":
+        return { ...any, inits: any.inits.map(opt) };
+      case "result":
+        return { ...any, of: f(any.of) };
+      default:
+        return assertNever(any);
+    }
+  };
+  return changed() as O;
+}
+
+/** Every op of a program in order, those of regions right before their owner. */
+export function* allOps(ops: readonly Op[]): Generator<Op> {
+  for (const op of ops) {
+    if (op.kind === "recurrence" || op.kind === "chunks") yield* allOps(op.region.ops);
+    yield op;
+  }
+}
+
+function present(ids: readonly (ValueId | null)[]): ValueId[] {
+  return ids.filter((id): id is ValueId => id !== null);
+}

@@ -1,0 +1,245 @@
+/**
+ * Tile programs: kernels as statements on tiles in named memories. This page is the manual of the
+ * level; a backend can be written from it alone.
+ *
+ * A kernel runs once per point of its grid. The first grid axis is always (batch b, head h), B x H
+ * points; every further axis steps a variable over an extent. One point is served by `threads`
+ * threads together (one on a CPU); a statement is executed by all of them as one.
+ *
+ *   kernel  = params, grid, storages, body
+ *   param   = a global buffer; which part of it belongs to (b, h) follows from `per`:
+ *               token   [B, T, heads, cols...]   rows are tokens
+ *               state   [B, H, rows, cols]       or [B, H] for a scalar
+ *               head    [heads, cols...]
+ *               shared  [rows, cols...]
+ *             `heads` divides H; head h reads head h / (H / heads) (grouped heads).
+ *   storage = a scalar, vector or tile of f32 (or narrower), owned by the grid point:
+ *               register  a tile spread over the threads; a scalar that every thread has
+ *               shared    a tile or vector that every thread can address
+ *             A CPU keeps both on its stack. Physical row stride of a shared tile: cols + pad.
+ *   stmt    = see the union below; statements mutate storages, in order.
+ *
+ * Ranks: a storage has rank 0 (scalar), 1 (vector of `rows`) or 2 (rows x cols). GPU targets pad
+ * rows and cols to multiples of `limits.align`; padding holds zeros where a statement below reads
+ * across it, and that is the business of `from-tensor`, not of the emitters.
+ *
+ * Bounds: `load` gives 0 outside the buffer's own extent (rows >= T of a token buffer, columns >= its
+ * last dim); `store` writes nothing there. So T need not be a multiple of anything.
+ *
+ * Memory order: after a statement writes a shared storage, another thread may read it only past a
+ * `barrier`. The pass `insert-barriers` puts them in; emitters never add their own, save inside
+ * `reduce` and `cumsum` where the manual says so.
+ *
+ * Tensor cores and asynchronous copies: operands of `mma` may be shared and narrower than f32 while
+ * `dst` is f32 in registers; `copy-async` starts a load into shared memory that `wait` completes, so
+ * a pipeline is a ring of shared tiles, `copy-async` ahead and `wait` behind.
+ */
+import type { Dtype, MapFn, Per } from "../tensor/ir.ts";
+
+export type StorageId = number & { readonly storageId: true };
+
+export type Memory = "register" | "shared";
+
+export interface Storage {
+  readonly id: StorageId;
+  /** Unique in its kernel; the name the emitted code uses. */
+  readonly name: string;
+  readonly memory: Memory;
+  readonly dtype: Dtype;
+  /** [] scalar, [rows] vector, [rows, cols] tile. Static sizes, padding included. */
+  readonly shape: readonly number[];
+  /** Elements added to each row of a shared tile against bank conflicts. */
+  readonly pad: number;
+}
+
+export interface Param {
+  /** The buffer's name: an input, an output or a workspace of the form. */
+  readonly name: string;
+  readonly access: "read" | "write";
+  readonly per: Per;
+  readonly dtype: Dtype;
+  /** Dims after the ones `per` adds: token ["T", 64] or ["T"]; state [64, 64] or []; and so on. */
+  readonly shape: readonly (number | "T")[];
+  /** The run-time scalar that holds this buffer's head count, "H" or "H_<name>". */
+  readonly heads: string;
+}
+
+/** A grid axis: `name` takes 0, step, 2 step, ... below `extent`. */
+export interface GridAxis {
+  readonly name: string;
+  readonly extent: number | "T";
+  readonly step: number;
+}
+
+/** `name + offset`, where name is a loop variable or a grid axis (null: just the offset). */
+export interface Index {
+  readonly base: string | null;
+  readonly offset: number;
+}
+
+/** A rectangle of a buffer; the storage on the other side gives its size. Vectors use `row` only. */
+export interface View {
+  readonly param: string;
+  readonly row: Index;
+  readonly col: Index;
+}
+
+/** A rectangle of a tile storage. */
+export interface Window {
+  readonly storage: StorageId;
+  readonly row: Index;
+  readonly col: Index;
+  readonly rows: number;
+  readonly cols: number;
+}
+
+export type Axis = "row" | "col";
+
+/** What a `map` computes for the element at (row, col) of its destination (vectors: row only). */
+export type Expr =
+  | { readonly kind: "const"; readonly value: number }
+  /** A storage read at (row, col), or as a vector at row or at col, or as a scalar. */
+  | {
+      readonly kind: "read";
+      readonly storage: StorageId;
+      readonly at: "tile" | "row" | "col" | "scalar";
+    }
+  /** start + the element's own row or col as a float; `global` adds the run-time `token_offset`. */
+  | { readonly kind: "index"; readonly axis: Axis; readonly start: Index; readonly global: boolean }
+  /** 1 where start + the element's own row or col is below `limit` ("T": run time), else 0. */
+  | {
+      readonly kind: "inside";
+      readonly axis: Axis;
+      readonly start: Index;
+      readonly limit: number | "T";
+    }
+  /** A run-time integer as a float: "T_total" is the whole sequence's length. */
+  | { readonly kind: "runtime"; readonly scalar: "T_total" }
+  | { readonly kind: "call"; readonly fn: MapFn; readonly args: readonly Expr[] };
+
+interface StmtBase {
+  /** The source line this came from ("retention.lasp:4  scores = ..."), printed once above a group. */
+  readonly note: string | null;
+}
+
+/** dst = the view, converted to f32, zero outside the buffer. */
+export interface Load extends StmtBase {
+  readonly kind: "load";
+  readonly dst: StorageId;
+  readonly view: View;
+}
+/** view = src, converted to the buffer's dtype (to nearest even); nothing outside the buffer. */
+export interface Store extends StmtBase {
+  readonly kind: "store";
+  readonly src: StorageId;
+  readonly view: View;
+}
+/** Starts dst (shared, the buffer's own dtype) = view; dst is undefined until a `wait`. */
+export interface CopyAsync extends StmtBase {
+  readonly kind: "copy-async";
+  readonly dst: StorageId;
+  readonly view: View;
+}
+/** Blocks until at most `pending` of the `copy-async` groups started so far are still under way. */
+export interface Wait extends StmtBase {
+  readonly kind: "wait";
+  readonly pending: number;
+}
+/** dst = src between windows of the same size (register to shared: staging of operands). */
+export interface Copy extends StmtBase {
+  readonly kind: "copy";
+  readonly dst: Window;
+  readonly src: Window;
+}
+/** dst[row, col] = expr. May read dst at the same element. */
+export interface MapStmt extends StmtBase {
+  readonly kind: "map";
+  readonly dst: StorageId;
+  readonly expr: Expr;
+}
+/** dst += op(lhs) op(rhs), op the transpose where the flag says so. Sizes are the windows' own. */
+export interface Mma extends StmtBase {
+  readonly kind: "mma";
+  readonly dst: Window;
+  readonly lhs: Window;
+  readonly rhs: Window;
+  readonly transposeLhs: boolean;
+  readonly transposeRhs: boolean;
+}
+/**
+ * Tile to vector: axis "col" folds the columns (dst has the tile's rows), "row" folds the rows.
+ * Vector to scalar: axis "row". `scratch`: a shared [rows or cols, 16] tile for partial results of
+ * register tiles on targets that ask for one; such a reduce holds its own barriers.
+ */
+export interface ReduceStmt extends StmtBase {
+  readonly kind: "reduce";
+  readonly fn: "sum" | "max";
+  readonly dst: StorageId;
+  readonly src: StorageId;
+  readonly axis: Axis;
+  readonly scratch: StorageId | null;
+}
+/** Inclusive prefix sum of a shared vector, or down the rows of a tile. */
+export interface CumSumStmt extends StmtBase {
+  readonly kind: "cumsum";
+  readonly dst: StorageId;
+  readonly src: StorageId;
+}
+/** Each row (a, b), halves of `width` valid columns, to (-b, a). src is shared on GPU targets. */
+export interface RotateHalfStmt extends StmtBase {
+  readonly kind: "rotate-half";
+  readonly dst: StorageId;
+  readonly src: StorageId;
+  readonly width: number;
+}
+/**
+ * for (var = 0; var < extent; var += step), backwards when `reverse` (starting at the last multiple
+ * of step below the extent). Loops over a number are meant to be unrolled.
+ */
+export interface Loop extends StmtBase {
+  readonly kind: "loop";
+  readonly variable: string;
+  readonly extent: number | "T";
+  readonly step: number;
+  readonly reverse: boolean;
+  readonly body: readonly Stmt[];
+}
+export interface Barrier extends StmtBase {
+  readonly kind: "barrier";
+}
+
+export type Stmt =
+  | Load
+  | Store
+  | CopyAsync
+  | Wait
+  | Copy
+  | MapStmt
+  | Mma
+  | ReduceStmt
+  | CumSumStmt
+  | RotateHalfStmt
+  | Loop
+  | Barrier;
+export type StmtKind = Stmt["kind"];
+
+export interface Kernel {
+  readonly name: string;
+  readonly params: readonly Param[];
+  readonly grid: readonly GridAxis[];
+  readonly threads: number;
+  readonly storages: readonly Storage[];
+  readonly body: readonly Stmt[];
+}
+
+/** The kernels of one form, to be launched in order. */
+export interface TileProgram {
+  readonly name: string;
+  readonly kernels: readonly Kernel[];
+}
+
+/**
+ * Run-time integers of every launch: B, T (tokens here), H, T_total and token_offset (this range's
+ * place in the whole sequence), and one H_<param> per token or head buffer.
+ */
+export const runtimeScalars = ["B", "T", "H", "T_total", "token_offset"] as const;

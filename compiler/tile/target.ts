@@ -1,0 +1,48 @@
+/** What a target is: numbers, passes that make a tile program fit them, and a total printer. */
+import type { Report } from "../support/pass.ts";
+import type { Kernel, TileProgram } from "./ir.ts";
+import type { Pass } from "../support/pass.ts";
+
+export interface Limits {
+  /** Threads that serve one grid point; 1 on a CPU. */
+  readonly threads: number;
+  /** Rows and columns of every tile are padded to multiples of this. */
+  readonly alignRows: number;
+  readonly alignCols: number;
+  /** Shared memory of one grid point. */
+  readonly sharedBytes: number;
+  /** f32 registers per thread that tiles may take; what chunk and column block are chosen by. */
+  readonly tileRegisters: number;
+  /** Chunk lengths the target's kernels may use, best first. */
+  readonly chunks: readonly number[];
+  /** Column blocks (of V) that the grid may be split into, best first; 0: never split. */
+  readonly columnBlocks: readonly number[];
+}
+
+export interface EmittedKernel {
+  /** File name inside the target's folder. */
+  readonly file: string;
+  /** Entry point. */
+  readonly entry: string;
+  readonly text: string;
+  /** Order of the run-time integers the entry takes, after its buffers. */
+  readonly scalars: readonly string[];
+  readonly sharedBytes: number;
+}
+
+export interface EmitContext {
+  /** The source file's base name, for the head comment. */
+  readonly source: string;
+  /** Names of the passes that changed the program. */
+  readonly passes: readonly string[];
+}
+
+export interface Target {
+  readonly name: "wgsl" | "cuda" | "cpu";
+  readonly limits: Limits;
+  readonly legalize: readonly Pass<TileProgram>[];
+  /** Total: never fails on a verified, legal kernel. */
+  readonly emit: (kernel: Kernel, context: EmitContext) => EmittedKernel;
+}
+
+export type { Report };

@@ -1,0 +1,70 @@
+/** The interface of everything that computes. A device runs forms of one artifact. */
+import type { Dtype, FormSpec, Manifest, TensorSpec } from "./plan.ts";
+
+/** A tensor in host memory. f16 and bf16 are held as their 16 raw bits. Row-major, contiguous. */
+export interface HostTensor {
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  readonly data: Float32Array | Uint16Array;
+}
+
+/** Run-time integers of a launch; `heads` gives each token and head tensor's own head count. */
+export interface LaunchSizes {
+  readonly B: number;
+  readonly T: number;
+  readonly H: number;
+  readonly T_total: number;
+  readonly token_offset: number;
+  readonly heads: Readonly<Record<string, number>>;
+}
+
+/** Device memory holding one tensor. Opaque; only the device that made it may use it. */
+export interface DeviceBuffer {
+  readonly spec: { readonly dtype: Dtype; readonly shape: readonly number[] };
+  readonly sizeBytes: number;
+}
+
+/** The files of an artifact by path; text or bytes. How they are stored is the caller's business. */
+export interface ArtifactFiles {
+  readonly manifest: Manifest;
+  readonly read: (path: string) => Uint8Array;
+}
+
+export interface Device {
+  /** "cpu", "webgpu", "cuda" or "reference", as `--device` says it. */
+  readonly kind: string;
+  /** One line about what it is: "cpu: 2 threads", "webgpu: SwiftShader". */
+  readonly description: string;
+  /** Prepares every kernel of the artifact's part for this device. Called once, before any launch. */
+  load(artifact: ArtifactFiles): Promise<void>;
+  /** New memory, zeroed when `zero`; undefined content otherwise (NaN when the device poisons). */
+  alloc(dtype: Dtype, shape: readonly number[], zero: boolean): Promise<DeviceBuffer>;
+  upload(buffer: DeviceBuffer, tensor: HostTensor): Promise<void>;
+  download(buffer: DeviceBuffer): Promise<HostTensor>;
+  /** Queues a form; ordered after everything queued before it on this device. */
+  launch(
+    form: FormSpec,
+    args: ReadonlyMap<string, DeviceBuffer>,
+    sizes: LaunchSizes,
+  ): Promise<void>;
+  /** Resolves when everything queued has finished. */
+  wait(): Promise<void>;
+  free(buffer: DeviceBuffer): void;
+  /** Gives everything back; the device is unusable afterwards. */
+  close(): Promise<void>;
+}
+
+/** The whole shape of a tensor for given run-time sizes. */
+export function shapeOf(spec: TensorSpec, sizes: LaunchSizes): number[] {
+  const heads = sizes.heads[spec.name] ?? sizes.H;
+  switch (spec.per) {
+    case "token":
+      return [sizes.B, sizes.T, heads, ...spec.dims];
+    case "head":
+      return [heads, ...spec.dims];
+    case "shared":
+      return [...spec.dims];
+    case "state":
+      return [sizes.B, sizes.H, ...spec.dims];
+  }
+}

@@ -1,0 +1,155 @@
+/**
+ * The one contract between compiler and runtime: the manifest of an artifact, and plans.
+ * JSON, versioned, validated on load (`validate.ts`). Nothing here knows the compiler.
+ */
+
+export const schemaVersion = 1;
+
+export type Dtype = "f32" | "f16" | "bf16";
+export type TargetName = "reference" | "cpu" | "wgsl" | "cuda";
+
+/** A product, such as ["B", "T", "H", 64]; names are run-time integers of the launch. */
+export type Product = readonly (string | number)[];
+
+/** ceil(product(of) / by), the size of one grid axis; `by` 1 for a plain product. */
+export interface GridSize {
+  readonly of: Product;
+  readonly by: number;
+}
+
+/**
+ * How a tensor varies, which gives its whole shape:
+ *   token  [B, T, heads, ...dims]   head  [heads, ...dims]   shared  [...dims]   state  [B, H, ...dims]
+ */
+export type Per = "token" | "head" | "shared" | "state";
+
+export interface TensorSpec {
+  readonly name: string;
+  readonly per: Per;
+  readonly dtype: Dtype;
+  /** Dims after the ones `per` adds; sizes are fixed at compile time. */
+  readonly dims: readonly number[];
+  /** Their names in the definition, for messages: ["K"]. */
+  readonly dimNames: readonly string[];
+  /** What random inputs are drawn from and `--check-inputs` tests; null: any. */
+  readonly range: { low: number; high: number; lowOpen: boolean; highOpen: boolean } | null;
+}
+
+/** One entry point of the artifact, the same on every target. Arguments are named tensors. */
+export interface FormSpec {
+  readonly name: string;
+  readonly inputs: readonly TensorSpec[];
+  readonly outputs: readonly TensorSpec[];
+}
+
+export interface KernelSpec {
+  readonly entry: string;
+  /** Path inside the artifact. */
+  readonly file: string;
+  /** Names of the form's tensors or workspaces, in the order the entry takes them. */
+  readonly buffers: readonly { readonly name: string; readonly access: "read" | "write" }[];
+  /** Run-time integers after the buffers, in order: B, T, H, T_total, token_offset, H_<name>. */
+  readonly scalars: readonly string[];
+  /** Flattened grid axes; the first is always B x H. */
+  readonly grid: readonly GridSize[];
+  readonly threads: number;
+  readonly sharedBytes: number;
+}
+
+/** How one target runs one form: kernels in order, with workspaces between them. */
+export interface FormCode {
+  readonly form: string;
+  readonly kernels: readonly KernelSpec[];
+  readonly workspaces: readonly TensorSpec[];
+}
+
+export interface TargetCode {
+  readonly target: TargetName;
+  /** Other files the target needs (an object, a header), inside the artifact. */
+  readonly files: readonly string[];
+  readonly forms: readonly FormCode[];
+}
+
+export interface Manifest {
+  readonly schema: typeof schemaVersion;
+  readonly name: string;
+  /** Base name of the definition's file. */
+  readonly source: string;
+  /** Compile-time dims. */
+  readonly dims: Readonly<Record<string, number>>;
+  /** The attention's own inputs and outputs: the `forward` form without states. */
+  readonly inputs: readonly TensorSpec[];
+  readonly outputs: readonly TensorSpec[];
+  /** States, each with an input `initial_<name>` and an output `final_<name>`; [K, V] each. */
+  readonly states: readonly StateSpec[];
+  readonly forms: readonly FormSpec[];
+  readonly targets: readonly TargetCode[];
+  readonly plans: readonly Plan[];
+}
+
+export interface StateSpec {
+  readonly name: string;
+  readonly dims: readonly number[];
+  /** Does a token see the whole sequence (no mask)? */
+  readonly causal: boolean;
+  /** Name of the summary's log-decay tensor, or null when ranges just add. */
+  readonly logDecay: string | null;
+}
+
+/** A plan: what every rank does. Independent of T, B and H. */
+export interface Plan {
+  readonly name: string;
+  readonly schedule: string;
+  readonly ranks: readonly RankPlan[];
+}
+
+export interface RankPlan {
+  readonly rank: number;
+  readonly steps: readonly Step[];
+}
+
+interface StepBase {
+  /** Index in the rank's list. */
+  readonly id: number;
+  /** Steps of the same rank that must have finished. */
+  readonly after: readonly number[];
+  /** Steps of one stream run in order; different streams may overlap. */
+  readonly stream: "compute" | "transfer";
+}
+/** A buffer of this rank; `zero`: filled with zeros, else undefined. */
+export interface AllocStep extends StepBase {
+  readonly kind: "alloc";
+  readonly buffer: string;
+  readonly spec: TensorSpec;
+  readonly zero: boolean;
+}
+/** Runs a form; `args` maps the form's tensor names to buffers of this rank. */
+export interface LaunchStep extends StepBase {
+  readonly kind: "launch";
+  readonly form: string;
+  readonly args: Readonly<Record<string, string>>;
+}
+export interface SendStep extends StepBase {
+  readonly kind: "send";
+  readonly buffer: string;
+  readonly to: number;
+  readonly tag: number;
+}
+export interface RecvStep extends StepBase {
+  readonly kind: "recv";
+  readonly buffer: string;
+  readonly from: number;
+  readonly tag: number;
+}
+export interface FreeStep extends StepBase {
+  readonly kind: "free";
+  readonly buffer: string;
+}
+export type Step = AllocStep | LaunchStep | SendStep | RecvStep | FreeStep;
+
+/**
+ * Buffers that exist before a plan starts, by name: the attention's inputs (token tensors cut to this
+ * rank's tokens) and `initial_<state>` on rank 0 (ring). Buffers left when it ends: the outputs, and
+ * `final_<state>` on the rank that `alloc`s it and does not free it.
+ */
+export const planContract = "inputs before, outputs and final states after";
