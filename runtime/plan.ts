@@ -90,8 +90,10 @@ export interface Manifest {
 export interface StateSpec {
   readonly name: string;
   readonly dims: readonly number[];
-  /** Does a token see the whole sequence (no mask)? */
+  /** false: no mask, every token reads the state of the whole sequence. */
   readonly causal: boolean;
+  /** Runs from the last token to the first. */
+  readonly reverse: boolean;
   /** Name of the summary's log-decay tensor, or null when ranges just add. */
   readonly logDecay: string | null;
 }

@@ -145,9 +145,13 @@ export interface Wait extends StmtBase {
   readonly kind: "wait";
   readonly pending: number;
 }
-/** dst = src between windows of the same size (register to shared: staging of operands). */
+/**
+ * dst = src between windows of the same size (register to shared: staging of operands); with
+ * `transpose`, dst[i, j] = src[j, i] and dst's rows are src's columns.
+ */
 export interface Copy extends StmtBase {
   readonly kind: "copy";
+  readonly transpose: boolean;
   readonly dst: Window;
   readonly src: Window;
 }
@@ -168,8 +172,8 @@ export interface Mma extends StmtBase {
 }
 /**
  * Tile to vector: axis "col" folds the columns (dst has the tile's rows), "row" folds the rows.
- * Vector to scalar: axis "row". `scratch`: a shared [rows or cols, 16] tile for partial results of
- * register tiles on targets that ask for one; such a reduce holds its own barriers.
+ * Vector to scalar: axis "row". `scratch`: a shared tile of 16 columns and at least as many
+ * rows as dst, for the partial results of register tiles; such a reduce holds its own barriers.
  */
 export interface ReduceStmt extends StmtBase {
   readonly kind: "reduce";
@@ -185,7 +189,10 @@ export interface CumSumStmt extends StmtBase {
   readonly dst: StorageId;
   readonly src: StorageId;
 }
-/** Each row (a, b), halves of `width` valid columns, to (-b, a). src is shared on GPU targets. */
+/**
+ * Each row (a, b), halves of `width` valid columns, to (-b, a). On GPU targets src is a register tile
+ * when width is a multiple of 32 (each thread then owns both halves of what it needs), else shared.
+ */
 export interface RotateHalfStmt extends StmtBase {
   readonly kind: "rotate-half";
   readonly dst: StorageId;

@@ -1,0 +1,164 @@
+/** Gathers what the levels made into an artifact: the manifest, and the files it names. */
+import type {
+  FormCode,
+  FormSpec,
+  GridSize,
+  KernelSpec,
+  Manifest,
+  StateSpec,
+  TargetCode,
+  TargetName,
+  TensorSpec,
+} from "../runtime/plan.ts";
+import { schemaVersion } from "../runtime/plan.ts";
+import { CompilerBug } from "./support/never.ts";
+import type { Dim, Input, Program } from "./tensor/ir.ts";
+import { tokenDim } from "./tensor/ir.ts";
+import { printTensor } from "./tensor/print.ts";
+import type { Sharded, State } from "./tensor/passes/shard.ts";
+import type { Workspace } from "./tile/from-tensor.ts";
+import type { Kernel } from "./tile/ir.ts";
+import type { EmittedKernel } from "./tile/target.ts";
+
+/** Files of an artifact by path inside it. */
+export type Files = Map<string, string>;
+
+export interface EmittedForm {
+  readonly form: string;
+  readonly kernels: readonly { readonly kernel: Kernel; readonly emitted: EmittedKernel }[];
+  readonly workspaces: readonly Workspace[];
+}
+
+/** The signature and forms of an attention, without code. */
+export function manifestOf(program: Program, sharded: Sharded, source: string): Manifest {
+  const dims: Record<string, number> = {};
+  for (const [name, size] of program.dims) if (typeof size === "number") dims[name] = size;
+  const definition = formSpec("definition", program);
+  return {
+    schema: schemaVersion,
+    name: program.name,
+    source,
+    dims,
+    inputs: definition.inputs,
+    outputs: definition.outputs,
+    states: sharded.states.map((state) => stateSpec(state, program)),
+    forms: [definition, ...sharded.forms.map((form) => formSpec(form.name, form.program))],
+    targets: [],
+    plans: [],
+  };
+}
+
+function stateSpec(state: State, program: Program): StateSpec {
+  return {
+    name: state.name,
+    dims: sizes(state.type.shape, program),
+    causal: state.causal,
+    reverse: state.reverse,
+    logDecay: state.decay === null ? null : `decay_${state.name}`,
+  };
+}
+
+function formSpec(name: string, program: Program): FormSpec {
+  const inputs = program.ops.filter((op): op is Input => op.kind === "input");
+  const typed = new Map(program.ops.map((op) => [op.id, op.type]));
+  return {
+    name,
+    inputs: inputs.map((op) => tensorSpec(op.label, op.per, op.dtype, op.type.shape, program, op)),
+    outputs: program.outputs.map((out) =>
+      tensorSpec(out.label, out.per, out.dtype, typed.get(out.value)!.shape, program, null),
+    ),
+  };
+}
+
+function tensorSpec(
+  name: string,
+  per: TensorSpec["per"],
+  dtype: TensorSpec["dtype"],
+  shape: readonly Dim[],
+  program: Program,
+  input: Input | null,
+): TensorSpec {
+  const own = shape.filter((dim) => dim !== tokenDim);
+  return {
+    name,
+    per,
+    dtype,
+    dims: sizes(own, program),
+    dimNames: own.map(String),
+    range: input?.range ?? null,
+  };
+}
+
+function sizes(shape: readonly Dim[], program: Program): number[] {
+  return shape.map((dim) => {
+    const size = typeof dim === "number" ? dim : program.dims.get(dim);
+    if (typeof size !== "number") throw new CompilerBug(`artifact: ${dim} has no size`);
+    return size;
+  });
+}
+
+/** The reference target: every form as text of the tensor level, before any loop is made. */
+export function referenceCode(program: Program, sharded: Sharded, files: Files): TargetCode {
+  const forms = [{ name: "definition", program }, ...sharded.forms];
+  const codes = forms.map((form): FormCode => {
+    const file = `reference/${form.name}.ir`;
+    files.set(file, printTensor(form.program));
+    const { inputs, outputs } = formSpec(form.name, form.program);
+    const buffers = [
+      ...inputs.map(({ name }) => ({ name, access: "read" as const })),
+      ...outputs.map(({ name }) => ({ name, access: "write" as const })),
+    ];
+    const kernel: KernelSpec = {
+      entry: form.name,
+      file,
+      buffers,
+      scalars: ["B", "T", "H", "T_total", "token_offset"],
+      grid: [],
+      threads: 1,
+      sharedBytes: 0,
+    };
+    return { form: form.name, kernels: [kernel], workspaces: [] };
+  });
+  return { target: "reference", files: [], forms: codes };
+}
+
+/** The kernels of one target, their texts put into `files` under the target's folder. */
+export function targetCode(
+  target: TargetName,
+  forms: readonly EmittedForm[],
+  files: Files,
+): TargetCode {
+  return {
+    target,
+    files: [],
+    forms: forms.map(({ form, kernels, workspaces }) => ({
+      form,
+      kernels: kernels.map(({ kernel, emitted }) => {
+        const file = `${target}/${emitted.file}`;
+        files.set(file, emitted.text);
+        return kernelSpec(kernel, emitted, file);
+      }),
+      workspaces: workspaces.map(({ name, per, dims }) => ({
+        name,
+        per,
+        dtype: "f32" as const,
+        dims,
+        dimNames: dims.map(String),
+        range: null,
+      })),
+    })),
+  };
+}
+
+function kernelSpec(kernel: Kernel, emitted: EmittedKernel, file: string): KernelSpec {
+  const axes = kernel.grid.map((axis): GridSize => ({ of: [axis.extent], by: axis.step }));
+  return {
+    entry: emitted.entry,
+    file,
+    buffers: kernel.params.map(({ name, access }) => ({ name, access })),
+    scalars: emitted.scalars,
+    grid: [{ of: ["B", "H"], by: 1 }, ...axes],
+    threads: kernel.threads,
+    sharedBytes: emitted.sharedBytes,
+  };
+}

@@ -1,0 +1,132 @@
+/** Command-line arguments: what each command takes, and clear errors for what it does not. */
+import { parseArgs } from "node:util";
+import type { Dtype } from "../tensor/ir.ts";
+
+/** The command is wrong: exit 2. */
+export class UsageError extends Error {}
+/** The program or the data is wrong, and already said so or says so here: exit 1. */
+export class UserError extends Error {}
+
+/** Every option of every command; `takes` names those a command accepts. */
+const optionTypes = {
+  json: "boolean",
+  dim: "string",
+  dtype: "string",
+  entry: "string",
+  target: "string",
+  emit: "string",
+  out: "string",
+  device: "string",
+  devices: "string",
+  schedule: "string",
+  transport: "string",
+  input: "string",
+  output: "string",
+  seed: "string",
+  threads: "string",
+  verify: "boolean",
+  backward: "boolean",
+  level: "string",
+  after: "string",
+  form: "string",
+  svg: "string",
+  simulate: "string",
+  compile: "boolean",
+  passes: "string",
+  check: "boolean",
+  repeat: "string",
+  "check-inputs": "boolean",
+} as const satisfies Record<string, "boolean" | "string">;
+export type OptionName = keyof typeof optionTypes;
+const repeatable: readonly OptionName[] = ["dim", "input"];
+
+export class Arguments {
+  readonly positionals: readonly string[];
+  private readonly values: Readonly<
+    Record<string, string | boolean | readonly string[] | undefined>
+  >;
+
+  constructor(argv: readonly string[], takes: readonly OptionName[], command: string) {
+    const options = Object.fromEntries(
+      takes.map((name) => [name, { type: optionTypes[name], multiple: repeatable.includes(name) }]),
+    );
+    try {
+      const parsed = parseArgs({ args: [...argv], options, allowPositionals: true });
+      this.positionals = parsed.positionals;
+      this.values = parsed.values as typeof this.values;
+    } catch (error) {
+      const known = takes.map((name) => `--${name}`).join(" ");
+      const why = (error as Error).message.split(". ")[0];
+      throw new UsageError(`${why}\n${command} takes: ${known || "no options"}`);
+    }
+  }
+
+  flag(name: OptionName): boolean {
+    return this.values[name] === true;
+  }
+
+  text(name: OptionName): string | null {
+    const value = this.values[name];
+    return typeof value === "string" ? value : null;
+  }
+
+  list(name: OptionName): readonly string[] {
+    const value = this.values[name];
+    return Array.isArray(value) ? value : [];
+  }
+
+  /** A whole number >= `low`; `otherwise` when the option is not there. */
+  integer(name: OptionName, otherwise: number, low = 0): number {
+    const text = this.text(name);
+    if (text === null) return otherwise;
+    const value = wholeNumber(text);
+    if (value === null || value < low) {
+      throw new UsageError(`--${name} takes a whole number of at least ${low}, not \`${text}\``);
+    }
+    return value;
+  }
+
+  choice<const C extends string>(name: OptionName, choices: readonly C[], otherwise: C): C {
+    const text = this.text(name);
+    if (text === null) return otherwise;
+    const found = choices.find((choice) => choice === text);
+    if (found === undefined) {
+      throw new UsageError(`--${name} is one of ${choices.join(", ")}, not \`${text}\``);
+    }
+    return found;
+  }
+
+  dtype(): Dtype {
+    return this.choice("dtype", ["f32", "f16", "bf16"], "f32");
+  }
+
+  /** `--dim B=1,H=8 --dim K=64` as sizes by name. */
+  dims(): Record<string, number> {
+    const dims: Record<string, number> = {};
+    for (const part of this.list("dim").flatMap((text) => text.split(","))) {
+      const [name, text, ...rest] = part.split("=");
+      const size = wholeNumber(text ?? "");
+      if (!name || size === null || rest.length > 0) {
+        throw new UsageError(`--dim takes NAME=SIZE, such as --dim T=4096,K=64, not \`${part}\``);
+      }
+      const low = name === "T" ? 0 : 1;
+      if (size < low) throw new UsageError(`--dim ${name} must be at least ${low}`);
+      dims[name] = size;
+    }
+    return dims;
+  }
+
+  /** The one file the command works on. */
+  file(command: string): string {
+    const [file, ...rest] = this.positionals;
+    if (file === undefined || rest.length > 0) {
+      throw new UsageError(`${command} takes one FILE.lasp`);
+    }
+    return file;
+  }
+}
+
+function wholeNumber(text: string): number | null {
+  const value = Number(text);
+  return /^\d+$/.test(text) && Number.isSafeInteger(value) ? value : null;
+}

@@ -1,0 +1,171 @@
+/** The front door: source text to diagnostics, programs and artifacts. Touches no file and no process. */
+import type { Manifest } from "../runtime/plan.ts";
+import type { Dtype } from "./tensor/ir.ts";
+import { type Files, manifestOf, referenceCode, targetCode } from "./artifact.ts";
+import { type CheckedAttention, checkFile } from "./check/check.ts";
+import { toForms, toKernels, toLoops, toScans } from "./pipeline.ts";
+import { type Diagnostic, type Outcome, hasErrors } from "./support/diagnostic.ts";
+import { type Note, type Observer, Report } from "./support/pass.ts";
+import { type Source, lineAt, positionOf } from "./support/span.ts";
+import { parseSource } from "./syntax/parse.ts";
+import type { Op, Program } from "./tensor/ir.ts";
+import type { Sharded } from "./tensor/passes/shard.ts";
+import type { TileProgram } from "./tile/ir.ts";
+import type { Target } from "./tile/target.ts";
+
+export interface CompileOptions {
+  /** Sizes of dims other than T: K, V, feature sizes. */
+  readonly dims: Readonly<Record<string, number>>;
+  /** How inputs without a stated dtype, and outputs, are stored. */
+  readonly dtype: Dtype;
+  /** Which attention of the file; null: the only one. */
+  readonly entry: string | null;
+  readonly targets: readonly Target[];
+  /** A sequence length to judge the product order for; null: any. */
+  readonly tokens: number | null;
+  /** Told every program on its way; for `dump` and goldens. */
+  readonly watch?: Watch;
+}
+
+export interface Watch {
+  readonly tensor?: (form: string | null) => Observer<Program>;
+  readonly tile?: (form: string, target: string) => Observer<TileProgram>;
+}
+
+export interface Compiled {
+  readonly program: Program;
+  /** The program as scans; what is classified and sharded. */
+  readonly scans: Program;
+  readonly sharded: Sharded;
+  readonly manifest: Manifest;
+  readonly files: Files;
+  readonly notes: readonly Note[];
+}
+
+/** All attentions of a file, checked. Dims may be open. */
+export function check(
+  source: Source,
+  options: Pick<CompileOptions, "dims" | "dtype">,
+): Outcome<readonly CheckedAttention[]> {
+  const parsed = parseSource(source);
+  if (parsed.value === null) return { value: null, diagnostics: parsed.diagnostics };
+  const checked = checkFile(parsed.value, source, options);
+  const diagnostics = [...parsed.diagnostics, ...checked.diagnostics];
+  return { value: checked.value?.attentions ?? null, diagnostics };
+}
+
+/** One attention as an artifact for the given targets; the reference target is always in it. */
+export function compile(source: Source, options: CompileOptions): Outcome<Compiled> {
+  const checked = check(source, options);
+  const failed = (more: readonly Diagnostic[]): Outcome<Compiled> => ({
+    value: null,
+    diagnostics: [...checked.diagnostics, ...more],
+  });
+  if (checked.value === null || hasErrors(checked.diagnostics)) return failed([]);
+  const picked = pick(checked.value, options);
+  if ("code" in picked) return failed([picked]);
+  const open = openDims(picked);
+  if (open.length > 0) return failed(open);
+  const report = new Report();
+  const { program } = picked;
+  const scans = toScans(program, options, report, options.watch?.tensor?.(null));
+  if (report.limitations.length > 0) return failed(report.limitations);
+  const sharded = toForms(scans);
+  const loops = sharded.forms.map((form) => {
+    const watch = options.watch?.tensor?.(form.name);
+    watch?.("shard", form.program, true);
+    return { name: form.name, program: toLoops(form.program, report, watch) };
+  });
+  if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
+  const files: Files = new Map();
+  const targets = [referenceCode(program, sharded, files)];
+  const noteOf = notesOf(source);
+  for (const target of options.targets) {
+    const emitted = loops.map((form) => {
+      const name = `${program.name}_${form.name}`;
+      const watch = options.watch?.tile?.(form.name, target.name);
+      const passes: string[] = ["right-product", "chunk", "fuse"];
+      const lowered = toKernels(
+        form.program,
+        target,
+        { name, noteOf },
+        report,
+        (pass, p, changed) => {
+          if (changed) passes.push(pass);
+          watch?.(pass, p, changed);
+        },
+      );
+      const kernels = lowered.program.kernels.map((kernel) => ({
+        kernel,
+        emitted: target.emit(kernel, { source: baseName(source.name), passes }),
+      }));
+      return { form: form.name, kernels, workspaces: lowered.workspaces };
+    });
+    targets.push(targetCode(target.name, emitted, files));
+  }
+  if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
+  const manifest = { ...manifestOf(program, sharded, baseName(source.name)), targets };
+  const value = { program, scans, sharded, manifest, files, notes: report.notes };
+  return { value, diagnostics: checked.diagnostics };
+}
+
+/** The attention that `entry` names, or the only one. */
+function pick(
+  attentions: readonly CheckedAttention[],
+  options: CompileOptions,
+): CheckedAttention | Diagnostic {
+  const names = attentions.map((attention) => attention.name);
+  const found =
+    options.entry === null
+      ? attentions.length === 1
+        ? attentions[0]
+        : undefined
+      : attentions.find((attention) => attention.name === options.entry);
+  if (found) return found;
+  const has = names.length === 0 ? "no attention" : names.join(", ");
+  return {
+    code: options.entry === null ? "no-entry" : "unknown-entry",
+    severity: "error",
+    message:
+      options.entry === null
+        ? `the file defines ${has}; it is not clear which one is meant`
+        : `the file has no attention \`${options.entry}\`; it defines ${has}`,
+    labels: attentions.map(({ span, name }) => ({ span, text: `\`${name}\`` })),
+    help: names.length > 0 ? `name one: --entry ${names[0]}` : null,
+  };
+}
+
+/** Dims whose size nobody gave. */
+function openDims(attention: CheckedAttention): Diagnostic[] {
+  const open = [...attention.program.dims].filter(([, size]) => size === null);
+  return open.map(([name]) => ({
+    code: "missing-dim",
+    severity: "error",
+    message: `the size of ${name} is not given`,
+    labels: [{ span: attention.span, text: `\`${attention.name}\` needs it` }],
+    help: `give it on the command line: --dim ${name}=64`,
+  }));
+}
+
+/** Several forms meet the same limit: it is said once. */
+function firstOfEach(limitations: readonly Diagnostic[]): Diagnostic[] {
+  const seen = new Set<string>();
+  return limitations.filter(({ code, message, labels }) => {
+    const key = `${code} ${message} ${labels[0]?.span.start}`;
+    return !seen.has(key) && seen.add(key);
+  });
+}
+
+/** "retention.lasp:6  return (scores @ v) / sqrt(K)" for the line an op came from. */
+function notesOf(source: Source): (op: Op) => string | null {
+  const name = baseName(source.name);
+  return ({ span }) => {
+    if (span.end === 0) return null;
+    const { line } = positionOf(source.text, span.start);
+    return `${name}:${line}  ${lineAt(source.text, span.start)}`;
+  };
+}
+
+function baseName(path: string): string {
+  return path.slice(Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\")) + 1);
+}

@@ -1,0 +1,81 @@
+/**
+ * The table of contents: every pass and lowering, in order, with why it stands here.
+ * Nothing else decides order. An option picks a list, never a flag inside a pass.
+ *
+ *   text -> AST -> tensor program -> forms -> tile programs -> text of a target
+ */
+import type { Observer, Pass, Report } from "./support/pass.ts";
+import { runPasses } from "./support/pass.ts";
+import type { Op, Program } from "./tensor/ir.ts";
+import { chunk } from "./tensor/passes/chunk.ts";
+import { fuse } from "./tensor/passes/fuse.ts";
+import { rightProduct } from "./tensor/passes/right-product.ts";
+import { type Sharded, shard } from "./tensor/passes/shard.ts";
+import { simplify } from "./tensor/passes/simplify.ts";
+import { verifyTensor } from "./tensor/verify.ts";
+import { type Lowered, fromTensor } from "./tile/from-tensor.ts";
+import type { TileProgram } from "./tile/ir.ts";
+import type { Target } from "./tile/target.ts";
+import { verifyTile } from "./tile/verify.ts";
+
+export interface AlgebraOptions {
+  /** A sequence length to judge the product order for; null: any. */
+  readonly tokens: number | null;
+}
+
+/** On the whole attention, as the user wrote it. */
+export function algebraPasses(options: AlgebraOptions): readonly Pass<Program>[] {
+  return [
+    // First, so that everything after sees one form of each expression.
+    simplify,
+    // Before anything that thinks in chunks or ranks: both need the scan.
+    rightProduct(options),
+  ];
+}
+
+/** On each form that `shard` derives. */
+export const formPasses: readonly Pass<Program>[] = [
+  // The scan decides what is exchanged (shard); only then does it become loops.
+  chunk,
+  // After chunk, since loops are what code is fused into.
+  fuse,
+  // Last: fusing leaves duplicates behind.
+  simplify,
+];
+
+/** The attention as scans: what is classified, sharded, and evaluated as the reference. */
+export function toScans(
+  program: Program,
+  options: AlgebraOptions,
+  report: Report,
+  observe?: Observer<Program>,
+): Program {
+  return runPasses(algebraPasses(options), program, verifyTensor, report, observe);
+}
+
+/** The forms of an attention, as scans. */
+export function toForms(scans: Program): Sharded {
+  const sharded = shard(scans);
+  for (const form of sharded.forms) verifyTensor(form.program, "shard");
+  return sharded;
+}
+
+/** A form as fused chunk loops. */
+export function toLoops(form: Program, report: Report, observe?: Observer<Program>): Program {
+  return runPasses(formPasses, form, verifyTensor, report, observe);
+}
+
+/** A form as kernels that are legal for a target. */
+export function toKernels(
+  form: Program,
+  target: Pick<Target, "limits" | "legalize">,
+  options: { readonly name: string; readonly noteOf: (op: Op) => string | null },
+  report: Report,
+  observe?: Observer<TileProgram>,
+): Lowered {
+  const lowered = fromTensor(form, { ...options, limits: target.limits });
+  verifyTile(lowered.program, "from-tensor");
+  observe?.("from-tensor", lowered.program, true);
+  const program = runPasses(target.legalize, lowered.program, verifyTile, report, observe);
+  return { ...lowered, program };
+}

@@ -1,0 +1,329 @@
+/**
+ * What a tensor program means: plain loops in float64, one sequence, one head. This file defines the
+ * language; every target is measured against it. Scans run token by token, chunk loops chunk by chunk.
+ */
+import { CompilerBug, assertNever } from "../support/never.ts";
+import { functionOf } from "./functions.ts";
+import {
+  type Chunks,
+  type Dim,
+  type Op,
+  type Program,
+  type Recurrence,
+  type Scan,
+  type ScanState,
+  type TensorType,
+  type ValueId,
+  chunkDim,
+  tokenDim,
+} from "./ir.ts";
+import { type NdArray, elementsOf, ndArray } from "./nd-array.ts";
+
+export interface InterpretSizes {
+  /** Tokens here. */
+  readonly T: number;
+  /** Tokens of the whole sequence, and the place of the first one here in it. */
+  readonly T_total?: number;
+  readonly token_offset?: number;
+  /** Tokens of a chunk, for programs with chunk loops. */
+  readonly chunk?: number;
+}
+
+/** Outputs by label. Inputs by label: token tensors [T, ...], states [K, V], the rest as declared. */
+export function interpretTensor(
+  program: Program,
+  inputs: ReadonlyMap<string, NdArray>,
+  sizes: InterpretSizes,
+): Map<string, NdArray> {
+  const interpreter = new Interpreter(program, inputs, sizes);
+  for (const op of program.ops) interpreter.run(op);
+  return new Map(program.outputs.map((out) => [out.label, interpreter.get(out.value)]));
+}
+
+class Interpreter {
+  private readonly values = new Map<ValueId, NdArray>();
+  private readonly results = new Map<ValueId, { yields: NdArray[]; carries: NdArray[] }>();
+  /** The rows that `rows` reads: first token and count; a single token drops the axis. */
+  private window = { first: 0, count: 0, single: false };
+  private readonly program: Program;
+  private readonly inputs: ReadonlyMap<string, NdArray>;
+  private readonly sizes: InterpretSizes;
+
+  constructor(program: Program, inputs: ReadonlyMap<string, NdArray>, sizes: InterpretSizes) {
+    this.program = program;
+    this.inputs = inputs;
+    this.sizes = sizes;
+  }
+
+  get(id: ValueId): NdArray {
+    const value = this.values.get(id);
+    if (!value) throw new CompilerBug(`interpret: %${id} has no value`);
+    return value;
+  }
+
+  run(op: Op): void {
+    this.values.set(op.id, this.evaluate(op));
+  }
+
+  private size(dim: Dim): number {
+    if (typeof dim === "number") return dim;
+    if (dim === tokenDim) return this.sizes.T;
+    if (dim === chunkDim) return this.window.count;
+    const size = this.program.dims.get(dim);
+    if (typeof size !== "number") throw new CompilerBug(`interpret: ${dim} has no size`);
+    return size;
+  }
+
+  private shape(type: TensorType): number[] {
+    return type.shape.map((dim) => this.size(dim));
+  }
+
+  private fill(type: TensorType, f: (row: number, col: number) => number): NdArray {
+    const shape = this.shape(type);
+    const out = ndArray(shape);
+    const cols = shape[1] ?? 1;
+    for (let i = 0; i < out.data.length; i++) out.data[i] = f(Math.floor(i / cols), i % cols);
+    return out;
+  }
+
+  private evaluate(op: Op): NdArray {
+    switch (op.kind) {
+      case "input": {
+        const value = this.inputs.get(op.label);
+        if (!value) throw new CompilerBug(`interpret: no input ${op.label}`);
+        if (value.data.length !== elementsOf(this.shape(op.type))) {
+          throw new CompilerBug(`interpret: input ${op.label} has shape [${value.shape}]`);
+        }
+        return value;
+      }
+      case "const":
+        return this.fill(op.type, () => op.value);
+      case "dim-size": {
+        const whole = this.sizes.T_total ?? this.sizes.T;
+        const size = op.dim === tokenDim ? whole : this.size(op.dim);
+        return ndArray([], Float64Array.of(size));
+      }
+      case "token-index":
+        return this.fill(op.type, (row) => row + (this.sizes.token_offset ?? 0));
+      case "iota":
+        return this.fill(op.type, (row) => row);
+      case "map":
+        return this.map(op);
+      case "reduce":
+        return this.reduce(op);
+      case "rotate-half": {
+        const arg = this.get(op.arg);
+        const width = arg.shape.at(-1)!;
+        const half = width / 2;
+        const out = ndArray(arg.shape);
+        for (let i = 0; i < out.data.length; i++) {
+          const col = i % width;
+          out.data[i] = col < half ? -arg.data[i + half]! : arg.data[i - half]!;
+        }
+        return out;
+      }
+      case "matmul":
+        return this.matmul(this.get(op.lhs), this.get(op.rhs), this.shape(op.type));
+      case "outer": {
+        const [a, b] = [this.get(op.lhs).data, this.get(op.rhs).data];
+        return this.fill(op.type, (row, col) => a[row]! * b[col]!);
+      }
+      case "transpose": {
+        const arg = this.get(op.arg);
+        const cols = arg.shape[1]!;
+        return this.fill(op.type, (row, col) => arg.data[col * cols + row]!);
+      }
+      case "cumsum": {
+        const arg = this.get(op.arg);
+        const width = elementsOf(arg.shape.slice(1));
+        const out = ndArray(arg.shape, arg.data.slice());
+        for (let i = width; i < out.data.length; i++) out.data[i]! += out.data[i - width]!;
+        return out;
+      }
+      case "causal":
+        return this.causal(op);
+      case "scan":
+        return op.causal ? this.scan(op, op).out : this.readWhole(op);
+      case "scan-state":
+        return this.scan(op, null).state;
+      case "recurrence":
+      case "chunks":
+        return this.loop(op);
+      case "result": {
+        const owner = this.results.get(op.of)!;
+        return (op.part === "yield" ? owner.yields : owner.carries)[op.index]!;
+      }
+      case "rows": {
+        const { first, count, single } = this.window;
+        const arg = this.get(op.arg);
+        const width = elementsOf(arg.shape.slice(1));
+        const data = arg.data.subarray(first * width, (first + count) * width);
+        return ndArray([...(single ? [] : [count]), ...arg.shape.slice(1)], data);
+      }
+      default:
+        return assertNever(op);
+    }
+  }
+
+  private map(op: Op & { kind: "map" }): NdArray {
+    const out = ndArray(this.shape(op.type));
+    const [rows, cols] = [out.shape[0] ?? 1, out.shape[1] ?? 1];
+    const f = functionOf(op.fn);
+    const read = op.args.map((id) => this.get(id).data);
+    // How far each operand moves a row and a column on: 0 along an axis it does not have.
+    const steps = op.args.map((id) => this.steps(id, op.type));
+    const [a, b, c] = [read[0]!, read[1] ?? read[0]!, read[2] ?? read[0]!];
+    const [sa, sb, sc] = [steps[0]!, steps[1] ?? steps[0]!, steps[2] ?? steps[0]!];
+    for (let i = 0; i < rows; i++) {
+      for (let j = 0; j < cols; j++) {
+        const [x, y, z] = [
+          i * sa.row + j * sa.col,
+          i * sb.row + j * sb.col,
+          i * sc.row + j * sc.col,
+        ];
+        out.data[i * cols + j] = f(a[x]!, b[y]!, c[z]!);
+      }
+    }
+    return out;
+  }
+
+  private steps(id: ValueId, whole: TensorType): { row: number; col: number } {
+    const arg = this.get(id);
+    const type = this.types.get(id)!;
+    if (type.shape.length === whole.shape.length) {
+      return whole.shape.length === 2 ? { row: arg.shape[1]!, col: 1 } : { row: 1, col: 0 };
+    }
+    if (type.shape.length === 0) return { row: 0, col: 0 };
+    return type.shape[0] === whole.shape[0] ? { row: 1, col: 0 } : { row: 0, col: 1 };
+  }
+
+  /** Types of all values by id, to broadcast by dim names. */
+  private get types(): ReadonlyMap<ValueId, TensorType> {
+    this.typed ??= collectTypes(this.program.ops);
+    return this.typed;
+  }
+  private typed: Map<ValueId, TensorType> | null = null;
+
+  private reduce(op: Op & { kind: "reduce" }): NdArray {
+    const arg = this.get(op.arg);
+    const out = ndArray(this.shape(op.type));
+    const inner = elementsOf(arg.shape.slice(op.axis + 1));
+    const length = arg.shape[op.axis]!;
+    out.data.fill(op.fn === "sum" ? 0 : -Infinity);
+    for (let i = 0; i < arg.data.length; i++) {
+      const at = Math.floor(i / (inner * length)) * inner + (i % inner);
+      out.data[at] =
+        op.fn === "sum" ? out.data[at]! + arg.data[i]! : Math.max(out.data[at]!, arg.data[i]!);
+    }
+    return out;
+  }
+
+  private matmul(a: NdArray, b: NdArray, shape: number[]): NdArray {
+    const depth = a.shape.at(-1)!;
+    const cols = b.shape.length === 2 ? b.shape[1]! : 1;
+    const rows = a.shape.length === 2 ? a.shape[0]! : 1;
+    const out = ndArray(shape);
+    for (let i = 0; i < rows; i++) {
+      for (let k = 0; k < depth; k++) {
+        const x = a.data[i * depth + k]!;
+        for (let j = 0; j < cols; j++) out.data[i * cols + j]! += x * b.data[k * cols + j]!;
+      }
+    }
+    return out;
+  }
+
+  private causal(op: Op & { kind: "causal" }): NdArray {
+    const length = this.size(op.type.shape[0]!);
+    const log = op.logDecay === null ? null : this.get(op.logDecay);
+    const at = (token: number) =>
+      log === null ? 0 : log.data[log.shape.length === 0 ? 0 : token]!;
+    const out = ndArray([length, length]);
+    for (let j = 0; j < length; j++) {
+      let sum = 0;
+      for (let i = op.strict ? j + 1 : j; i < length; i++) {
+        out.data[i * length + j] = Math.exp(sum + (!op.strict && i > j ? at(i) : 0));
+        if (op.strict || i > j) sum += at(i);
+      }
+    }
+    return out;
+  }
+
+  /** S_t = D_t S_{t-1} + k_t v_t^T; with a reader also o_t = q_t S. */
+  private scan(op: Scan | ScanState, reader: Scan | null): { state: NdArray; out: NdArray } {
+    const [k, v] = [this.get(op.k), this.get(op.v)];
+    const q = reader ? this.get(reader.q).data : null;
+    const log = op.logDecay === null ? null : this.get(op.logDecay);
+    const [tokens, K] = k.shape as [number, number];
+    const V = v.shape[1] ?? 1;
+    const S = op.initial === null ? new Float64Array(K * V) : this.get(op.initial).data.slice();
+    const out = ndArray(reader ? this.shape(reader.type) : [0]);
+    const read = (t: number) => {
+      for (let x = 0; q !== null && x < K; x++) {
+        const factor = q[t * K + x]!;
+        for (let y = 0; y < V; y++) out.data[t * V + y]! += factor * S[x * V + y]!;
+      }
+    };
+    for (let step = 0; step < tokens; step++) {
+      const t = op.reverse ? tokens - 1 - step : step;
+      if (reader?.read === "before") read(t);
+      for (let x = 0; x < K; x++) {
+        const key = k.data[t * K + x]!;
+        const shared = log && op.axis !== "value" ? Math.exp(decayAt(log, op, t, x, 0)) : 1;
+        for (let y = 0; y < V; y++) {
+          const decay = log && op.axis === "value" ? Math.exp(decayAt(log, op, t, x, y)) : shared;
+          S[x * V + y] = decay * S[x * V + y]! + key * v.data[t * V + y]!;
+        }
+      }
+      if (reader?.read === "after") read(t);
+    }
+    return { state: ndArray(V === 1 && v.shape.length === 1 ? [K] : [K, V], S), out };
+  }
+
+  private readWhole(op: Scan): NdArray {
+    return this.matmul(this.get(op.q), this.scan(op, null).state, this.shape(op.type));
+  }
+
+  private loop(op: Recurrence | Chunks): NdArray {
+    const { T } = this.sizes;
+    const single = op.kind === "recurrence";
+    const step = single ? 1 : (this.sizes.chunk ?? 64);
+    const starts = Array.from({ length: Math.ceil(T / step) }, (_, i) => i * step);
+    if (op.reverse) starts.reverse();
+    let states = op.region.params.map((param, i) =>
+      op.inits[i] === null ? ndArray(this.shape(param.type)) : this.get(op.inits[i]!),
+    );
+    const yields: NdArray[] = op.yields.map((id) => {
+      const type = this.types.get(id)!;
+      return ndArray([T, ...type.shape.slice(single ? 0 : 1).map((dim) => this.size(dim))]);
+    });
+    for (const first of starts) {
+      this.window = { first, count: Math.min(step, T - first), single };
+      op.region.params.forEach((param, i) => this.values.set(param.id, states[i]!));
+      for (const inner of op.region.ops) this.run(inner);
+      states = op.carries.map((id) => this.get(id));
+      op.yields.forEach((id, i) => {
+        const width = elementsOf(yields[i]!.shape.slice(1));
+        yields[i]!.data.set(this.get(id).data, first * width);
+      });
+    }
+    this.results.set(op.id, { yields, carries: states });
+    return ndArray([]);
+  }
+}
+
+function decayAt(log: NdArray, op: Scan | ScanState, t: number, x: number, y: number): number {
+  const width = op.axis === "scalar" ? 1 : log.shape.at(-1)!;
+  const perToken = log.shape.length === (op.axis === "scalar" ? 1 : 2);
+  const along = op.axis === "key" ? x : op.axis === "value" ? y : 0;
+  return log.data[(perToken ? t * width : 0) + along]!;
+}
+
+function collectTypes(ops: readonly Op[], into = new Map<ValueId, TensorType>()) {
+  for (const op of ops) {
+    into.set(op.id, op.type);
+    if (op.kind !== "recurrence" && op.kind !== "chunks") continue;
+    for (const param of op.region.params) into.set(param.id, param.type);
+    collectTypes(op.region.ops, into);
+  }
+  return into;
+}

@@ -1,0 +1,140 @@
+/**
+ * The natural logarithm of a decay, found in the text of the decay itself: log exp(g) is g.
+ *
+ * A decay written as exp(...), sigmoid(...), a product, a quotient, a power or a positive constant
+ * gives an exact logarithm. Any other expression must be known to be positive or zero (from declared
+ * ranges); then its logarithm is taken, floored at the smallest normal float32 so that a decay of
+ * exactly 0 forgets everything and stays finite.
+ */
+import type { TensorBuilder } from "./build.ts";
+import type { ValueId } from "./ir.ts";
+
+/** log(2^-126): below it exp gives a float32 zero for every practical purpose. */
+const smallestNormal = 2 ** -126;
+
+/** The value of log(`decay`), or null when `decay` cannot be shown to be >= 0. */
+export function logOf(build: TensorBuilder, decay: ValueId): ValueId | null {
+  const op = build.opOf(decay);
+  const origin = op ? { name: op.name, span: op.span } : {};
+  const both = (fn: "add" | "sub", a: ValueId, b: ValueId): ValueId | null => {
+    const [x, y] = [logOf(build, a), logOf(build, b)];
+    return x === null || y === null ? null : build.map(fn, [x, y], origin);
+  };
+  if (op?.kind === "const" && op.value > 0) {
+    return build.const(Math.log(op.value), op.type.shape, origin);
+  }
+  if (op?.kind === "map") {
+    const [a, b] = op.args as [ValueId, ValueId];
+    switch (op.fn) {
+      case "exp":
+        return a;
+      case "sigmoid": {
+        // log sigmoid(x) = -softplus(-x), exact also where sigmoid underflows.
+        const negated = build.map("neg", [a], origin);
+        return build.map("neg", [build.map("softplus", [negated], origin)], origin);
+      }
+      case "mul":
+        return both("add", a, b);
+      case "div":
+        return both("sub", a, b);
+      case "recip": {
+        const log = logOf(build, a);
+        return log === null ? null : build.map("neg", [log], origin);
+      }
+      case "sqrt":
+      case "rsqrt": {
+        const log = logOf(build, a);
+        const half = build.const(op.fn === "sqrt" ? 0.5 : -0.5);
+        return log === null ? null : build.mul(log, half, origin);
+      }
+      case "pow": {
+        const log = logOf(build, a);
+        return log === null ? null : build.mul(log, b, origin);
+      }
+      default:
+    }
+  }
+  const range = rangeOf(build, decay);
+  if (!(range.low >= 0)) return null;
+  const floored =
+    range.low >= smallestNormal
+      ? decay
+      : build.map("max", [decay, build.const(smallestNormal)], origin);
+  return build.map("log", [floored], origin);
+}
+
+interface Interval {
+  readonly low: number;
+  readonly high: number;
+}
+
+const anything: Interval = { low: -Infinity, high: Infinity };
+
+/** Interval arithmetic over what the parameters' declared ranges say. Never narrower than the truth. */
+export function rangeOf(build: TensorBuilder, value: ValueId): Interval {
+  const op = build.opOf(value);
+  if (!op) return anything;
+  switch (op.kind) {
+    case "input":
+      return op.range ?? anything;
+    case "const":
+      return { low: op.value, high: op.value };
+    case "dim-size":
+    case "iota":
+    case "token-index":
+      return { low: 0, high: Infinity };
+    case "rows":
+    case "transpose":
+      return rangeOf(build, op.arg);
+    case "map":
+      break;
+    default:
+      return anything;
+  }
+  const [a, b] = op.args.map((arg) => rangeOf(build, arg)) as [Interval, Interval];
+  const monotone = (f: (x: number) => number): Interval => ({ low: f(a.low), high: f(a.high) });
+  switch (op.fn) {
+    case "exp":
+      return monotone(Math.exp);
+    case "sigmoid":
+      return monotone((x) => 1 / (1 + Math.exp(-x)));
+    case "softplus":
+      return monotone((x) => (x > 500 ? x : Math.log1p(Math.exp(x))));
+    case "tanh":
+      return monotone(Math.tanh);
+    case "relu":
+      return monotone((x) => Math.max(x, 0));
+    case "floor":
+      return monotone(Math.floor);
+    case "neg":
+      return { low: -a.high, high: -a.low };
+    case "abs":
+    case "square":
+    case "sqrt":
+    case "rsqrt":
+    case "lt":
+    case "le":
+    case "gt":
+    case "ge":
+    case "eq":
+      return { low: 0, high: Infinity };
+    case "recip":
+      return a.low > 0 ? { low: 0, high: Infinity } : anything;
+    case "add":
+      return { low: a.low + b.low, high: a.high + b.high };
+    case "sub":
+      return { low: a.low - b.high, high: a.high - b.low };
+    case "mul":
+      return a.low >= 0 && b.low >= 0 ? { low: 0, high: Infinity } : anything;
+    case "div":
+      return a.low >= 0 && b.low > 0 ? { low: 0, high: Infinity } : anything;
+    case "max":
+      return { low: Math.max(a.low, b.low), high: Math.max(a.high, b.high) };
+    case "min":
+      return { low: Math.min(a.low, b.low), high: Math.min(a.high, b.high) };
+    case "pow":
+      return a.low >= 0 ? { low: 0, high: Infinity } : anything;
+    default:
+      return anything;
+  }
+}

@@ -1,0 +1,220 @@
+/**
+ * Shard: one attention becomes the forms that ranges of its sequence are computed with.
+ *
+ *   %o = scan %q, %k, %v, %g {state = S}
+ *   =>
+ *   summary  k, v, g                               -> summary_S = the state of this range from zero
+ *                                                     decay_S   = sum of g over this range
+ *   fold     initial_S, summary_S, decay_S         -> final_S = exp(decay_S) * initial_S + summary_S
+ *   forward  q, k, v, g, initial_S                 -> o, final_S
+ *   output   q, ..., total_S   (without a mask)    -> o, from the whole sequence's state
+ *
+ * The three stages summarise / exchange / output: the summary needs no query and no other range, so a
+ * rank computes and sends it before anything waits. What is exchanged follows from the transition:
+ * the state, and with a decay the range's summed log decay (kept on the rank in a chain).
+ *
+ * Needs: right-product. Guarantees: every form reads only the inputs it needs; a range of no tokens
+ * summarises to zero. Source: LASP, arXiv 2404.02882; LASP-2, arXiv 2502.07563, with weighted prefix.
+ */
+import { TensorBuilder } from "../build.ts";
+import {
+  type DecayAxis,
+  type Dim,
+  type Op,
+  type Output,
+  type Program,
+  type Scan,
+  type TensorType,
+  type ValueId,
+  mapOperands,
+  operands,
+  tokenDim,
+} from "../ir.ts";
+import { noSpan } from "../../support/span.ts";
+import { Rewriter, originOf } from "../rewrite.ts";
+
+/** A recurrent state of the attention, as callers and schedules see it. */
+export interface State {
+  readonly name: string;
+  /** [K, V] of float32. */
+  readonly type: TensorType;
+  /** false: no mask, every token reads the whole sequence's state. */
+  readonly causal: boolean;
+  readonly reverse: boolean;
+  /** null: ranges just add. */
+  readonly decay: DecayAxis | null;
+}
+
+export interface Form {
+  readonly name: "forward" | "summary" | "fold" | "output";
+  readonly program: Program;
+}
+
+export interface Sharded {
+  readonly states: readonly State[];
+  readonly forms: readonly Form[];
+}
+
+export const shardName = "shard";
+export const shardSummary = "derive the forms that ranges of the sequence are computed with";
+
+export function shard(program: Program): Sharded {
+  const scans = new Map<string, Scan>();
+  for (const op of program.ops) {
+    if (op.kind === "scan" && !scans.has(op.state)) scans.set(op.state, op);
+  }
+  const states = [...scans.values()].map((scan) => stateOf(program, scan));
+  const forms: Form[] = [{ name: "forward", program: forward(program, scans, states) }];
+  if (scans.size > 0) {
+    forms.push({ name: "summary", program: summary(program, scans, states) });
+    forms.push({ name: "fold", program: fold(program, states) });
+  }
+  if (states.some((state) => !state.causal)) {
+    forms.push({ name: "output", program: output(program, states) });
+  }
+  return { states, forms };
+}
+
+function stateOf(program: Program, scan: Scan): State {
+  const typeOf = (id: ValueId) => program.ops.find((op) => op.id === id)!.type.shape;
+  return {
+    name: scan.state,
+    type: { shape: [typeOf(scan.k)[1]!, typeOf(scan.v)[1]!] },
+    causal: scan.causal,
+    reverse: scan.reverse,
+    decay: scan.logDecay === null ? null : scan.axis,
+  };
+}
+
+function stateInput(build: TensorBuilder, label: string, type: TensorType): ValueId {
+  return build.add(
+    { kind: "input", label, per: "state", dtype: "f32", range: null },
+    { name: label },
+    type,
+  );
+}
+
+function stateOutput(label: string, value: ValueId): Output {
+  return { label, value, dtype: "f32", per: "state" };
+}
+
+/** Copies a program with every scan replaced; then what nobody reads goes, inputs included. */
+function forward(
+  program: Program,
+  scans: ReadonlyMap<string, Scan>,
+  states: readonly State[],
+): Program {
+  const rewriter = new Rewriter(program);
+  const { build, get } = rewriter;
+  const initials = new Map<string, ValueId>();
+  const inputs = program.ops.filter((op) => op.kind === "input");
+  for (const op of inputs) rewriter.copy(op);
+  for (const { name, type } of states)
+    initials.set(name, stateInput(build, `initial_${name}`, type));
+  for (const op of program.ops) {
+    if (op.kind === "input") continue;
+    if (op.kind === "scan") copyScan(rewriter, op, initials.get(op.state)!);
+    else rewriter.copy(op);
+  }
+  const finals = states.map(({ name }) =>
+    stateOutput(`final_${name}`, finalState(rewriter, scans.get(name)!, initials.get(name)!)),
+  );
+  const copied = program.outputs.map((out) => ({ ...out, value: get(out.value) }));
+  return prune(build.finish([...copied, ...finals]), false);
+}
+
+/** Copies a scan with a first state; one program may hold several scans of one state. */
+function copyScan(rewriter: Rewriter, op: Scan, initial: ValueId): void {
+  const { get, build } = rewriter;
+  const { id: _id, type: _type, name, span, ...draft } = mapOperands(op, get);
+  rewriter.set(op.id, build.add({ ...draft, initial }, { name, span }));
+}
+
+function finalState(rewriter: Rewriter, scan: Scan, initial: ValueId | null): ValueId {
+  const { build, get } = rewriter;
+  const { state, axis, reverse } = scan;
+  const [k, v] = [get(scan.k), get(scan.v)];
+  const logDecay = scan.logDecay === null ? null : get(scan.logDecay);
+  return build.add(
+    { kind: "scan-state", state, k, v, logDecay, initial, axis, reverse },
+    { name: state, span: scan.span },
+  );
+}
+
+function summary(
+  program: Program,
+  scans: ReadonlyMap<string, Scan>,
+  states: readonly State[],
+): Program {
+  const rewriter = new Rewriter(program);
+  const { build, get } = rewriter;
+  for (const op of program.ops) rewriter.copy(op);
+  const outputs: Output[] = [];
+  for (const { name, decay } of states) {
+    const scan = scans.get(name)!;
+    outputs.push(stateOutput(`summary_${name}`, finalState(rewriter, scan, null)));
+    if (decay === null) continue;
+    const log = get(scan.logDecay!);
+    const perToken = build.shapeOf(log)[0] === tokenDim;
+    const each = perToken ? log : build.mul(build.const(1, [tokenDim, ...build.shapeOf(log)]), log);
+    const origin = { name: `decay_${name}`, span: scan.span };
+    const sum = build.add({ kind: "reduce", fn: "sum", arg: each, axis: 0 }, origin);
+    outputs.push(stateOutput(`decay_${name}`, sum));
+  }
+  return prune(build.finish(outputs), true);
+}
+
+function fold(program: Program, states: readonly State[]): Program {
+  const build = new TensorBuilder(program.name, program.dims);
+  const outputs: Output[] = [];
+  for (const { name, type, decay } of states) {
+    let kept = stateInput(build, `initial_${name}`, type);
+    const added = stateInput(build, `summary_${name}`, type);
+    if (decay !== null) {
+      const axis: Dim[] =
+        decay === "key" ? [type.shape[0]!] : decay === "value" ? [type.shape[1]!] : [];
+      const log = stateInput(build, `decay_${name}`, { shape: axis });
+      kept = build.mul(kept, build.map("exp", [log]));
+    }
+    const final = build.map("add", [kept, added], { name: `final_${name}`, span: noSpan });
+    outputs.push(stateOutput(`final_${name}`, final));
+  }
+  return build.finish(outputs);
+}
+
+/** The outputs of an unmasked attention from the whole sequence's states. */
+function output(program: Program, states: readonly State[]): Program {
+  const rewriter = new Rewriter(program);
+  const { build, get } = rewriter;
+  const totals = new Map<string, ValueId>();
+  for (const op of program.ops) if (op.kind === "input") rewriter.copy(op);
+  for (const { name, type, causal } of states) {
+    const label = causal ? `initial_${name}` : `total_${name}`;
+    totals.set(name, stateInput(build, label, type));
+  }
+  for (const op of program.ops) {
+    if (op.kind === "input") continue;
+    if (op.kind !== "scan") {
+      rewriter.copy(op);
+      continue;
+    }
+    const state = totals.get(op.state)!;
+    if (op.causal) copyScan(rewriter, op, state);
+    else rewriter.set(op.id, build.matmul(get(op.q), state, originOf(op)));
+  }
+  const copied = program.outputs.map((out) => ({ ...out, value: get(out.value) }));
+  return prune(build.finish(copied), true);
+}
+
+/** Without what no output needs; `inputs`: unread inputs go too (they are the form's signature). */
+function prune(program: Program, inputs: boolean): Program {
+  const live = new Set<ValueId>(program.outputs.map((out) => out.value));
+  const ops: Op[] = [];
+  for (const op of [...program.ops].reverse()) {
+    const kept = live.has(op.id) || (op.kind === "input" && !inputs);
+    if (!kept) continue;
+    for (const id of operands(op)) live.add(id);
+    ops.unshift(op);
+  }
+  return { ...program, ops };
+}

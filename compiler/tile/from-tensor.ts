@@ -1,0 +1,339 @@
+/**
+ * Tensor program to tile program: one kernel for each chunk loop, and one for what stands outside.
+ *
+ *   %loop = chunks (%S = %initial_S) { ... }       kernel retention_forward
+ *   %o = result %loop, yield 0               =>      register S: f32[64, 64]
+ *   %f = result %loop, carry 0                       load S = initial_S
+ *                                                    loop t below T step 64 { load ...; mma ...; store o }
+ *                                                    store final_S = S
+ *
+ * Here sizes become numbers: the chunk length C and, when the target wants smaller tiles, a block of
+ * columns that the grid is cut into (an axis nothing folds along; see axis-classes.ts). Both are the
+ * target's first choice whose tiles fit its registers. A loop that carries nothing has a grid axis
+ * instead: its chunks run side by side.
+ *
+ * Needs: fuse. Guarantees: a verified tile program; the same statements for the same program.
+ */
+import { CompilerBug } from "../support/never.ts";
+import {
+  type Chunks,
+  type Dim,
+  type Input,
+  type Op,
+  type Output,
+  type Program,
+  type ValueId,
+  operands,
+  tokenDim,
+} from "../tensor/ir.ts";
+import { captured } from "../tensor/rewrite.ts";
+import { axisClasses } from "./axis-classes.ts";
+import type { GridAxis, Kernel, Param, Stmt, TileProgram } from "./ir.ts";
+import { type Cut, KernelLowering } from "./lower-kernel.ts";
+import type { Limits } from "./target.ts";
+
+/** A buffer between two kernels of one form. */
+export interface Workspace {
+  readonly name: string;
+  readonly per: "token" | "state";
+  /** Dims after those that `per` adds. */
+  readonly dims: readonly number[];
+}
+
+export interface Lowered {
+  readonly program: TileProgram;
+  readonly workspaces: readonly Workspace[];
+}
+
+export interface LoweringOptions {
+  readonly limits: Limits;
+  /** Prefix of the kernels' names: "retention_forward". */
+  readonly name: string;
+  /** The source line an op came from, or null. */
+  readonly noteOf: (op: Op) => string | null;
+}
+
+export const fromTensorName = "from-tensor";
+
+export function fromTensor(program: Program, options: LoweringOptions): Lowered {
+  return new Lowering(program, options).run();
+}
+
+/** A value that some kernel writes, and where. */
+interface Written {
+  readonly buffer: string;
+  readonly param: Param;
+}
+
+class Lowering {
+  private readonly ops: ReadonlyMap<ValueId, Op>;
+  private readonly written = new Map<ValueId, Written>();
+  private readonly workspaces: Workspace[] = [];
+  private readonly program: Program;
+  private readonly options: LoweringOptions;
+
+  constructor(program: Program, options: LoweringOptions) {
+    this.program = program;
+    this.options = options;
+    this.ops = new Map(program.ops.map((op) => [op.id, op]));
+    this.planBuffers();
+  }
+
+  run(): Lowered {
+    const { program, options } = this;
+    const loops = program.ops.filter((op): op is Chunks => op.kind === "chunks");
+    const rest = program.outputs.filter((out) => this.isRest(out.value));
+    const count = loops.length + (rest.length > 0 ? 1 : 0);
+    const nameOf = (i: number) => (count > 1 ? `${options.name}_${i + 1}` : options.name);
+    const kernels = loops.map((loop, i) => this.fitted(nameOf(i), loop, []));
+    if (rest.length > 0) kernels.push(this.fitted(nameOf(loops.length), null, rest));
+    return { program: { name: options.name, kernels }, workspaces: this.workspaces };
+  }
+
+  /** An output that no loop writes. */
+  private isRest(value: ValueId): boolean {
+    return this.ops.get(value)!.kind !== "result";
+  }
+
+  /** Every result of a loop that is an output or is read again gets a buffer. */
+  private planBuffers(): void {
+    const reads = new Set<ValueId>();
+    for (const op of this.program.ops) {
+      const ids = op.kind === "chunks" ? [...operands(op), ...captured(op.region)] : operands(op);
+      for (const id of ids) reads.add(id);
+    }
+    for (const op of this.program.ops) {
+      if (op.kind === "input") {
+        this.written.set(op.id, { buffer: op.label, param: this.inputParam(op) });
+        continue;
+      }
+      const outputs = this.program.outputs.filter((out) => out.value === op.id);
+      const isOutput = outputs.length > 0 && op.kind === "result";
+      if (isOutput) {
+        const { label, dtype } = outputs[0]!;
+        const param = this.param(label, op, outputs[0]!.per, dtype, "H");
+        this.written.set(op.id, { buffer: label, param });
+      } else if (op.kind === "result" && reads.has(op.id)) {
+        const per = op.part === "yield" ? "token" : "state";
+        const name = `work_${op.name ?? "value"}_${op.id}`;
+        const param = this.param(name, op, per, "f32", "H");
+        this.written.set(op.id, { buffer: name, param });
+        const dims = param.shape.filter((dim): dim is number => dim !== "T");
+        this.workspaces.push({ name, per, dims });
+      }
+    }
+  }
+
+  private inputParam(op: Input): Param {
+    const heads = op.per === "token" || op.per === "head" ? `H_${op.label}` : "H";
+    return this.param(op.label, op, op.per, op.dtype, heads);
+  }
+
+  private param(
+    name: string,
+    op: Op,
+    per: Param["per"],
+    dtype: Param["dtype"],
+    heads: string,
+  ): Param {
+    const shape = op.type.shape.map((dim) => (dim === tokenDim ? "T" : this.sizeOf(dim)));
+    return { name, access: "read", per, dtype, shape, heads };
+  }
+
+  private sizeOf = (dim: Dim): number => {
+    const size = typeof dim === "number" ? dim : this.program.dims.get(dim);
+    if (typeof size !== "number") throw new CompilerBug(`from-tensor: ${dim} has no size`);
+    return size;
+  };
+
+  /** The kernel with the target's first choice of chunk and column block that fits. */
+  private fitted(name: string, loop: Chunks | null, rest: readonly Output[]): Kernel {
+    const { limits } = this.options;
+    const blocks = limits.columnBlocks.length > 0 ? limits.columnBlocks : [0];
+    const choices = limits.chunks.flatMap((chunk) => blocks.map((block) => ({ chunk, block })));
+    let best: { kernel: Kernel; registers: number } | null = null;
+    for (const { chunk, block } of choices) {
+      const kernel = this.kernel(name, loop, rest, chunk, block);
+      const registers = registersOf(kernel);
+      if (!best || registers < best.registers) best = { kernel, registers };
+      if (registers <= limits.tileRegisters) return kernel;
+    }
+    return best!.kernel;
+  }
+
+  private kernel(
+    name: string,
+    loop: Chunks | null,
+    rest: readonly Output[],
+    chunk: number,
+    block: number,
+  ): Kernel {
+    const { limits, noteOf } = this.options;
+    const ops = new Map(this.ops);
+    for (const op of loop?.region.ops ?? []) ops.set(op.id, op);
+    const params = loop?.region.params ?? [];
+    const cut = this.cut(loop, rest, chunk, block);
+    const used = new Map<string, Param>();
+    const bufferOf = (value: ValueId): string | null => {
+      const at = this.written.get(value);
+      if (!at || this.isMadeBy(value, loop)) return null;
+      used.set(at.buffer, { ...at.param, access: "read" });
+      return at.buffer;
+    };
+    const write = (param: Param): string => {
+      used.set(param.name, { ...param, access: "write" });
+      return param.name;
+    };
+    const needed = this.neededOps(ops, loop, rest);
+    const lowering = new KernelLowering({ ops: needed, params, bufferOf, noteOf, cut });
+    if (loop) {
+      const results = this.program.ops.filter((op) => op.kind === "result" && op.of === loop.id);
+      for (const id of [...loop.yields, ...loop.carries]) lowering.use(id);
+      params.forEach((param, i) => lowering.openState(param, loop.inits[i]!));
+      const stored = (part: "yield" | "carry") =>
+        results.flatMap((op) => {
+          const at = this.written.get(op.id);
+          if (op.kind !== "result" || op.part !== part || !at) return [];
+          const outputs = this.program.outputs.filter((out) => out.value === op.id);
+          const labels = outputs.length > 0 ? outputs.map((out) => out.label) : [at.buffer];
+          return labels.map((label) => ({ op, param: { ...at.param, name: label } }));
+        });
+      for (const { op, param } of stored("yield")) {
+        lowering.store("body", loop.yields[op.index]!, write(param));
+      }
+      lowering.updateStates(params, loop.carries);
+      for (const { op, param } of stored("carry")) {
+        lowering.store("epilogue", params[op.index]!.id, write(param));
+      }
+    }
+    for (const out of rest) {
+      const op = this.ops.get(out.value)!;
+      const param = this.param(out.label, op, out.per, out.dtype, "H");
+      lowering.use(out.value);
+      lowering.store("prologue", out.value, write(param));
+    }
+    const isParallel = loop !== null && params.length === 0;
+    const grid: GridAxis[] = [];
+    if (isParallel) grid.push({ name: "t", extent: "T", step: chunk });
+    if (cut.extent > 0) grid.push({ name: cut.variable, extent: cut.extent, step: cut.block });
+    const inner = lowering.statements("body");
+    const loopStmt: Stmt[] = isParallel
+      ? [...inner]
+      : [
+          {
+            kind: "loop",
+            variable: "t",
+            extent: "T",
+            step: chunk,
+            reverse: loop?.reverse ?? false,
+            body: inner,
+            note: null,
+          },
+        ];
+    return {
+      name,
+      params: [...used.values()].sort(
+        (a, b) => Number(a.access > b.access) - Number(a.access < b.access),
+      ),
+      grid,
+      threads: limits.threads,
+      storages: lowering.storages,
+      body: [
+        ...lowering.statements("prologue"),
+        ...(loop ? loopStmt : []),
+        ...lowering.statements("epilogue"),
+      ],
+    };
+  }
+
+  /** Is this value a result of the loop that is being lowered? */
+  private isMadeBy(value: ValueId, loop: Chunks | null): boolean {
+    const op = this.ops.get(value);
+    return op?.kind === "result" && loop !== null && op.of === loop.id;
+  }
+
+  /** The ops that this kernel computes, so that uses are counted within it. */
+  private neededOps(
+    ops: ReadonlyMap<ValueId, Op>,
+    loop: Chunks | null,
+    rest: readonly Output[],
+  ): ReadonlyMap<ValueId, Op> {
+    const needed = new Set<ValueId>();
+    const visit = (id: ValueId) => {
+      const op = ops.get(id);
+      if (!op || needed.has(id)) return;
+      needed.add(id);
+      if (op.kind === "chunks" || op.kind === "result") return;
+      // A cumsum of a mask's log decay is made for the mask.
+      if (op.kind === "causal" && op.logDecay !== null) {
+        for (const other of ops.values()) {
+          if (other.kind === "cumsum" && other.arg === op.logDecay) visit(other.id);
+        }
+      }
+      operands(op).forEach(visit);
+    };
+    if (loop) [...loop.yields, ...loop.carries].forEach(visit);
+    for (const init of loop?.inits ?? []) if (init !== null) visit(init);
+    for (const out of rest) visit(out.value);
+    return new Map([...ops].filter(([id]) => needed.has(id)));
+  }
+
+  private cut(
+    loop: Chunks | null,
+    rest: readonly Output[],
+    chunk: number,
+    block: number,
+  ): Cut & { readonly extent: number } {
+    const { limits } = this.options;
+    const { sizeOf } = this;
+    const whole = {
+      sizeOf,
+      chunk,
+      alignRows: limits.alignRows,
+      alignCols: limits.alignCols,
+      isCut: () => false,
+      block: 0,
+      variable: "column",
+      extent: 0,
+    };
+    if (block === 0) return whole;
+    const ops = [...this.ops.values(), ...(loop?.region.ops ?? [])].filter(
+      (op) => op.kind !== "chunks" && op.kind !== "result",
+    );
+    const types = new Map([...this.ops.values(), ...ops].map((op) => [op.id, op.type.shape]));
+    for (const param of loop?.region.params ?? []) types.set(param.id, param.type.shape);
+    const pairs: [ValueId, ValueId, number][] = [];
+    loop?.region.params.forEach((param, i) => {
+      const rank = param.type.shape.length;
+      pairs.push([param.id, loop.carries[i]!, rank]);
+      if (loop.inits[i] !== null) pairs.push([param.id, loop.inits[i]!, rank]);
+    });
+    const classes = axisClasses(ops, pairs, (id) => types.get(id)!);
+    const results = [
+      ...(loop?.region.params.map((param) => param.id) ?? []),
+      ...(loop?.yields ?? []),
+      ...rest.map((out) => out.value),
+    ];
+    for (const value of results) {
+      const axis = types.get(value)!.length - 1;
+      if (axis < 1) continue;
+      const axisClass = classes.classOf(value, axis);
+      const extent = sizeOf(types.get(value)![axis]!);
+      if (!classes.canCut(axisClass) || extent <= block) continue;
+      const isCut = (id: ValueId, at: number) => classes.classOf(id, at) === axisClass;
+      return { ...whole, isCut, block, extent };
+    }
+    return whole;
+  }
+}
+
+/** Registers a thread needs for the kernel's tiles. */
+function registersOf(kernel: Kernel): number {
+  let elements = 0;
+  for (const storage of kernel.storages) {
+    if (storage.memory === "register" && storage.shape.length === 2) {
+      elements += storage.shape[0]! * storage.shape[1]!;
+    }
+  }
+  return elements / kernel.threads;
+}

@@ -1,0 +1,63 @@
+/**
+ * What stands in the padding of a tile: beyond the last token of a short chunk, or beyond the last
+ * column of a dim that is no multiple of the target's alignment.
+ *
+ * A contraction or a reduction reads padding, so it needs exact zeros there (and no infinity on the
+ * other side: 0 * inf is NaN). This lattice says when that is so without a mask.
+ */
+import type { MapFn } from "../tensor/ir.ts";
+
+/** "data": does not vary along the axis, so padding holds the same ordinary numbers as the rest. */
+export type Padding = "zero" | "data" | "finite" | "any";
+
+/** The padding of fn(args) along one axis. */
+export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
+  const all = (...allowed: Padding[]) => args.every((arg) => allowed.includes(arg));
+  const bounded = all("zero", "data", "finite");
+  if (all("data")) return "data";
+  switch (fn) {
+    case "mul":
+      return bounded ? (args.includes("zero") ? "zero" : "finite") : "any";
+    case "add":
+    case "sub":
+    case "max":
+    case "min":
+    case "neg":
+    case "abs":
+    case "sin":
+    case "tanh":
+    case "relu":
+    case "elu":
+    case "gelu":
+    case "silu":
+    case "square":
+    case "floor":
+      return all("zero") ? "zero" : bounded ? "finite" : "any";
+    case "sqrt":
+      return all("zero") ? "zero" : "any";
+    case "cos":
+    case "sigmoid":
+    case "softplus":
+      return bounded ? "finite" : "any";
+    case "lt":
+    case "le":
+    case "gt":
+    case "ge":
+    case "eq":
+      return "finite";
+    case "select": {
+      const branches = args.slice(1);
+      if (branches.every((arg) => arg === "zero")) return "zero";
+      return branches.includes("any") ? "any" : "finite";
+    }
+    case "exp":
+      return all("zero", "data") ? "finite" : "any";
+    case "div":
+      return args[1] === "data" && args[0] !== "any" ? args[0]! : "any";
+    case "recip":
+    case "rsqrt":
+    case "log":
+    case "pow":
+      return "any";
+  }
+}

@@ -1,0 +1,257 @@
+/**
+ * Stage-operands: the factors of every product pass through shared memory, a slab at a time.
+ *
+ *   mma scores += q @ k^T            loop s below 64 step 32 {
+ *                              =>      copy lhs_slab = q[:, s..s+32]^T
+ *                                      copy rhs_slab = k[:, s..s+32]^T
+ *                                      mma scores += lhs_slab^T @ rhs_slab
+ *                                    }
+ *
+ * The threads of a grid point hold register tiles in pieces, and a product needs whole rows and
+ * columns of its factors: they meet in two scratch tiles that all products of the kernel share. Both
+ * hold a slab of the contracted axis by rows, so every product reads them alike. Slabs are as deep as
+ * shared memory allows; the rows of a tall result are done in parts when they would not fit. Folds of
+ * register tiles get scratch for their partial results, rotations a shared source where they need it.
+ *
+ * Guarantees: factors of products are shared, [depth, rows] and [depth, cols]; scratch fits
+ * `limits.sharedBytes`. Then insert-barriers must follow. Source: the slab loop of every blocked
+ * matrix product; see docs/architecture.md for the thread layout.
+ */
+import { CompilerBug } from "../../support/never.ts";
+import type { Pass, Report } from "../../support/pass.ts";
+import { noSpan } from "../../support/span.ts";
+import type {
+  Copy,
+  Index,
+  Kernel,
+  Mma,
+  RotateHalfStmt,
+  Stmt,
+  Storage,
+  StorageId,
+  TileProgram,
+  Window,
+} from "../ir.ts";
+import type { Limits } from "../target.ts";
+
+/** Depths a slab may have, best first. */
+const depths = [32, 16] as const;
+/** Lanes that fold a row or column together; see `ReduceStmt.scratch`. */
+const foldLanes = 16;
+
+export function stageOperands(limits: Limits): Pass<TileProgram> {
+  return {
+    name: "stage-operands",
+    summary: "pass the factors of products through shared memory, a slab at a time",
+    run: (program, report) => {
+      const kernels = program.kernels.map((kernel) => stageKernel(kernel, limits, report));
+      const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
+      return same ? program : { ...program, kernels };
+    },
+  };
+}
+
+function stageKernel(kernel: Kernel, limits: Limits, report: Report): Kernel {
+  const stager = new Stager(kernel, limits, report);
+  const body = stager.stage(kernel.body);
+  return stager.changed ? { ...kernel, body, storages: stager.storages } : kernel;
+}
+
+class Stager {
+  readonly storages: Storage[];
+  changed = false;
+  private readonly kernel: Kernel;
+  private readonly limits: Limits;
+  private readonly report: Report;
+  private lhs: Storage | null = null;
+  private rhs: Storage | null = null;
+  private folds: Storage | null = null;
+  private depth = 0;
+  private part = 0;
+  private slabs = 0;
+
+  constructor(kernel: Kernel, limits: Limits, report: Report) {
+    this.kernel = kernel;
+    this.limits = limits;
+    this.report = report;
+    this.storages = [...kernel.storages];
+    this.giveScratch();
+  }
+
+  stage(stmts: readonly Stmt[]): Stmt[] {
+    return stmts.flatMap((stmt): Stmt[] => {
+      switch (stmt.kind) {
+        case "mma":
+          return this.isShared(stmt.lhs) && this.isShared(stmt.rhs) ? [stmt] : this.product(stmt);
+        case "rotate-half":
+          return this.rotation(stmt);
+        case "reduce": {
+          const isTile = this.storage(stmt.src).shape.length === 2;
+          if (!isTile || stmt.scratch !== null) return [stmt];
+          this.changed = true;
+          return [{ ...stmt, scratch: this.folds!.id }];
+        }
+        case "loop":
+          return [{ ...stmt, body: this.stage(stmt.body) }];
+        default:
+          return [stmt];
+      }
+    });
+  }
+
+  /** The scratch tiles: folds first, the products share what is left. */
+  private giveScratch(): void {
+    const stmts = [...flatten(this.kernel.body)];
+    const tallest = stmts.flatMap((stmt) =>
+      stmt.kind === "reduce" && this.storage(stmt.src).shape.length === 2
+        ? [this.storage(stmt.dst).shape[0]!]
+        : [],
+    );
+    if (tallest.length > 0) {
+      this.folds = this.newShared("partial_folds", Math.max(...tallest), foldLanes);
+    }
+    const products = stmts.filter(
+      (stmt): stmt is Mma =>
+        stmt.kind === "mma" && !(this.isShared(stmt.lhs) && this.isShared(stmt.rhs)),
+    );
+    if (products.length === 0) return;
+    const taken = this.storages.filter((storage) => storage.memory === "shared");
+    const free = this.limits.sharedBytes / 4 - taken.reduce((sum, s) => sum + elements(s), 0);
+    const rows = Math.max(...products.map((stmt) => stmt.dst.rows));
+    const cols = Math.max(...products.map((stmt) => stmt.dst.cols));
+    for (let part = rows; this.depth === 0 && part >= 16; part = Math.floor(part / 32) * 16) {
+      const fitting = depths.find((depth) => depth * (part + cols + 2) <= free);
+      if (fitting === undefined) continue;
+      this.depth = fitting;
+      this.part = part;
+    }
+    if (this.depth === 0) {
+      const message = `${this.kernel.name} needs more shared memory than ${this.limits.sharedBytes} bytes`;
+      const help = "choose smaller K and V";
+      this.report.limit({
+        code: "unsupported-size",
+        severity: "error",
+        message,
+        labels: [{ span: noSpan, text: message }],
+        help,
+      });
+      this.depth = 16;
+      this.part = 16;
+    }
+    this.lhs = this.newShared("lhs_slab", this.depth, this.part);
+    this.rhs = this.newShared("rhs_slab", this.depth, cols);
+  }
+
+  private newShared(name: string, rows: number, cols: number): Storage {
+    const id = this.storages.length as StorageId;
+    const shape = [rows, cols];
+    const storage: Storage = { id, name, memory: "shared", dtype: "f32", shape, pad: 1 };
+    this.storages.push(storage);
+    return storage;
+  }
+
+  private storage(id: StorageId): Storage {
+    const found = this.storages.find((storage) => storage.id === id);
+    if (!found) throw new CompilerBug(`stage-operands: no storage ${id}`);
+    return found;
+  }
+
+  private isShared(window: Window): boolean {
+    return this.storage(window.storage).memory === "shared";
+  }
+
+  private product(stmt: Mma): Stmt[] {
+    this.changed = true;
+    const depth = stmt.transposeLhs ? stmt.lhs.rows : stmt.lhs.cols;
+    const parts: Stmt[] = [];
+    for (let first = 0; first < stmt.dst.rows; first += this.part) {
+      const count = Math.min(this.part, stmt.dst.rows - first);
+      const whole = depth - (depth % this.depth);
+      if (whole > 0) parts.push(this.slabLoop(stmt, first, count, 0, whole, this.depth));
+      // A contracted axis that is no multiple of the slab ends with a thinner one.
+      if (whole < depth) parts.push(this.slabLoop(stmt, first, count, whole, depth, depth - whole));
+    }
+    return parts;
+  }
+
+  private slabLoop(
+    stmt: Mma,
+    first: number,
+    count: number,
+    from: number,
+    to: number,
+    step: number,
+  ): Stmt {
+    const variable = `slab_${this.slabs++}`;
+    const along: Index = { base: variable, offset: from };
+    const { note } = stmt;
+    const lhs = part(this.lhs!, step, count);
+    const rhs = part(this.rhs!, step, stmt.dst.cols);
+    const lhsSource: Window = stmt.transposeLhs
+      ? { ...stmt.lhs, row: along, rows: step, col: at(first), cols: count }
+      : { ...stmt.lhs, row: at(first), rows: count, col: along, cols: step };
+    const rhsSource: Window = stmt.transposeRhs
+      ? { ...stmt.rhs, col: along, cols: step }
+      : { ...stmt.rhs, row: along, rows: step };
+    const copy = (dst: Window, src: Window, transpose: boolean): Copy => ({
+      kind: "copy",
+      dst,
+      src,
+      transpose,
+      note,
+    });
+    const body: Stmt[] = [
+      copy(lhs, lhsSource, !stmt.transposeLhs),
+      copy(rhs, rhsSource, stmt.transposeRhs),
+      {
+        kind: "mma",
+        dst: { ...stmt.dst, row: at(first), rows: count },
+        lhs,
+        rhs,
+        transposeLhs: true,
+        transposeRhs: false,
+        note,
+      },
+    ];
+    return { kind: "loop", variable, extent: to - from, step, reverse: false, body, note };
+  }
+
+  private rotation(stmt: RotateHalfStmt): Stmt[] {
+    const source = this.storage(stmt.src);
+    if (source.memory === "shared" || stmt.width % 32 === 0) return [stmt];
+    this.changed = true;
+    const [rows, cols] = source.shape as [number, number];
+    const staged = this.newShared(`${source.name}_shared`, rows, cols);
+    const { note } = stmt;
+    return [
+      {
+        kind: "copy",
+        dst: part(staged, rows, cols),
+        src: part(source, rows, cols),
+        transpose: false,
+        note,
+      },
+      { ...stmt, src: staged.id },
+    ];
+  }
+}
+
+function* flatten(stmts: readonly Stmt[]): Generator<Stmt> {
+  for (const stmt of stmts) {
+    yield stmt;
+    if (stmt.kind === "loop") yield* flatten(stmt.body);
+  }
+}
+
+function elements(storage: Storage): number {
+  const [rows, cols] = storage.shape;
+  return cols === undefined ? (rows ?? 1) : rows! * (cols + storage.pad);
+}
+
+function at(offset: number): Index {
+  return { base: null, offset };
+}
+
+function part(storage: Storage, rows: number, cols: number): Window {
+  return { storage: storage.id, row: at(0), col: at(0), rows, cols };
+}
