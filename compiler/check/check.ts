@@ -1,0 +1,231 @@
+/** AST to tensor programs: names, shapes, dtypes. The last place a user's mistake is reported. */
+import type { Diagnostic, Outcome } from "../support/diagnostic.ts";
+import { diagnose } from "../support/catalogue.ts";
+import type { Source, Span } from "../support/span.ts";
+import type { AttentionAst, DefAst, FileAst, ParamAst, TypeAst } from "../syntax/ast.ts";
+import { TensorBuilder } from "../tensor/build.ts";
+import {
+  type Dim,
+  type Dtype,
+  type Output,
+  type Per,
+  type Program,
+  tokenDim,
+} from "../tensor/ir.ts";
+import { BodyChecker, type Scope, showShape } from "./body.ts";
+import { builtins } from "./functions.ts";
+
+export interface CheckOptions {
+  /** Sizes of dims; those not given stay open. */
+  readonly dims: Readonly<Record<string, number>>;
+  /** How [T, ...] matrices and outputs without a stated dtype are stored; all else is f32. */
+  readonly dtype: Dtype;
+}
+
+export interface CheckedAttention {
+  readonly name: string;
+  readonly program: Program;
+  readonly span: Span;
+}
+
+export interface CheckedFile {
+  readonly attentions: readonly CheckedAttention[];
+}
+
+export type Report = (diagnostic: Diagnostic) => void;
+
+/** Every attention that checks; `value` holds the good ones even when others have mistakes. */
+export function checkFile(
+  file: FileAst,
+  _source: Source,
+  options: CheckOptions,
+): Outcome<CheckedFile> {
+  const diagnostics: Diagnostic[] = [];
+  const report: Report = (diagnostic) => diagnostics.push(diagnostic);
+  const defs = new Map<string, DefAst>();
+  const seen = new Map<string, Span>();
+  for (const item of file.items) {
+    const first = seen.get(item.name.name);
+    if (first) {
+      report(
+        diagnose("duplicate-name", { name: item.name.name }, [
+          { span: item.name.span, text: "defined again here" },
+          { span: first, text: "first defined here" },
+        ]),
+      );
+    }
+    seen.set(item.name.name, item.name.span);
+    if (Object.hasOwn(builtins, item.name.name)) {
+      report(
+        diagnose("reserved-name", { name: item.name.name, what: `a ${item.kind}` }, [
+          { span: item.name.span, text: "a built-in function has this name" },
+        ]),
+      );
+    }
+    if (item.kind === "def") defs.set(item.name.name, item);
+  }
+  const attentions = file.items.flatMap((item) => {
+    if (item.kind !== "attention") return [];
+    const before = diagnostics.filter(isError).length;
+    const program = new AttentionChecker(item, defs, options, report).run();
+    const good = program !== null && diagnostics.filter(isError).length === before;
+    return good ? [{ name: item.name.name, program, span: item.name.span }] : [];
+  });
+  return { value: { attentions }, diagnostics };
+}
+
+function isError(diagnostic: Diagnostic): boolean {
+  return diagnostic.severity === "error";
+}
+
+class AttentionChecker {
+  private readonly dims = new Map<string, number | "runtime" | null>([[tokenDim, "runtime"]]);
+  private readonly build: TensorBuilder;
+  private readonly ast: AttentionAst;
+  private readonly defs: ReadonlyMap<string, DefAst>;
+  private readonly options: CheckOptions;
+  private readonly report: Report;
+
+  constructor(
+    ast: AttentionAst,
+    defs: ReadonlyMap<string, DefAst>,
+    options: CheckOptions,
+    report: Report,
+  ) {
+    this.ast = ast;
+    this.defs = defs;
+    this.options = options;
+    this.report = report;
+    this.build = new TensorBuilder(ast.name.name, this.dims);
+  }
+
+  run(): Program | null {
+    const { ast, report } = this;
+    const scope: Scope = new Map();
+    for (const param of ast.params) this.declare(param, scope);
+    const results = this.results();
+    const body = new BodyChecker(this.build, this.defs, this.dims, report, (type) =>
+      this.shape(type),
+    );
+    const values = body.attention(ast, scope);
+    for (const [name, entry] of scope) {
+      if (entry.used) continue;
+      const code = entry.kind === "param" ? "unused-parameter" : "unused-value";
+      report(diagnose(code, { name }, [{ span: entry.span, text: "" }]));
+    }
+    if (values === null) return null;
+    if (values.length !== results.length) {
+      const count = (n: number) => `${n} value${n === 1 ? "" : "s"}`;
+      report(
+        diagnose(
+          "return-count",
+          {
+            name: ast.name.name,
+            declared: count(results.length),
+            returned: count(values.length),
+          },
+          [
+            { span: values[0]?.span ?? ast.name.span, text: `${count(values.length)} here` },
+            { span: ast.result.span, text: `${count(results.length)} declared` },
+          ],
+        ),
+      );
+      return null;
+    }
+    const outputs: Output[] = [];
+    values.forEach(({ id, span }, i) => {
+      const { label, shape, dtype, typeSpan } = results[i]!;
+      if (id === null) return;
+      const found = this.build.shapeOf(id);
+      if (found.join() !== shape.join()) {
+        const types = { declared: showShape(shape), found: showShape(found) };
+        report(
+          diagnose("return-shape", types, [
+            { span, text: `has type ${types.found}` },
+            { span: typeSpan, text: `declared ${types.declared}` },
+          ]),
+        );
+      }
+      outputs.push({ label, value: id, dtype, per: "token" });
+    });
+    return outputs.length === results.length ? this.build.finish(outputs) : null;
+  }
+
+  private declare(param: ParamAst, scope: Scope): void {
+    const { report } = this;
+    const { name, span } = param.name;
+    const complain = (code: "duplicate-name" | "reserved-name", params: Record<string, string>) =>
+      report(diagnose(code, params, [{ span, text: "" }]));
+    if (scope.has(name)) complain("duplicate-name", { name });
+    if (name === tokenDim || Object.hasOwn(builtins, name) || this.defs.has(name)) {
+      complain("reserved-name", { name, what: "a parameter" });
+    }
+    const shape = this.shape(param.type);
+    const isToken = shape[0] === tokenDim;
+    if (isToken && param.per !== null) {
+      const per = param.per === "head" ? "per head" : "shared";
+      report(diagnose("needless-per", { name, per }, [{ span: param.span, text: "" }]));
+    }
+    if (!isToken && param.per === null) {
+      const type = showShape(shape);
+      report(
+        diagnose("missing-per", { name, type }, [{ span: param.span, text: `${type}, no T` }]),
+      );
+    }
+    const per: Per = isToken ? "token" : (param.per ?? "head");
+    const stored = isToken && shape.length === 2 ? this.options.dtype : "f32";
+    const id = this.build.add(
+      {
+        kind: "input",
+        label: name,
+        per,
+        dtype: param.type.dtype ?? stored,
+        range: param.range,
+      },
+      { name, span: param.span },
+      { shape },
+    );
+    scope.set(name, { kind: "param", id, span, used: false });
+  }
+
+  private results() {
+    const seen = new Set<string>();
+    return this.ast.result.items.map(({ name, type }) => {
+      const shape = this.shape(type);
+      if (shape[0] !== tokenDim) {
+        this.report(
+          diagnose("result-not-per-token", {}, [{ span: type.span, text: showShape(shape) }]),
+        );
+      }
+      const label = name?.name ?? "o";
+      if (seen.has(label)) {
+        const span = name?.span ?? type.span;
+        this.report(diagnose("duplicate-name", { name: label }, [{ span, text: "" }]));
+      }
+      seen.add(label);
+      return { label, shape, dtype: type.dtype ?? this.options.dtype, typeSpan: type.span };
+    });
+  }
+
+  /** The dims of a type, each made known to the program. */
+  private shape(type: TypeAst): Dim[] {
+    const dims = type.dims ?? [];
+    if (dims.length > 2)
+      this.report(diagnose("too-many-axes", {}, [{ span: type.span, text: "" }]));
+    dims.forEach(({ value, span }, axis) => {
+      if (value === tokenDim && axis > 0) {
+        this.report(diagnose("token-axis-first", {}, [{ span, text: "" }]));
+      }
+      if (typeof value !== "string" || this.dims.has(value)) return;
+      if (value === "C") {
+        const what = "a dim: the compiler calls its chunks so";
+        this.report(diagnose("reserved-name", { name: value, what }, [{ span, text: "" }]));
+      }
+      this.dims.set(
+        value,
+        Object.hasOwn(this.options.dims, value) ? this.options.dims[value]! : null,
+      );
+    });
+    return dims.slice(0, 2).map((dim) => dim.value);
+  }
+}

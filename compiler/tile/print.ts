@@ -1,0 +1,142 @@
+/** Tile programs as text; `parse.ts` reads it back. */
+import { TextWriter } from "../support/text.ts";
+import { numberText } from "../tensor/print.ts";
+import type {
+  Expr,
+  Index,
+  Kernel,
+  Param,
+  Stmt,
+  Storage,
+  StorageId,
+  TileProgram,
+  View,
+  Window,
+} from "./ir.ts";
+
+/**
+ *   kernel retention_forward threads 256 {
+ *     param read token q: f32[T, 64] heads H_q
+ *     grid column below 64 step 32
+ *     register S: f32[64, 64]
+ *     shared lhs_slab: f32[32, 64] pad 1
+ *     loop t below T step 32 {
+ *       load q = q[t, 0]
+ *       mma scores[0:32, 0:32] += q[0:32, 0:64] @ k[0:32, 0:64]^T
+ *       map masked = select(ge(row, col), mul(scores, 2), 0)      // retention.lasp:6  ...
+ *     }
+ *   }
+ */
+export function printTile(program: TileProgram): string {
+  const writer = new TextWriter();
+  writer.block(`tile ${program.name} {`, () => {
+    for (const kernel of program.kernels) printKernel(kernel, writer);
+  });
+  return writer.toString();
+}
+
+function printKernel(kernel: Kernel, writer: TextWriter): void {
+  writer.block(`kernel ${kernel.name} threads ${kernel.threads} {`, () => {
+    for (const param of kernel.params) writer.line(paramText(param));
+    for (const axis of kernel.grid) {
+      writer.line(`grid ${axis.name} below ${axis.extent} step ${axis.step}`);
+    }
+    for (const storage of kernel.storages) writer.line(storageText(storage));
+    const names = new Map(kernel.storages.map((storage) => [storage.id, storage.name]));
+    printBody(kernel.body, (id) => names.get(id) ?? `?${id}`, writer);
+  });
+}
+
+type NameOf = (id: StorageId) => string;
+
+function paramText(param: Param): string {
+  const type = `${param.dtype}[${param.shape.join(", ")}]`;
+  return `param ${param.access} ${param.per} ${param.name}: ${type} heads ${param.heads}`;
+}
+
+function storageText({ memory, name, dtype, shape, pad }: Storage): string {
+  return `${memory} ${name}: ${dtype}[${shape.join(", ")}]${pad > 0 ? ` pad ${pad}` : ""}`;
+}
+
+function printBody(body: readonly Stmt[], nameOf: NameOf, writer: TextWriter): void {
+  let note: string | null = null;
+  for (const stmt of body) {
+    const fresh = stmt.note !== null && stmt.note !== note ? `  // ${stmt.note}` : "";
+    note = stmt.note;
+    if (stmt.kind === "loop") {
+      const direction = stmt.reverse ? " reverse" : "";
+      const head = `loop ${stmt.variable} below ${stmt.extent} step ${stmt.step}${direction} {`;
+      writer.block(head + fresh, () => printBody(stmt.body, nameOf, writer));
+    } else {
+      writer.line(stmtText(stmt, nameOf) + fresh);
+    }
+  }
+}
+
+/** One statement without its note. */
+export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf): string {
+  switch (stmt.kind) {
+    case "load":
+    case "copy-async":
+      return `${stmt.kind} ${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
+    case "store":
+      return `store ${viewText(stmt.view)} = ${nameOf(stmt.src)}`;
+    case "wait":
+      return `wait ${stmt.pending}`;
+    case "copy":
+      return `copy ${windowText(stmt.dst, nameOf)} = ${windowText(stmt.src, nameOf)}${stmt.transpose ? "^T" : ""}`;
+    case "map":
+      return `map ${nameOf(stmt.dst)} = ${exprText(stmt.expr, nameOf)}`;
+    case "mma": {
+      const lhs = windowText(stmt.lhs, nameOf) + (stmt.transposeLhs ? "^T" : "");
+      const rhs = windowText(stmt.rhs, nameOf) + (stmt.transposeRhs ? "^T" : "");
+      return `mma ${windowText(stmt.dst, nameOf)} += ${lhs} @ ${rhs}`;
+    }
+    case "reduce": {
+      const scratch = stmt.scratch === null ? "" : ` scratch ${nameOf(stmt.scratch)}`;
+      return `reduce ${nameOf(stmt.dst)} = ${stmt.fn} ${stmt.axis} ${nameOf(stmt.src)}${scratch}`;
+    }
+    case "cumsum":
+      return `cumsum ${nameOf(stmt.dst)} = ${nameOf(stmt.src)}`;
+    case "rotate-half":
+      return `rotate-half ${nameOf(stmt.dst)} = ${nameOf(stmt.src)} width ${stmt.width}`;
+    case "barrier":
+      return "barrier";
+  }
+}
+
+export function indexText({ base, offset }: Index): string {
+  if (base === null) return String(offset);
+  return offset === 0 ? base : `${base} + ${offset}`;
+}
+
+function viewText(view: View): string {
+  return `${view.param}[${indexText(view.row)}, ${indexText(view.col)}]`;
+}
+
+function windowText(window: Window, nameOf: NameOf): string {
+  const range = (start: Index, size: number) => `${indexText(start)}:${size}`;
+  return `${nameOf(window.storage)}[${range(window.row, window.rows)}, ${range(window.col, window.cols)}]`;
+}
+
+/** An expression: calls, storages (`x`, `x@row`, `x@col`), `row`/`col` counters, bounds tests. */
+export function exprText(expr: Expr, nameOf: NameOf): string {
+  switch (expr.kind) {
+    case "const":
+      return numberText(expr.value);
+    case "read":
+      return expr.at === "row" || expr.at === "col"
+        ? `${nameOf(expr.storage)}@${expr.at}`
+        : nameOf(expr.storage);
+    case "index": {
+      const start = indexText(expr.start);
+      return `${expr.global ? "token" : "at"}(${expr.axis}, ${start})`;
+    }
+    case "inside":
+      return `inside(${expr.axis}, ${indexText(expr.start)}, ${expr.limit})`;
+    case "runtime":
+      return `$${expr.scalar}`;
+    case "call":
+      return `${expr.fn}(${expr.args.map((arg) => exprText(arg, nameOf)).join(", ")})`;
+  }
+}
