@@ -7,7 +7,6 @@ import type {
   Manifest,
   StateSpec,
   TargetCode,
-  TargetName,
   TensorSpec,
 } from "../runtime/plan.ts";
 import { schemaVersion } from "../runtime/plan.ts";
@@ -18,7 +17,7 @@ import { printTensor } from "./tensor/print.ts";
 import type { Sharded, State } from "./tensor/passes/shard.ts";
 import type { Workspace } from "./tile/from-tensor.ts";
 import type { Kernel } from "./tile/ir.ts";
-import type { EmittedKernel } from "./tile/target.ts";
+import type { EmittedKernel, Target } from "./tile/target.ts";
 
 /** Files of an artifact by path inside it. */
 export type Files = Map<string, string>;
@@ -124,13 +123,14 @@ export function referenceCode(program: Program, sharded: Sharded, files: Files):
 
 /** The kernels of one target, their texts put into `files` under the target's folder. */
 export function targetCode(
-  target: TargetName,
+  { name: target, files: shared }: Pick<Target, "name" | "files">,
   forms: readonly EmittedForm[],
   files: Files,
 ): TargetCode {
+  for (const [name, text] of Object.entries(shared)) files.set(`${target}/${name}`, text);
   return {
     target,
-    files: [],
+    files: Object.keys(shared).map((name) => `${target}/${name}`),
     forms: forms.map(({ form, kernels, workspaces }) => ({
       form,
       kernels: kernels.map(({ kernel, emitted }) => {

@@ -101,7 +101,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
       }));
       return { form: form.name, kernels, workspaces: lowered.workspaces };
     });
-    targets.push(targetCode(target.name, emitted, files));
+    targets.push(targetCode(target, emitted, files));
   }
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
   const manifest = { ...manifestOf(program, sharded, baseName(source.name)), targets };

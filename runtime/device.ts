@@ -1,5 +1,5 @@
 /** The interface of everything that computes. A device runs forms of one artifact. */
-import type { Dtype, FormSpec, Manifest, TensorSpec } from "./plan.ts";
+import type { Dtype, FormSpec, KernelSpec, Manifest, TensorSpec } from "./plan.ts";
 
 /** A tensor in host memory. f16 and bf16 are held as their 16 raw bits. Row-major, contiguous. */
 export interface HostTensor {
@@ -66,5 +66,35 @@ export function shapeOf(spec: TensorSpec, sizes: LaunchSizes): number[] {
       return [...spec.dims];
     case "state":
       return [sizes.B, sizes.H, ...spec.dims];
+  }
+}
+
+/** Grid points of a kernel for given run-time sizes. */
+export function gridPoints(kernel: KernelSpec, sizes: LaunchSizes): number {
+  return gridShape(kernel, sizes).reduce((product, size) => product * size, 1);
+}
+
+/** Sizes of the kernel's grid axes: batch x heads first. */
+export function gridShape(kernel: KernelSpec, sizes: LaunchSizes): number[] {
+  return kernel.grid.map(({ of, by }) => {
+    const product = of.reduce<number>(
+      (p, factor) => p * (typeof factor === "number" ? factor : scalarOf(factor, sizes)),
+      1,
+    );
+    return Math.ceil(product / by);
+  });
+}
+
+/** A run-time integer by the name kernels know it by; `H_q` is the head count of `q`. */
+export function scalarOf(name: string, sizes: LaunchSizes): number {
+  switch (name) {
+    case "B":
+    case "T":
+    case "H":
+    case "T_total":
+    case "token_offset":
+      return sizes[name];
+    default:
+      return sizes.heads[name.slice("H_".length)] ?? sizes.H;
   }
 }

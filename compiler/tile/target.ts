@@ -1,5 +1,4 @@
 /** What a target is: numbers, passes that make a tile program fit them, and a total printer. */
-import type { Report } from "../support/pass.ts";
 import type { Kernel, TileProgram } from "./ir.ts";
 import type { Pass } from "../support/pass.ts";
 
@@ -41,8 +40,8 @@ export interface Target {
   readonly name: "wgsl" | "cuda" | "cpu";
   readonly limits: Limits;
   readonly legalize: readonly Pass<TileProgram>[];
+  /** Files that every artifact of this target holds beside its kernels, by name. */
+  readonly files: Readonly<Record<string, string>>;
   /** Total: never fails on a verified, legal kernel. */
   readonly emit: (kernel: Kernel, context: EmitContext) => EmittedKernel;
 }
-
-export type { Report };

@@ -1,0 +1,143 @@
+/**
+ * The reference device: forms of the tensor level run by its interpreter, in float64, batch by batch and
+ * head by head. Slow on purpose; what every other device is measured against.
+ */
+import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "../../runtime/device.ts";
+import { bytesOf, elementsOf, fromNumbers, toNumbers } from "../../runtime/dtype.ts";
+import type { Dtype, FormSpec, TensorSpec } from "../../runtime/plan.ts";
+import { interpretTensor } from "../../compiler/tensor/interpret.ts";
+import type { Program } from "../../compiler/tensor/ir.ts";
+import { type NdArray, ndArray } from "../../compiler/tensor/nd-array.ts";
+
+export interface ReferenceBuffer extends DeviceBuffer {
+  /** Kept in float64 whatever the dtype says. */
+  readonly data: Float64Array;
+}
+
+/** `programs`: each form's program, by the form's name. */
+export function createReferenceDevice(programs: ReadonlyMap<string, Program>): ReferenceDevice {
+  return new ReferenceDevice(programs);
+}
+
+export class ReferenceDevice implements Device {
+  readonly kind = "reference";
+  readonly description = "reference: float64 interpreter";
+  private readonly programs: ReadonlyMap<string, Program>;
+
+  constructor(programs: ReadonlyMap<string, Program>) {
+    this.programs = programs;
+  }
+
+  async load(): Promise<void> {
+    // Programs are run as they are.
+  }
+
+  async alloc(dtype: Dtype, shape: readonly number[]): Promise<ReferenceBuffer> {
+    const data = new Float64Array(elementsOf(shape));
+    return { spec: { dtype, shape }, sizeBytes: bytesOf(dtype, shape), data };
+  }
+
+  async upload(buffer: DeviceBuffer, tensor: HostTensor): Promise<void> {
+    (buffer as ReferenceBuffer).data.set(toNumbers(tensor.dtype, tensor.data));
+  }
+
+  async download(buffer: DeviceBuffer): Promise<HostTensor> {
+    const { spec, data } = buffer as ReferenceBuffer;
+    return { dtype: spec.dtype, shape: spec.shape, data: fromNumbers(spec.dtype, data) };
+  }
+
+  async launch(
+    form: FormSpec,
+    args: ReadonlyMap<string, DeviceBuffer>,
+    sizes: LaunchSizes,
+  ): Promise<void> {
+    const program = this.programs.get(form.name);
+    if (!program) throw new Error(`the reference has no form ${form.name}`);
+    for (let b = 0; b < sizes.B; b++) {
+      for (let h = 0; h < sizes.H; h++) {
+        const inputs = new Map<string, NdArray>();
+        for (const spec of form.inputs) {
+          inputs.set(spec.name, takePart(spec, args.get(spec.name) as ReferenceBuffer, b, h, sizes));
+        }
+        const outputs = interpretTensor(program, inputs, sizes);
+        for (const spec of form.outputs) {
+          const to = args.get(spec.name) as ReferenceBuffer;
+          putPart(spec, to, outputs.get(spec.name)!, b, h, sizes);
+        }
+        // Let others run between heads: a large reference takes a while.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    }
+  }
+
+  async wait(): Promise<void> {}
+
+  free(): void {}
+
+  async close(): Promise<void> {}
+}
+
+/** Where the rows of (b, h) begin in a whole tensor, and how far apart they lie. */
+function placeOf(
+  spec: TensorSpec,
+  b: number,
+  h: number,
+  sizes: LaunchSizes,
+): { shape: number[]; start: number; rows: number; width: number; stride: number } {
+  const heads = sizes.heads[spec.name] ?? sizes.H;
+  const own = Math.floor(h / (sizes.H / heads));
+  const width = elementsOf(spec.dims);
+  const shape = [...spec.dims];
+  switch (spec.per) {
+    case "token":
+      return {
+        shape: [sizes.T, ...shape],
+        start: (b * sizes.T * heads + own) * width,
+        rows: sizes.T,
+        width,
+        stride: heads * width,
+      };
+    case "head":
+      return { shape, start: own * width, rows: 1, width, stride: width };
+    case "shared":
+      return { shape, start: 0, rows: 1, width, stride: width };
+    case "state":
+      return { shape, start: (b * sizes.H + h) * width, rows: 1, width, stride: width };
+  }
+}
+
+function takePart(
+  spec: TensorSpec,
+  { data }: ReferenceBuffer,
+  b: number,
+  h: number,
+  sizes: LaunchSizes,
+): NdArray {
+  const { shape, start, rows, width, stride } = placeOf(spec, b, h, sizes);
+  const part = new Float64Array(rows * width);
+  for (let row = 0; row < rows; row++) {
+    const from = start + row * stride;
+    part.set(data.subarray(from, from + width), row * width);
+  }
+  return ndArray(shape, part);
+}
+
+function putPart(
+  spec: TensorSpec,
+  { data }: ReferenceBuffer,
+  part: NdArray,
+  b: number,
+  h: number,
+  sizes: LaunchSizes,
+): void {
+  const { start, rows, width, stride } = placeOf(spec, b, h, sizes);
+  for (let row = 0; row < rows; row++) {
+    data.set(part.data.subarray(row * width, (row + 1) * width), start + row * stride);
+  }
+}
+
+/** The float64 numbers a buffer holds, before any rounding to its dtype. */
+export function exactNumbers(buffer: DeviceBuffer): Float64Array {
+  return (buffer as ReferenceBuffer).data;
+}
+

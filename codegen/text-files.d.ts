@@ -1,0 +1,13 @@
+/** Helper files are bundled as text. */
+declare module "*.ll" {
+  const text: string;
+  export default text;
+}
+declare module "*.wgsl" {
+  const text: string;
+  export default text;
+}
+declare module "*.cuh" {
+  const text: string;
+  export default text;
+}

@@ -1,0 +1,9 @@
+/** The runtime's public face: runs artifacts, knows nothing of the compiler. */
+export * from "./plan.ts";
+export * from "./device.ts";
+export * from "./transport.ts";
+export * from "./dtype.ts";
+export * from "./random.ts";
+export * from "./run.ts";
+export { inProcessTransports } from "./transports/in-process.ts";
+export { createCpuDevice } from "./devices/cpu.ts";
