@@ -253,32 +253,21 @@ class CpuEmitter {
     return b.CreateInBoundsGEP(this.elementType(param), this.bases.get(view.param)!, at);
   }
 
-  private readBuffer(param: Param, at: Value): Value {
-    const { b } = this;
-    const raw = b.CreateLoad(this.elementType(param), at);
-    if (param.dtype === "f32") return raw;
-    if (param.dtype === "f16") return b.CreateFPExt(raw, b.getFloatTy());
-    const bits = b.CreateShl(b.CreateZExt(raw, b.getInt32Ty()), b.getInt32(16));
-    return b.CreateBitCast(bits, b.getFloatTy());
-  }
-
-  private writeBuffer(param: Param, at: Value, value: Value): void {
-    const { b } = this;
-    if (param.dtype === "f32") {
-      b.CreateStore(value, at);
-      return;
-    }
-    if (param.dtype === "f16") {
-      b.CreateStore(b.CreateFPTrunc(value, b.getHalfTy()), at);
-      return;
-    }
-    // bf16, to nearest even; NaN stays NaN.
-    const bits = b.CreateBitCast(value, b.getInt32Ty());
-    const odd = b.CreateAnd(b.CreateLShr(bits, b.getInt32(16)), b.getInt32(1));
-    const rounded = b.CreateAdd(bits, b.CreateAdd(odd, b.getInt32(0x7fff)));
-    const quiet = b.CreateOr(bits, b.getInt32(0x400000));
-    const kept = b.CreateSelect(b.CreateFCmpUNE(value, value), quiet, rounded);
-    b.CreateStore(b.CreateTrunc(b.CreateLShr(kept, b.getInt32(16)), b.getInt16Ty()), at);
+  /** The row helper that converts between a buffer's dtype and floats. */
+  private rowCopy(
+    param: Param,
+    direction: "load" | "store",
+    dst: Value,
+    src: Value,
+    n: Value,
+  ): void {
+    const { b, lib } = this;
+    const stored = lib.PointerType.getUnqual(this.elementType(param));
+    const floats = lib.Type.getFloatPtrTy(this.context);
+    const types = direction === "load" ? [floats, stored] : [stored, floats];
+    const name = `laspc_${direction}_${param.dtype}`;
+    const fn = this.helper(name, [...types, b.getInt64Ty()], b.getVoidTy());
+    b.CreateCall(fn, [dst, src, n]);
   }
 
   // --- statements ---------------------------------------------------------------------------
@@ -303,7 +292,7 @@ class CpuEmitter {
       case "reduce":
         return this.reduce(stmt);
       case "cumsum":
-        return this.cumsum(stmt.dst, stmt.src);
+        return this.cumsum(stmt.dst, stmt.src, stmt.reverse);
       case "rotate-half":
         return this.rotateHalf(stmt.dst, stmt.src, stmt.width);
       case "loop":
@@ -334,9 +323,13 @@ class CpuEmitter {
     const param = this.param(view.param);
     const shape = this.storage(id).shape;
     const limit = param.shape[0] === "T" ? this.scalar("T") : this.int(param.shape[0] ?? 1);
+    const [cols, width] = [this.colsOf(param), shape[1] ?? 1];
     return {
       rows: this.clampedRows(limit, this.index(view.row), shape[0] ?? 1),
-      cols: this.clampedRows(this.int(this.colsOf(param)), this.index(view.col), shape[1] ?? 1),
+      cols:
+        view.col.base === null
+          ? this.int(Math.max(0, Math.min(cols - view.col.offset, width)))
+          : this.clampedRows(this.int(cols), this.index(view.col), width),
     };
   }
 
@@ -349,10 +342,8 @@ class CpuEmitter {
     const [row0, col0] = [this.index(view.row), this.index(view.col)];
     const zero = this.maths.number(0);
     this.loop(this.int(0), rows, 1, "row", (row) => {
-      this.loop(this.int(0), cols, 1, "col", (col) => {
-        const from = this.bufferElement(view, b.CreateAdd(row0, row), b.CreateAdd(col0, col));
-        b.CreateStore(this.readBuffer(param, from), this.element(dst, row, col));
-      });
+      const from = this.bufferElement(view, b.CreateAdd(row0, row), col0);
+      this.rowCopy(param, "load", this.element(dst, row, this.int(0)), from, cols);
       this.loop(cols, this.int(width), 1, "pad", (col) => {
         b.CreateStore(zero, this.element(dst, row, col));
       });
@@ -368,11 +359,8 @@ class CpuEmitter {
     const { rows, cols } = this.bounds(view, src);
     const [row0, col0] = [this.index(view.row), this.index(view.col)];
     this.loop(this.int(0), rows, 1, "row", (row) => {
-      this.loop(this.int(0), cols, 1, "col", (col) => {
-        const value = b.CreateLoad(b.getFloatTy(), this.element(src, row, col));
-        const to = this.bufferElement(view, b.CreateAdd(row0, row), b.CreateAdd(col0, col));
-        this.writeBuffer(param, to, value);
-      });
+      const to = this.bufferElement(view, b.CreateAdd(row0, row), col0);
+      this.rowCopy(param, "store", to, this.element(src, row, this.int(0)), cols);
     });
   }
 
@@ -508,20 +496,24 @@ class CpuEmitter {
     });
   }
 
-  private cumsum(dst: StorageId, src: StorageId): void {
+  private cumsum(dst: StorageId, src: StorageId, reverse: boolean): void {
     const { b } = this;
     const { shape } = this.storage(src);
     const [rows, cols] = [shape[0]!, shape[1] ?? 1];
     const float = b.getFloatTy();
+    const at = (row: Value, col: Value) => b.CreateAdd(b.CreateMul(row, this.int(cols)), col);
+    const last = this.int(rows - 1);
     this.count(cols, "col", (col) => {
-      b.CreateStore(b.CreateLoad(float, this.place(src, col)), this.place(dst, col));
+      const first = at(reverse ? last : this.int(0), col);
+      b.CreateStore(b.CreateLoad(float, this.place(src, first)), this.place(dst, first));
     });
-    this.loop(this.int(1), this.int(rows), 1, "row", (row) => {
+    this.loop(this.int(1), this.int(rows), 1, "row", (step) => {
+      const row = reverse ? b.CreateSub(last, step) : step;
+      const previous = reverse ? b.CreateAdd(row, this.int(1)) : b.CreateSub(row, this.int(1));
       this.count(cols, "col", (col) => {
-        const at = (r: Value) => b.CreateAdd(b.CreateMul(r, this.int(cols)), col);
-        const before = b.CreateLoad(float, this.place(dst, at(b.CreateSub(row, this.int(1)))));
-        const own = b.CreateLoad(float, this.place(src, at(row)));
-        b.CreateStore(b.CreateFAdd(before, own), this.place(dst, at(row)));
+        const before = b.CreateLoad(float, this.place(dst, at(previous, col)));
+        const own = b.CreateLoad(float, this.place(src, at(row, col)));
+        b.CreateStore(b.CreateFAdd(before, own), this.place(dst, at(row, col)));
       });
     });
   }

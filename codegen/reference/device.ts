@@ -57,7 +57,10 @@ export class ReferenceDevice implements Device {
       for (let h = 0; h < sizes.H; h++) {
         const inputs = new Map<string, NdArray>();
         for (const spec of form.inputs) {
-          inputs.set(spec.name, takePart(spec, args.get(spec.name) as ReferenceBuffer, b, h, sizes));
+          inputs.set(
+            spec.name,
+            takePart(spec, args.get(spec.name) as ReferenceBuffer, b, h, sizes),
+          );
         }
         const outputs = interpretTensor(program, inputs, sizes);
         for (const spec of form.outputs) {
@@ -140,4 +143,3 @@ function putPart(
 export function exactNumbers(buffer: DeviceBuffer): Float64Array {
   return (buffer as ReferenceBuffer).data;
 }
-

@@ -136,8 +136,13 @@ class Interpreter {
       case "cumsum": {
         const arg = this.get(op.arg);
         const width = elementsOf(arg.shape.slice(1));
-        const out = ndArray(arg.shape, arg.data.slice());
-        for (let i = width; i < out.data.length; i++) out.data[i]! += out.data[i - width]!;
+        const { data } = arg;
+        const out = ndArray(arg.shape, data.slice());
+        if (op.reverse) {
+          for (let i = data.length - width - 1; i >= 0; i--) out.data[i]! += out.data[i + width]!;
+        } else {
+          for (let i = width; i < data.length; i++) out.data[i]! += out.data[i - width]!;
+        }
         return out;
       }
       case "causal":

@@ -159,10 +159,14 @@ export interface Transpose extends OpBase {
   readonly kind: "transpose";
   readonly arg: ValueId;
 }
-/** The token axis prefix-summed, inclusive: [T, ...] -> [T, ...] (in a chunk: over C). */
+/**
+ * The token axis summed up, inclusive: [T, ...] -> [T, ...] (in a chunk: over C). From the first token
+ * on, or with `reverse` from the last one back (suffix sums).
+ */
 export interface CumSum extends OpBase {
   readonly kind: "cumsum";
   readonly arg: ValueId;
+  readonly reverse: boolean;
 }
 /**
  * Square mask over tokens: D[i, j] = exp(g[j+1] + ... + g[i]) for j <= i, else 0.

@@ -96,6 +96,9 @@ function attributesOf(op: Op): string {
     case "reduce":
       list.push(["fn", op.fn], ["axis", op.axis]);
       break;
+    case "cumsum":
+      list.push(["reverse", op.reverse]);
+      break;
     case "causal":
       list.push(["strict", op.strict]);
       break;

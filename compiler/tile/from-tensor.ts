@@ -267,7 +267,8 @@ class Lowering {
       // A cumsum of a mask's log decay is made for the mask.
       if (op.kind === "causal" && op.logDecay !== null) {
         for (const other of ops.values()) {
-          if (other.kind === "cumsum" && other.arg === op.logDecay) visit(other.id);
+          if (other.kind === "cumsum" && other.arg === op.logDecay && !other.reverse)
+            visit(other.id);
         }
       }
       operands(op).forEach(visit);

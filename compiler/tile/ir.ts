@@ -183,9 +183,10 @@ export interface ReduceStmt extends StmtBase {
   readonly axis: Axis;
   readonly scratch: StorageId | null;
 }
-/** Inclusive prefix sum of a shared vector, or down the rows of a tile. */
+/** Inclusive prefix sum of a shared vector, or down the rows of a tile; `reverse`: suffix sum. */
 export interface CumSumStmt extends StmtBase {
   readonly kind: "cumsum";
+  readonly reverse: boolean;
   readonly dst: StorageId;
   readonly src: StorageId;
 }

@@ -234,7 +234,7 @@ export class KernelLowering {
       }
       case "cumsum": {
         const src = this.cleaned(op.arg, [0], phase, 0);
-        this.emit(phase, note, { kind: "cumsum", dst, src: src.storage.id });
+        this.emit(phase, note, { kind: "cumsum", dst, src: src.storage.id, reverse: op.reverse });
         return ["finite", ...src.padding.slice(1)];
       }
       case "rotate-half": {
@@ -535,7 +535,8 @@ export class KernelLowering {
   /** The prefix sum of a [C] value, shared with the program's own when it has one. */
   private cumsumOf(log: ValueId, phase: Phase): Cell {
     for (const op of this.source.ops.values()) {
-      if (op.kind === "cumsum" && op.arg === log) return this.materialize(op.id, phase);
+      if (op.kind === "cumsum" && op.arg === log && !op.reverse)
+        return this.materialize(op.id, phase);
     }
     throw new CompilerBug("from-tensor: a causal mask without its prefix sum");
   }

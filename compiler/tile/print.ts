@@ -97,7 +97,7 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
       return `reduce ${nameOf(stmt.dst)} = ${stmt.fn} ${stmt.axis} ${nameOf(stmt.src)}${scratch}`;
     }
     case "cumsum":
-      return `cumsum ${nameOf(stmt.dst)} = ${nameOf(stmt.src)}`;
+      return `cumsum ${nameOf(stmt.dst)} = ${nameOf(stmt.src)}${stmt.reverse ? " reverse" : ""}`;
     case "rotate-half":
       return `rotate-half ${nameOf(stmt.dst)} = ${nameOf(stmt.src)} width ${stmt.width}`;
     case "barrier":

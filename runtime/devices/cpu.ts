@@ -126,7 +126,14 @@ class CpuDevice implements Device {
       await Promise.all(sources.map((source, i) => writeFile(files[i]!, source)));
       const at = (name: string) => join(work, name);
       await run(this.tools["llvm-link"], [...files, "-o", at("all.bc")]);
-      await run(this.tools.opt, ["-O3", "-mcpu=native", at("all.bc"), "-o", at("fast.bc")]);
+      await run(this.tools.opt, [
+        "-O3",
+        "-mcpu=native",
+        `-mtriple=${targetTriple()}`,
+        at("all.bc"),
+        "-o",
+        at("fast.bc"),
+      ]);
       const llc = [
         "-O3",
         "-mcpu=native",
@@ -234,6 +241,12 @@ class CpuDevice implements Device {
   async close(): Promise<void> {
     await this.queue.catch(() => {});
   }
+}
+
+/** LLVM's name for this machine; without it the optimiser knows no vector registers. */
+function targetTriple(): string {
+  const machine = { x64: "x86_64", arm64: "aarch64" }[process.arch as string] ?? process.arch;
+  return `${machine}-unknown-${process.platform === "darwin" ? "darwin" : "linux-gnu"}`;
 }
 
 /** A folder that only this user can write to. */

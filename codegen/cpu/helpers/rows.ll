@@ -261,3 +261,109 @@ done:
   %r = call float @llvm.vector.reduce.fmax.v16f32(<16 x float> %n)
   ret float %r
 }
+; n stored numbers to floats and back. Not inlined, so that dst and src are known to be distinct.
+define weak_odr hidden void @laspc_load_f32(float* noalias %dst, float* noalias %src, i64 %n) noinline {
+entry:
+  %some = icmp sgt i64 %n, 0
+  br i1 %some, label %body, label %done
+body:
+  %i = phi i64 [ 0, %entry ], [ %i1, %body ]
+  %p = getelementptr inbounds float, float* %src, i64 %i
+  %x = load float, float* %p, align 4
+  %q = getelementptr inbounds float, float* %dst, i64 %i
+  store float %x, float* %q, align 4
+  %i1 = add nuw nsw i64 %i, 1
+  %more = icmp slt i64 %i1, %n
+  br i1 %more, label %body, label %done
+done:
+  ret void
+}
+
+define weak_odr hidden void @laspc_load_f16(float* noalias %dst, half* noalias %src, i64 %n) noinline {
+entry:
+  %some = icmp sgt i64 %n, 0
+  br i1 %some, label %body, label %done
+body:
+  %i = phi i64 [ 0, %entry ], [ %i1, %body ]
+  %p = getelementptr inbounds half, half* %src, i64 %i
+  %h = load half, half* %p, align 2
+  %x = fpext half %h to float
+  %q = getelementptr inbounds float, float* %dst, i64 %i
+  store float %x, float* %q, align 4
+  %i1 = add nuw nsw i64 %i, 1
+  %more = icmp slt i64 %i1, %n
+  br i1 %more, label %body, label %done
+done:
+  ret void
+}
+
+define weak_odr hidden void @laspc_load_bf16(float* noalias %dst, i16* noalias %src, i64 %n) noinline {
+entry:
+  %some = icmp sgt i64 %n, 0
+  br i1 %some, label %body, label %done
+body:
+  %i = phi i64 [ 0, %entry ], [ %i1, %body ]
+  %p = getelementptr inbounds i16, i16* %src, i64 %i
+  %h = load i16, i16* %p, align 2
+  %w = zext i16 %h to i32
+  %s = shl i32 %w, 16
+  %x = bitcast i32 %s to float
+  %q = getelementptr inbounds float, float* %dst, i64 %i
+  store float %x, float* %q, align 4
+  %i1 = add nuw nsw i64 %i, 1
+  %more = icmp slt i64 %i1, %n
+  br i1 %more, label %body, label %done
+done:
+  ret void
+}
+
+define weak_odr hidden void @laspc_store_f32(float* noalias %dst, float* noalias %src, i64 %n) noinline {
+  call void @laspc_load_f32(float* %dst, float* %src, i64 %n)
+  ret void
+}
+
+define weak_odr hidden void @laspc_store_f16(half* noalias %dst, float* noalias %src, i64 %n) noinline {
+entry:
+  %some = icmp sgt i64 %n, 0
+  br i1 %some, label %body, label %done
+body:
+  %i = phi i64 [ 0, %entry ], [ %i1, %body ]
+  %p = getelementptr inbounds float, float* %src, i64 %i
+  %x = load float, float* %p, align 4
+  %h = fptrunc float %x to half
+  %q = getelementptr inbounds half, half* %dst, i64 %i
+  store half %h, half* %q, align 2
+  %i1 = add nuw nsw i64 %i, 1
+  %more = icmp slt i64 %i1, %n
+  br i1 %more, label %body, label %done
+done:
+  ret void
+}
+
+; bf16 to nearest even; NaN stays NaN.
+define weak_odr hidden void @laspc_store_bf16(i16* noalias %dst, float* noalias %src, i64 %n) noinline {
+entry:
+  %some = icmp sgt i64 %n, 0
+  br i1 %some, label %body, label %done
+body:
+  %i = phi i64 [ 0, %entry ], [ %i1, %body ]
+  %p = getelementptr inbounds float, float* %src, i64 %i
+  %x = load float, float* %p, align 4
+  %bits = bitcast float %x to i32
+  %high = lshr i32 %bits, 16
+  %odd = and i32 %high, 1
+  %bias = add i32 %odd, 32767
+  %rounded = add i32 %bits, %bias
+  %quiet = or i32 %bits, 4194304
+  %nan = fcmp uno float %x, 0.0
+  %kept = select i1 %nan, i32 %quiet, i32 %rounded
+  %top = lshr i32 %kept, 16
+  %h = trunc i32 %top to i16
+  %q = getelementptr inbounds i16, i16* %dst, i64 %i
+  store i16 %h, i16* %q, align 2
+  %i1 = add nuw nsw i64 %i, 1
+  %more = icmp slt i64 %i1, %n
+  br i1 %more, label %body, label %done
+done:
+  ret void
+}

@@ -7,7 +7,8 @@
  *                                          %o     = %intra + %inter
  *                                          %S'    = exp(G_C) * %S + (exp(G_C - G) * %k)^T @ %v
  *                                        }
- *   with G the inclusive prefix sum of the log decay in the chunk and G_C its last value.
+ *   with G the inclusive prefix sum of the log decay in the chunk and G_C its last value; G_C - G is
+ *   taken from suffix sums, since for strong decays the difference cancels in float32.
  *
  * Every exponent is a sum of log decays, so <= 0 for decays <= 1: nothing overflows.
  * A read before the update uses exp(G - g) and the strict mask. Without a mask the loop only sums
@@ -131,11 +132,7 @@ class Chunker {
       }
       const [kd, kept] = decay
         ? [
-            build.mul(
-              kc,
-              exp(build.map("sub", [decay.total, decay.sum], unnamed), "to_end"),
-              named(`${nameOr(kc, "k")}_decayed`),
-            ),
+            build.mul(kc, exp(decay.rest, "to_end"), named(`${nameOr(kc, "k")}_decayed`)),
             build.mul(S!, exp(decay.total, "chunk_decay"), unnamed),
           ]
         : [kc, S!];
@@ -144,19 +141,25 @@ class Chunker {
     });
   }
 
-  /** The chunk's log decays: each [C], their prefix sum [C], total [], and what the mask takes. */
+  /** Log decays of the chunk: each, up to each, after each ([C]), in all ([]), and what the mask takes. */
   private decay(log: ValueId) {
     const { build } = this.rewriter;
     const perToken = build.shapeOf(log).length > 0;
     const each = perToken
       ? build.add({ kind: "rows", arg: log }, { name: build.opOf(log)?.name ?? null })
       : build.mul(build.const(1, [chunkDim]), log, { name: "log_decay" });
-    const sum = build.add({ kind: "cumsum", arg: each }, { name: "log_decay_sum" });
+    const sum = build.add({ kind: "cumsum", arg: each, reverse: false }, { name: "log_decay_sum" });
+    // What is still to come after a token, from suffix sums: total - sum would cancel.
+    const back = build.add(
+      { kind: "cumsum", arg: each, reverse: true },
+      { name: "log_decay_back" },
+    );
+    const rest = build.map("sub", [back, each], { name: "log_decay_rest" });
     const total = build.add(
       { kind: "reduce", fn: "sum", arg: each, axis: 0 },
       { name: "log_decay_total" },
     );
-    return { each, sum, total, masked: perToken ? each : log };
+    return { each, sum, rest, total, masked: perToken ? each : log };
   }
 
   /** Sum over tokens of a [T, ...] value. */
