@@ -155,7 +155,12 @@ function kernelSpec(kernel: Kernel, emitted: EmittedKernel, file: string): Kerne
   return {
     entry: emitted.entry,
     file,
-    buffers: kernel.params.map(({ name, access }) => ({ name, access })),
+    buffers: [
+      ...kernel.params
+        .filter(({ name }) => !emitted.bundles.some(({ parts }) => parts.includes(name)))
+        .map(({ name, access }) => ({ name, access })),
+      ...emitted.bundles.map(({ name, parts }) => ({ name, access: "read" as const, parts })),
+    ],
     scalars: emitted.scalars,
     grid: [{ of: ["B", "H"], by: 1 }, ...axes],
     threads: kernel.threads,

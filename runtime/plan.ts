@@ -42,12 +42,19 @@ export interface FormSpec {
   readonly outputs: readonly TensorSpec[];
 }
 
+export interface BufferArg {
+  readonly name: string;
+  readonly access: "read" | "write";
+  /** Tensors that share this buffer, one behind the other; without it the buffer is a tensor. */
+  readonly parts?: readonly string[];
+}
+
 export interface KernelSpec {
   readonly entry: string;
   /** Path inside the artifact. */
   readonly file: string;
   /** Names of the form's tensors or workspaces, in the order the entry takes them. */
-  readonly buffers: readonly { readonly name: string; readonly access: "read" | "write" }[];
+  readonly buffers: readonly BufferArg[];
   /** Run-time integers after the buffers, in order: B, T, H, T_total, token_offset, H_<name>. */
   readonly scalars: readonly string[];
   /** Flattened grid axes; the first is always B x H. */

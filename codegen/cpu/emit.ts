@@ -46,6 +46,7 @@ export function emitCpu(lib: typeof llvm, kernel: Kernel, context: EmitContext):
     text: `${head}\n${body}`,
     scalars: emitter.scalars,
     sharedBytes: emitter.scratchBytes,
+    bundles: [],
   };
 }
 

@@ -27,6 +27,19 @@ export class TextWriter {
     return this;
   }
 
+  /** What `body` writes, taken out again: for text that decides what stands before it. */
+  capture(body: () => void): string[] {
+    const start = this.lines.length;
+    body();
+    return this.lines.splice(start);
+  }
+
+  /** Puts captured lines back, as they were. */
+  restore(lines: readonly string[]): this {
+    this.lines.push(...lines);
+    return this;
+  }
+
   toString(): string {
     return this.lines.join("\n") + "\n";
   }

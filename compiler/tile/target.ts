@@ -27,6 +27,8 @@ export interface EmittedKernel {
   /** Order of the run-time integers the entry takes, after its buffers. */
   readonly scalars: readonly string[];
   readonly sharedBytes: number;
+  /** Params that share a buffer, one behind the other, under the bundle's name. */
+  readonly bundles: readonly { readonly name: string; readonly parts: readonly string[] }[];
 }
 
 export interface EmitContext {

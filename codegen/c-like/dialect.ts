@@ -1,0 +1,33 @@
+/** What WGSL and CUDA C++ say differently; the walker in `walk.ts` says everything else once. */
+import type { MapFn } from "../../compiler/tensor/ir.ts";
+import type { Param } from "../../compiler/tile/ir.ts";
+
+export interface Dialect {
+  /** A float literal, infinities included. */
+  readonly float: (value: number) => string;
+  /** An integer expression as a float. */
+  readonly toFloat: (text: string) => string;
+  /** "offset": an integer that can count a buffer's elements. */
+  readonly constant: (type: "int" | "offset" | "float", name: string, value: string) => string;
+  readonly variable: (type: "float", name: string, value: string) => string;
+  /** Threads' own array of floats, rows x cols. */
+  readonly registers: (name: string, rows: number, cols: number) => string;
+  /** for (name = from; name < to; name += step), as the line before `{`. */
+  readonly loop: (name: string, from: string, to: string, step: string) => string;
+  /** The same downwards: name >= 0. */
+  readonly loopDown: (name: string, from: string, step: string) => string;
+  /** A line before a loop with a fixed count, or null. */
+  readonly unroll: string | null;
+  readonly barrier: string;
+  /** condition ? a : b; the condition is a boolean expression. */
+  readonly choose: (condition: string, a: string, b: string) => string;
+  readonly call: (fn: MapFn, args: readonly string[]) => string;
+  /** Element of a buffer as a float; `index` is an integer expression. */
+  readonly read: (param: Param, index: string) => string;
+  /** Statement that writes a float to a buffer. */
+  readonly write: (param: Param, index: string, value: string) => string;
+  /** A run-time scalar by its name. */
+  readonly scalar: (name: string) => string;
+  /** Words that no name of ours may be. */
+  readonly reserved: ReadonlySet<string>;
+}

@@ -1,0 +1,651 @@
+/**
+ * Tile statements as C-like text, for a block of 16 x 16 threads.
+ *
+ * A register tile [R, C] is spread cyclically: thread (ty, tx) holds the elements (ty + 16 i, tx + 16 j)
+ * in its array [R/16][C/16]. Vectors and shared tiles are arrays in shared memory, scalars a register
+ * of every thread. Products read their factors from shared memory; see tile/passes/stage-operands.ts.
+ */
+import { TextWriter } from "../../compiler/support/text.ts";
+import type {
+  Axis,
+  Copy,
+  Expr,
+  Index,
+  Kernel,
+  Mma,
+  Param,
+  ReduceStmt,
+  RotateHalfStmt,
+  Stmt,
+  Storage,
+  StorageId,
+  View,
+  Window,
+} from "../../compiler/tile/ir.ts";
+import type { Dialect } from "./dialect.ts";
+
+/** Threads along each side of the block. */
+export const side = 16;
+const threads = side * side;
+
+export class CLikeWalker {
+  readonly writer = new TextWriter();
+  private readonly names = new Map<StorageId, string>();
+  private readonly paramNames = new Map<string, string>();
+  private readonly variables = new Map<string, string>();
+  private readonly taken: Set<string>;
+  private readonly kernel: Kernel;
+  private readonly dialect: Dialect;
+
+  constructor(kernel: Kernel, dialect: Dialect) {
+    this.kernel = kernel;
+    this.dialect = dialect;
+    this.taken = new Set([
+      "ty",
+      "tx",
+      "thread",
+      "b",
+      "h",
+      "i",
+      "j",
+      "row",
+      "col",
+      "at",
+      "inner",
+      "point",
+      "rest",
+      "x",
+    ]);
+    for (const param of kernel.params) this.paramNames.set(param.name, this.unique(param.name));
+    for (const axis of kernel.grid) this.variables.set(axis.name, this.unique(axis.name));
+    for (const storage of kernel.storages) {
+      const clash = kernel.params.some((param) => param.name === storage.name);
+      const place = storage.shape.length === 2 && storage.memory === "register" ? "tile" : "value";
+      this.names.set(storage.id, this.unique(clash ? `${storage.name}_${place}` : storage.name));
+    }
+  }
+
+  nameOf(id: StorageId): string {
+    return this.names.get(id)!;
+  }
+
+  paramName(name: string): string {
+    return this.paramNames.get(name)!;
+  }
+
+  /** A name nothing else has, and no word of the language. */
+  unique(wanted: string): string {
+    const base = wanted.replace(/[^A-Za-z0-9_]/g, "_").replace(/^_+/, "") || "value";
+    let name = base;
+    for (let n = 2; this.taken.has(name) || this.dialect.reserved.has(name); n++)
+      name = `${base}_${n}`;
+    this.taken.add(name);
+    return name;
+  }
+
+  storage(id: StorageId): Storage {
+    return this.kernel.storages[id]!;
+  }
+
+  private isRegister(id: StorageId): boolean {
+    return this.storage(id).memory === "register";
+  }
+
+  /** Declarations of what threads hold themselves. */
+  declareRegisters(): void {
+    const { writer, dialect } = this;
+    for (const storage of this.kernel.storages) {
+      if (storage.memory !== "register") continue;
+      const name = this.nameOf(storage.id);
+      const [rows, cols] = storage.shape;
+      if (rows === undefined) {
+        writer.line(dialect.variable("float", name, dialect.float(0)));
+      } else {
+        const size = `f32[${rows}, ${cols}]: ${(rows * cols!) / threads} registers each`;
+        writer.line(`${dialect.registers(name, rows / side, cols! / side)}  // ${size}`);
+      }
+    }
+  }
+
+  /** Shared arrays by name and elements, with what they hold. */
+  sharedArrays(): { name: string; elements: number; comment: string }[] {
+    return this.kernel.storages
+      .filter((storage) => storage.memory === "shared")
+      .map((storage) => {
+        const elements = sharedElements(storage);
+        const [rows, cols] = storage.shape;
+        const shape =
+          cols === undefined
+            ? `f32[${rows}]`
+            : `f32[${rows}, ${cols}], rows of ${cols + storage.pad}`;
+        return { name: this.nameOf(storage.id), elements, comment: `${shape}: ${elements * 4} B` };
+      });
+  }
+
+  /** The grid point's batch, head and block starts, from its linear number `point`. */
+  decodePoint(): void {
+    const { writer, dialect, kernel } = this;
+    const grid = [...kernel.grid].reverse();
+    if (grid.length > 0) {
+      let rest = "point";
+      grid.forEach((axis, n) => {
+        const extent = axis.extent === "T" ? dialect.scalar("T") : String(axis.extent);
+        const count =
+          axis.extent === "T"
+            ? `(${extent} + ${axis.step - 1}) / ${axis.step}`
+            : String(Math.ceil(axis.extent / axis.step));
+        const name = this.variables.get(axis.name)!;
+        const steps = this.unique(`${name}_count`);
+        writer.line(dialect.constant("int", steps, count));
+        writer.line(dialect.constant("int", name, `(${rest} % ${steps}) * ${axis.step}`));
+        const next = this.unique(n === grid.length - 1 ? "head_point" : "rest_point");
+        writer.line(dialect.constant("int", next, `${rest} / ${steps}`));
+        rest = next;
+      });
+      writer.line(dialect.constant("offset", "b", `${rest} / ${dialect.scalar("H")}`));
+      writer.line(dialect.constant("offset", "h", `${rest} % ${dialect.scalar("H")}`));
+      return;
+    }
+    writer.line(dialect.constant("offset", "b", `point / ${dialect.scalar("H")}`));
+    writer.line(dialect.constant("offset", "h", `point % ${dialect.scalar("H")}`));
+  }
+
+  body(stmts: readonly Stmt[]): void {
+    let note: string | null = null;
+    for (const stmt of stmts) {
+      if (stmt.note !== null && stmt.note !== note) this.writer.line(`// ${stmt.note}`);
+      note = stmt.note ?? note;
+      this.statement(stmt);
+    }
+  }
+
+  // --- small things -------------------------------------------------------------------------
+
+  private index({ base, offset }: Index): string {
+    if (base === null) return String(offset);
+    const name = this.variables.get(base)!;
+    return offset === 0 ? name : `${name} + ${offset}`;
+  }
+
+  private plus(index: Index, own: string): string {
+    const start = this.index(index);
+    if (own === "0") return start;
+    return start === "0" ? own : `${start} + ${own}`;
+  }
+
+  private fixedLoop(name: string, count: number, body: () => void): void {
+    const { writer, dialect } = this;
+    if (dialect.unroll !== null) writer.line(dialect.unroll);
+    writer.block(`${dialect.loop(name, "0", String(count), "1")} {`, body);
+  }
+
+  /** Every element of a register tile that this thread holds. */
+  private eachRegister(rows: number, cols: number, body: () => void): void {
+    this.fixedLoop("i", rows / side, () => {
+      this.fixedLoop("j", cols / side, () => {
+        this.withPlaces(`ty + ${side} * i`, `tx + ${side} * j`, body);
+      });
+    });
+  }
+
+  /** Declares `row` and `col` where `body` mentions them. */
+  private withPlaces(row: string, col: string, body: () => void): void {
+    const { writer, dialect } = this;
+    const lines = writer.capture(body);
+    const mentions = (word: RegExp) => lines.some((line) => word.test(line));
+    if (mentions(/\brow\b/)) writer.line(dialect.constant("int", "row", row));
+    if (mentions(/\bcol\b/)) writer.line(dialect.constant("int", "col", col));
+    writer.restore(lines);
+  }
+
+  private eachShared(count: number, name: string, body: () => void): void {
+    const { writer, dialect } = this;
+    writer.block(`${dialect.loop(name, "thread", String(count), String(threads))} {`, body);
+  }
+
+  private sharedAt(id: StorageId, row: string, col: string): string {
+    const storage = this.storage(id);
+    const stride = storage.shape[1]! + storage.pad;
+    return `${this.nameOf(id)}[${group(row)} * ${stride} + ${col}]`;
+  }
+
+  // --- buffers ------------------------------------------------------------------------------
+
+  private param(name: string): Param {
+    return this.kernel.params.find((param) => param.name === name)!;
+  }
+
+  private colsOf(param: Param): number {
+    return (param.shape[1] as number | undefined) ?? 1;
+  }
+
+  /** `NAME_base` and, for tokens, `NAME_stride`: where this head's part of each buffer lies. */
+  declareBases(): void {
+    const { writer, dialect } = this;
+    for (const param of this.kernel.params) {
+      const fixed = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
+      const name = this.paramName(param.name);
+      const heads = dialect.scalar(param.heads);
+      const own = param.heads === "H" ? "h" : `h / (${dialect.scalar("H")} / ${heads})`;
+      const T = dialect.scalar("T");
+      const times = fixed === 1 ? "" : ` * ${fixed}`;
+      const base = {
+        token: `(b * ${T} * ${heads} + ${own})${times}`,
+        state: `(b * ${dialect.scalar("H")} + h)${times}`,
+        head: `${own.includes(" ") && fixed !== 1 ? `(${own})` : own}${times}`,
+        shared: "0",
+      }[param.per];
+      writer.line(dialect.constant("offset", `${name}_base`, base));
+      if (param.per === "token") {
+        writer.line(dialect.constant("offset", `${name}_stride`, `${heads}${times}`));
+      }
+    }
+  }
+
+  private bufferIndex(view: View, row: string, col: string | null): string {
+    const param = this.param(view.param);
+    const name = this.paramName(view.param);
+    const cols = this.colsOf(param);
+    const stride = param.per === "token" ? `${name}_stride` : String(cols);
+    const first = this.plus(view.row, row);
+    const times = stride === "1" ? "" : ` * ${stride}`;
+    const at = first === "0" ? `${name}_base` : `${name}_base + ${group(first)}${times}`;
+    return col === null ? at : `${at} + ${this.plus(view.col, col)}`;
+  }
+
+  /** The condition under which an element of a view lies in its buffer, or null: always. */
+  private inBuffer(
+    view: View,
+    id: StorageId,
+    row: string | null,
+    col: string | null,
+  ): string | null {
+    const param = this.param(view.param);
+    const { shape } = this.storage(id);
+    const conditions: string[] = [];
+    const limit = param.shape[0];
+    if (row !== null && limit !== undefined) {
+      const fixed = limit !== "T" && view.row.base === null && view.row.offset + shape[0]! <= limit;
+      const bound = limit === "T" ? this.dialect.scalar("T") : String(limit);
+      if (!fixed) conditions.push(`${this.plus(view.row, row)} < ${bound}`);
+    }
+    if (col !== null) {
+      const cols = this.colsOf(param);
+      const whole = view.col.base === null && view.col.offset + shape[1]! <= cols;
+      const even = view.col.base !== null && cols % shape[1]! === 0;
+      if (!whole && !even) conditions.push(`${this.plus(view.col, col)} < ${cols}`);
+    }
+    return conditions.length > 0 ? conditions.join(" && ") : null;
+  }
+
+  private guardedRead(
+    view: View,
+    id: StorageId,
+    row: string | null,
+    col: string | null,
+    to: string,
+  ): void {
+    const { writer, dialect } = this;
+    const param = this.param(view.param);
+    const value = dialect.read(param, this.bufferIndex(view, row ?? "0", col));
+    const condition = this.inBuffer(view, id, row, col);
+    if (condition === null) {
+      writer.line(`${to} = ${value};`);
+      return;
+    }
+    writer.line(dialect.variable("float", "x", dialect.float(0)));
+    writer.block(`if (${condition}) {`, () => writer.line(`x = ${value};`));
+    writer.line(`${to} = x;`);
+  }
+
+  private guardedWrite(
+    view: View,
+    id: StorageId,
+    row: string | null,
+    col: string | null,
+    from: string,
+  ): void {
+    const { writer, dialect } = this;
+    const param = this.param(view.param);
+    const write = dialect.write(param, this.bufferIndex(view, row ?? "0", col), from);
+    const condition = this.inBuffer(view, id, row, col);
+    if (condition === null) writer.line(write);
+    else writer.block(`if (${condition}) {`, () => writer.line(write));
+  }
+
+  // --- statements ---------------------------------------------------------------------------
+
+  private statement(stmt: Stmt): void {
+    const { writer, dialect } = this;
+    switch (stmt.kind) {
+      case "load":
+      case "copy-async":
+        return this.transfer(stmt.dst, (row, col, at) =>
+          this.guardedRead(stmt.view, stmt.dst, row, col, at),
+        );
+      case "store": {
+        const write = (row: string | null, col: string | null, at: string) =>
+          this.guardedWrite(stmt.view, stmt.src, row, col, at);
+        if (this.storage(stmt.src).shape.length > 0) return this.transfer(stmt.src, write);
+        // A scalar is the same in every thread: one of them writes it.
+        writer.block("if (thread == 0) {", () => write(null, null, this.nameOf(stmt.src)));
+        return;
+      }
+      case "copy":
+        return this.copy(stmt);
+      case "map":
+        return this.transfer(stmt.dst, (row, col, at) => {
+          writer.line(`${at} = ${bare(this.expr(stmt.expr, row ?? "0", col ?? "0"))};`);
+        });
+      case "mma":
+        return this.mma(stmt);
+      case "reduce":
+        return this.reduce(stmt);
+      case "cumsum":
+        return this.cumsum(stmt.dst, stmt.src, stmt.reverse);
+      case "rotate-half":
+        return this.rotateHalf(stmt);
+      case "loop":
+        return this.loop(stmt);
+      case "barrier":
+        writer.line(dialect.barrier);
+        return;
+      case "wait":
+        return;
+    }
+  }
+
+  private loop(stmt: Stmt & { kind: "loop" }): void {
+    const { writer, dialect } = this;
+    const name = this.unique(stmt.variable);
+    this.variables.set(stmt.variable, name);
+    const extent = stmt.extent === "T" ? dialect.scalar("T") : String(stmt.extent);
+    if (stmt.extent !== "T" && dialect.unroll !== null) writer.line(dialect.unroll);
+    const step = String(stmt.step);
+    const last = `(${extent} + ${stmt.step - 1}) / ${step} * ${step} - ${step}`;
+    const head = stmt.reverse
+      ? dialect.loopDown(name, last, step)
+      : dialect.loop(name, "0", extent, step);
+    writer.block(`${head} {`, () => this.body(stmt.body));
+    this.taken.delete(name);
+  }
+
+  /** Runs `body` for each element this thread has of a storage: its row and column, and its place. */
+  private transfer(
+    id: StorageId,
+    body: (row: string | null, col: string | null, at: string) => void,
+  ): void {
+    const { shape } = this.storage(id);
+    const name = this.nameOf(id);
+    const [rows, cols] = shape;
+    if (rows === undefined) return body(null, null, name);
+    if (cols === undefined) {
+      this.eachShared(rows, "row", () => body("row", null, `${name}[row]`));
+      return;
+    }
+    if (this.isRegister(id)) {
+      this.eachRegister(rows, cols, () => body("row", "col", `${name}[i][j]`));
+      return;
+    }
+    this.eachShared(rows * cols, "at", () => {
+      this.withPlaces(`at / ${cols}`, `at % ${cols}`, () => {
+        body("row", "col", this.sharedAt(id, "row", "col"));
+      });
+    });
+  }
+
+  private expr(expr: Expr, row: string, col: string): string {
+    const { dialect } = this;
+    const own = (axis: Axis) => (axis === "row" ? row : col);
+    switch (expr.kind) {
+      case "const":
+        return dialect.float(expr.value);
+      case "read": {
+        const name = this.nameOf(expr.storage);
+        if (expr.at === "scalar") return name;
+        if (expr.at !== "tile") return `${name}[${own(expr.at)}]`;
+        if (this.isRegister(expr.storage)) return `${name}[i][j]`;
+        return this.sharedAt(expr.storage, row, col);
+      }
+      case "index": {
+        const place = this.plus(expr.start, own(expr.axis));
+        return dialect.toFloat(
+          expr.global ? `${place} + ${dialect.scalar("token_offset")}` : place,
+        );
+      }
+      case "inside":
+        return dialect.choose(this.condition(expr, row, col), dialect.float(1), dialect.float(0));
+      case "runtime":
+        return dialect.toFloat(dialect.scalar(expr.scalar));
+      case "call": {
+        if (expr.fn === "select") {
+          const [test, a, b] = expr.args as [Expr, Expr, Expr];
+          return dialect.choose(
+            this.condition(test, row, col),
+            this.expr(a, row, col),
+            this.expr(b, row, col),
+          );
+        }
+        if (expr.fn in comparisons) {
+          return dialect.choose(this.condition(expr, row, col), dialect.float(1), dialect.float(0));
+        }
+        return dialect.call(
+          expr.fn,
+          expr.args.map((arg) => this.expr(arg, row, col)),
+        );
+      }
+    }
+  }
+
+  /** An expression as a boolean: tests stay tests. */
+  private condition(expr: Expr, row: string, col: string): string {
+    if (expr.kind === "inside") {
+      const limit = expr.limit === "T" ? this.dialect.scalar("T") : String(expr.limit);
+      return `${this.plus(expr.start, expr.axis === "row" ? row : col)} < ${limit}`;
+    }
+    if (expr.kind === "call" && expr.fn in comparisons) {
+      const [a, b] = expr.args as [Expr, Expr];
+      const word = comparisons[expr.fn as keyof typeof comparisons];
+      // Row and column numbers compare as integers.
+      const counter = (arg: Expr) =>
+        arg.kind === "index" && arg.start.base === null && arg.start.offset === 0 && !arg.global;
+      const side = (arg: Expr) =>
+        counter(a) && counter(b) && arg.kind === "index"
+          ? arg.axis === "row"
+            ? row
+            : col
+          : this.expr(arg, row, col);
+      return `${side(a)} ${word} ${side(b)}`;
+    }
+    if (expr.kind === "call" && expr.fn === "mul") {
+      // Flags multiply: both must hold.
+      const isFlag = (arg: Expr): boolean =>
+        arg.kind === "inside" ||
+        (arg.kind === "call" &&
+          (arg.fn in comparisons || (arg.fn === "mul" && arg.args.every(isFlag))));
+      if (expr.args.every(isFlag))
+        return expr.args.map((arg) => this.condition(arg, row, col)).join(" && ");
+    }
+    return `${this.expr(expr, row, col)} != ${this.dialect.float(0)}`;
+  }
+
+  private copy(stmt: Copy): void {
+    const { dst, src, transpose } = stmt;
+    const { writer } = this;
+    const sourceIsRegister = this.isRegister(src.storage);
+    const targetIsRegister = this.isRegister(dst.storage);
+    // The register side is walked in its own layout; the other side follows.
+    const held = sourceIsRegister ? src : dst;
+    if (sourceIsRegister || targetIsRegister) {
+      this.eachRegister(held.rows, held.cols, () => {
+        const register = this.registerAt(held);
+        const other = sourceIsRegister ? dst : src;
+        const [row, col] = transpose ? ["col", "row"] : ["row", "col"];
+        const shared = this.windowAt(other, row!, col!);
+        writer.line(sourceIsRegister ? `${shared} = ${register};` : `${register} = ${shared};`);
+      });
+      return;
+    }
+    this.eachShared(dst.rows * dst.cols, "at", () => {
+      writer.line(this.dialect.constant("int", "row", `at / ${dst.cols}`));
+      writer.line(this.dialect.constant("int", "col", `at % ${dst.cols}`));
+      const from = transpose ? this.windowAt(src, "col", "row") : this.windowAt(src, "row", "col");
+      writer.line(`${this.windowAt(dst, "row", "col")} = ${from};`);
+    });
+  }
+
+  /** Element (i, j) of a window of a register tile; windows start at multiples of the block's side. */
+  private registerAt(window: Window): string {
+    const at = (start: Index, counter: string) => {
+      const { base, offset } = start;
+      const parts = [
+        ...(base === null ? [] : [`${this.variables.get(base)} / ${side}`]),
+        ...(offset === 0 ? [] : [String(offset / side)]),
+        counter,
+      ];
+      return parts.join(" + ");
+    };
+    return `${this.nameOf(window.storage)}[${at(window.row, "i")}][${at(window.col, "j")}]`;
+  }
+
+  private windowAt(window: Window, row: string, col: string): string {
+    return this.sharedAt(window.storage, this.plus(window.row, row), this.plus(window.col, col));
+  }
+
+  /** dst += lhs rhs with both factors in shared memory, row k of each slab read by all threads. */
+  private mma(stmt: Mma): void {
+    const { writer, dialect } = this;
+    const { dst, lhs, rhs } = stmt;
+    const depth = stmt.transposeLhs ? lhs.rows : lhs.cols;
+    const [rows, cols] = [dst.rows / side, dst.cols / side];
+    const left = stmt.transposeLhs
+      ? this.windowAt(lhs, "inner", `ty + ${side} * i`)
+      : this.windowAt(lhs, `ty + ${side} * i`, "inner");
+    const right = stmt.transposeRhs
+      ? this.windowAt(rhs, `tx + ${side} * j`, "inner")
+      : this.windowAt(rhs, "inner", `tx + ${side} * j`);
+    writer.block(`${dialect.loop("inner", "0", String(depth), "1")} {`, () => {
+      writer.line(dialect.registers("factors", 1, cols));
+      this.fixedLoop("j", cols, () => writer.line(`factors[0][j] = ${right};`));
+      this.fixedLoop("i", rows, () => {
+        writer.line(dialect.constant("float", "factor", left));
+        this.fixedLoop("j", cols, () => {
+          writer.line(`${this.registerAt(dst)} += factor * factors[0][j];`);
+        });
+      });
+    });
+  }
+
+  private reduce(stmt: ReduceStmt): void {
+    const { writer, dialect } = this;
+    const { shape } = this.storage(stmt.src);
+    const [src, dst] = [this.nameOf(stmt.src), this.nameOf(stmt.dst)];
+    const start = dialect.float(stmt.fn === "sum" ? 0 : -Infinity);
+    const fold = (a: string, b: string) => dialect.call(stmt.fn === "sum" ? "add" : "max", [a, b]);
+    if (shape.length === 1) {
+      writer.line(`${dst} = ${start};`);
+      writer.block(`${dialect.loop("inner", "0", String(shape[0]), "1")} {`, () => {
+        writer.line(`${dst} = ${fold(dst, `${src}[inner]`)};`);
+      });
+      return;
+    }
+    const [rows, cols] = shape as [number, number];
+    const alongCols = stmt.axis === "col";
+    const [kept, folded] = alongCols ? [rows, cols] : [cols, rows];
+    const [own, lane] = alongCols ? ["ty", "tx"] : ["tx", "ty"];
+    const [outer, inner] = alongCols ? ["i", "j"] : ["j", "i"];
+    const scratch = this.storage(stmt.scratch!);
+    const stride = scratch.shape[1]! + scratch.pad;
+    // Each thread folds what it holds, then one thread a row folds the 16 partial results.
+    this.fixedLoop(outer, kept / side, () => {
+      writer.line(dialect.variable("float", "x", start));
+      this.fixedLoop(inner, folded / side, () => writer.line(`x = ${fold("x", `${src}[i][j]`)};`));
+      writer.line(
+        `${this.nameOf(scratch.id)}[(${own} + ${side} * ${outer}) * ${stride} + ${lane}] = x;`,
+      );
+    });
+    writer.line(dialect.barrier);
+    this.eachShared(kept, "row", () => {
+      writer.line(dialect.variable("float", "x", start));
+      this.fixedLoop("inner", side, () => {
+        writer.line(`x = ${fold("x", `${this.nameOf(scratch.id)}[row * ${stride} + inner]`)};`);
+      });
+      writer.line(`${dst}[row] = x;`);
+    });
+    writer.line(dialect.barrier);
+  }
+
+  /** Every thread sums up its own prefix: a chunk is short, and nobody waits for a neighbour. */
+  private cumsum(dst: StorageId, src: StorageId, reverse: boolean): void {
+    const { writer, dialect } = this;
+    const size = this.storage(src).shape[0]!;
+    this.eachShared(size, "row", () => {
+      writer.line(dialect.variable("float", "x", dialect.float(0)));
+      const [from, to] = reverse ? ["row", String(size)] : ["0", "row + 1"];
+      writer.block(`${dialect.loop("inner", from!, to!, "1")} {`, () => {
+        writer.line(`x += ${this.nameOf(src)}[inner];`);
+      });
+      writer.line(`${this.nameOf(dst)}[row] = x;`);
+    });
+  }
+
+  private rotateHalf(stmt: RotateHalfStmt): void {
+    const { writer, dialect } = this;
+    const [rows, cols] = this.storage(stmt.dst).shape as [number, number];
+    const [dst, src] = [this.nameOf(stmt.dst), this.nameOf(stmt.src)];
+    const half = stmt.width / 2;
+    if (this.isRegister(stmt.src)) {
+      // Half a row further is the same thread's: the halves are multiples of the block's side.
+      this.fixedLoop("i", rows / side, () => {
+        this.fixedLoop("j", half / side, () => {
+          writer.line(`${dst}[i][j] = -${src}[i][j + ${half / side}];`);
+          writer.line(`${dst}[i][j + ${half / side}] = ${src}[i][j];`);
+        });
+      });
+      return;
+    }
+    this.eachRegister(rows, cols, () => {
+      const low = `-${this.sharedAt(stmt.src, "row", `col + ${half}`)}`;
+      const high = this.sharedAt(stmt.src, "row", `col - ${half}`);
+      writer.line(dialect.variable("float", "x", dialect.float(0)));
+      writer.block(`if (col < ${half}) {`, () => writer.line(`x = ${low};`));
+      writer.block(`else if (col < ${stmt.width}) {`, () => writer.line(`x = ${high};`));
+      writer.line(`${dst}[i][j] = x;`);
+    });
+  }
+}
+
+const comparisons = { lt: "<", le: "<=", gt: ">", ge: ">=", eq: "==" } as const;
+
+export function sharedElements(storage: Storage): number {
+  const [rows, cols] = storage.shape;
+  return cols === undefined ? (rows ?? 1) : rows! * (cols + storage.pad);
+}
+
+/** Brackets around what is more than one word. */
+function group(text: string): string {
+  return /^[\w.]+$/.test(text) ? text : `(${text})`;
+}
+
+/** Infix functions as text; operands that are sums or calls keep their own brackets. */
+export function infix(fn: string, [a, b]: readonly string[]): string | null {
+  const word = { add: "+", sub: "-", mul: "*", div: "/" }[fn];
+  return word === undefined ? null : `(${a} ${word} ${b})`;
+}
+
+/** Without brackets around the whole. */
+function bare(text: string): string {
+  if (!text.startsWith("(") || !text.endsWith(")")) return text;
+  let depth = 0;
+  for (let i = 0; i < text.length - 1; i++) {
+    if (text[i] === "(") depth++;
+    if (text[i] === ")") depth--;
+    if (depth === 0) return text;
+  }
+  return text.slice(1, -1);
+}
+
+/** i++, or i += step. */
+export function advance(name: string, sign: "+" | "-", step: string): string {
+  return step === "1" ? `${name}${sign}${sign}` : `${name} ${sign}= ${step}`;
+}

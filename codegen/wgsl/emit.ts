@@ -1,0 +1,231 @@
+/** Tile kernel to WGSL: one workgroup of 16 x 16 invocations for each grid point. */
+import type { MapFn } from "../../compiler/tensor/ir.ts";
+import type { Kernel, Param } from "../../compiler/tile/ir.ts";
+import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
+import type { Dialect } from "../c-like/dialect.ts";
+import { CLikeWalker, advance, infix } from "../c-like/walk.ts";
+import bf16 from "./helpers/bf16.wgsl";
+import elu from "./helpers/elu.wgsl";
+import f16 from "./helpers/f16.wgsl";
+import gelu from "./helpers/gelu.wgsl";
+import softplus from "./helpers/softplus.wgsl";
+import { reservedWords } from "./reserved.ts";
+
+const helperTexts = { softplus, elu, gelu, f16, bf16 };
+
+/** Storage buffers that every WebGPU device offers a shader; see Limits in the WebGPU specification. */
+export const storageBuffers = 8;
+
+export interface Binding {
+  readonly name: string;
+  readonly params: readonly Param[];
+}
+
+/**
+ * The kernel's storage bindings. When there are more than a shader may have, the per-head numbers
+ * share one: the device lays them one behind the other.
+ */
+export function bindingsOf(kernel: Kernel): Binding[] {
+  const alone = kernel.params.map((param) => ({ name: param.name, params: [param] }));
+  const small = kernel.params.filter(isSmall);
+  if (alone.length <= storageBuffers || small.length < 2) return alone;
+  const rest = alone.filter(({ params }) => !isSmall(params[0]!));
+  return [...rest, { name: "per_head", params: small }];
+}
+
+function isSmall({ per, access, dtype }: Param): boolean {
+  return per === "head" && access === "read" && dtype === "f32";
+}
+
+export function emitWgsl(kernel: Kernel, context: EmitContext): EmittedKernel {
+  const bindings = bindingsOf(kernel);
+  const scalars = scalarsOf(kernel);
+  const used = new Set<keyof typeof helperTexts>();
+  const walker: CLikeWalker = new CLikeWalker(
+    kernel,
+    dialectFor(bindings, used, () => walker),
+  );
+  const { writer } = walker;
+  const body = () => {
+    writer.line("let ty = i32(local.y);");
+    writer.line("let tx = i32(local.x);");
+    writer.line("let thread = ty * 16 + tx;");
+    writer.line("// Workgroups are counted over x and y, since one axis has room for 65535.");
+    writer.line("let point = i32(group.x + group.y * groups.x);");
+    writer.block(`if (point >= ${pointsText(kernel)}) {`, () => writer.line("return;"));
+    walker.decodePoint();
+    walker.declareBases();
+    walker.declareRegisters();
+    walker.body(kernel.body);
+  };
+  bindings.forEach((binding, i) => {
+    const [param] = binding.params as [Param];
+    const access = param.access === "read" ? "read" : "read_write";
+    const name = binding.params.length > 1 ? binding.name : walker.paramName(param.name);
+    writer.line(`// ${binding.params.map(describe).join("; ")}`);
+    writer.line(
+      `@group(0) @binding(${i}) var<storage, ${access}> ${name}: array<${elementOf(param)}>;`,
+    );
+  });
+  writer.block("struct Sizes {", () => scalars.forEach((name) => writer.line(`${name}: i32,`)));
+  writer.line(`@group(0) @binding(${bindings.length}) var<uniform> sizes: Sizes;`);
+  writer.line();
+  const shared = walker.sharedArrays();
+  for (const { name, elements, comment } of shared) {
+    writer.line(`var<workgroup> ${name}: array<f32, ${elements}>;  // ${comment}`);
+  }
+  writer.line();
+  writer.line("@compute @workgroup_size(16, 16)");
+  writer.line(`fn ${kernel.name}(`);
+  writer.indent(() => {
+    writer.line("@builtin(local_invocation_id) local: vec3<u32>,");
+    writer.line("@builtin(workgroup_id) group: vec3<u32>,");
+    writer.line("@builtin(num_workgroups) groups: vec3<u32>,");
+  });
+  writer.block(") {", body);
+  const sharedBytes = shared.reduce((sum, { elements }) => sum + elements * 4, 0);
+  const head = [
+    `// ${kernel.name}, from ${context.source}`,
+    `// wgsl: ${kernel.threads} invocations, ${sharedBytes} of 16384 B workgroup memory, f32 arithmetic`,
+    `// passes: ${context.passes.join(", ")}`,
+    "",
+  ].join("\n");
+  const helpers = [...used].map((name) => helperTexts[name]).join("");
+  return {
+    file: `${kernel.name}.wgsl`,
+    entry: kernel.name,
+    text: `${head}\n${helpers}${writer.toString()}`,
+    scalars,
+    sharedBytes,
+    bundles: bindings
+      .filter(({ params }) => params.length > 1)
+      .map(({ name, params }) => ({ name, parts: params.map((param) => param.name) })),
+  };
+}
+
+function scalarsOf(kernel: Kernel): string[] {
+  const heads = kernel.params.filter(({ heads: name }) => name !== "H").map(({ heads }) => heads);
+  return ["B", "T", "H", "T_total", "token_offset", ...new Set(heads)];
+}
+
+function describe(param: Param): string {
+  const lead = { token: "[B, T, heads", state: "[B, H", head: "[heads", shared: "[" }[param.per];
+  const own = param.shape.filter((dim) => dim !== "T");
+  const shape = `${lead}${lead === "[" || own.length === 0 ? "" : ", "}${own.join(", ")}]`;
+  return `${param.name}: ${param.dtype}${shape}`;
+}
+
+/** The type of a binding's elements; 16-bit outputs share words, so that writes must not tear. */
+function elementOf(param: Param): string {
+  if (param.dtype === "f32") return "f32";
+  return param.access === "read" ? "u32" : "atomic<u32>";
+}
+
+function pointsText(kernel: Kernel): string {
+  const factors = kernel.grid.map(({ extent, step }) =>
+    extent === "T" ? `((sizes.T + ${step - 1}) / ${step})` : String(Math.ceil(extent / step)),
+  );
+  return ["sizes.B * sizes.H", ...factors].join(" * ");
+}
+
+function dialectFor(
+  bindings: readonly Binding[],
+  used: Set<keyof typeof helperTexts>,
+  walker: () => CLikeWalker,
+): Dialect {
+  const bundle = bindings.find(({ params }) => params.length > 1);
+  /** The buffer a param lies in, and where in it its elements begin. */
+  const place = (param: Param, index: string): [string, string] => {
+    const at = bundle?.params.indexOf(param) ?? -1;
+    if (!bundle || at < 0) return [walker().paramName(param.name), index];
+    const before = bundle.params.slice(0, at).map((other) => {
+      const fixed = other.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
+      return `sizes.${other.heads} * ${fixed}`;
+    });
+    return [bundle.name, [...before, index].join(" + ")];
+  };
+  return {
+    float: wgslFloat,
+    toFloat: (text) => `f32(${text})`,
+    constant: (_type, name, value) => `let ${name} = ${value};`,
+    variable: (_type, name, value) => `var ${name} = ${value};`,
+    registers: (name, rows, cols) => `var ${name}: array<array<f32, ${cols}>, ${rows}>;`,
+    loop: (name, from, to, step) =>
+      `for (var ${name} = ${from}; ${name} < ${to}; ${advance(name, "+", step)})`,
+    loopDown: (name, from, step) =>
+      `for (var ${name} = ${from}; ${name} >= 0; ${advance(name, "-", step)})`,
+    unroll: null,
+    barrier: "workgroupBarrier();",
+    choose: (condition, a, b) => `select(${b}, ${a}, ${condition})`,
+    call: (fn, args) => wgslCall(fn, args, used),
+    read: (param, index) => {
+      const [buffer, at] = place(param, index);
+      if (param.dtype === "f32") return `${buffer}[${at}]`;
+      used.add(param.dtype);
+      return `from_${param.dtype}(${buffer}[(${at}) / 2], ${at})`;
+    },
+    write: (param, index, value) => {
+      const [buffer, at] = place(param, index);
+      if (param.dtype === "f32") return `${buffer}[${at}] = ${value};`;
+      used.add(param.dtype);
+      const shift = `((u32(${at}) & 1u) * 16u)`;
+      const word = `&${buffer}[(${at}) / 2]`;
+      // The other half of the word is another invocation's: clear and set this half only.
+      return (
+        `atomicAnd(${word}, ~(0xffffu << ${shift})); ` +
+        `atomicOr(${word}, to_${param.dtype}(${value}) << ${shift});`
+      );
+    },
+    scalar: (name) => `sizes.${name}`,
+    reserved: reservedWords,
+  };
+}
+
+/** WGSL has no infinite literals; the largest float is as good as one in a maximum. */
+function wgslFloat(value: number): string {
+  if (!Number.isFinite(value)) return value > 0 ? "3.4028234e38" : "-3.4028234e38";
+  const text = String(Math.fround(value) === value ? value : Number(value.toPrecision(9)));
+  return /[.e]/.test(text) ? text : `${text}.0`;
+}
+
+function wgslCall(fn: MapFn, args: readonly string[], used: Set<keyof typeof helperTexts>): string {
+  const [x, y] = args;
+  const plain = infix(fn, args);
+  if (plain !== null) return plain;
+  switch (fn) {
+    case "neg":
+      return `-${x}`;
+    case "sigmoid":
+      return `(1.0 / (1.0 + exp(-${x})))`;
+    case "silu":
+      return `(${x} / (1.0 + exp(-${x})))`;
+    case "relu":
+      return `max(${x}, 0.0)`;
+    case "square":
+      return `(${x} * ${x})`;
+    case "recip":
+      return `(1.0 / ${x})`;
+    case "rsqrt":
+      return `inverseSqrt(${x})`;
+    case "softplus":
+    case "elu":
+    case "gelu":
+      used.add(fn);
+      return `${fn}(${x})`;
+    case "exp":
+    case "log":
+    case "sqrt":
+    case "abs":
+    case "sin":
+    case "cos":
+    case "tanh":
+    case "floor":
+      return `${fn}(${x})`;
+    case "max":
+    case "min":
+    case "pow":
+      return `${fn}(${x}, ${y})`;
+    default:
+      throw new Error(`wgsl: ${fn} is a test and handled as one`);
+  }
+}

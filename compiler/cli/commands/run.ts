@@ -1,0 +1,124 @@
+/** laspc run: compile and execute, on one device or a ring of them; --verify against the reference. */
+import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
+import { type RanksResult, runRanks } from "../../../runtime/run.ts";
+import { ringPlan } from "../../schedule/ring.ts";
+import { verifyPlan } from "../../schedule/verify.ts";
+import { Arguments, UserError } from "../arguments.ts";
+import { devicesFor, openDevice, targetsFor } from "../devices.ts";
+import { compileFile, readSource, say } from "../files.ts";
+import { type Data, checkRanges, gatherInputs, writeOutputs } from "../data.ts";
+import { type Comparison, compareWithReference } from "../reference.ts";
+
+export async function run(argv: readonly string[]): Promise<number> {
+  const args = new Arguments(
+    argv,
+    [
+      "entry",
+      "device",
+      "devices",
+      "schedule",
+      "dim",
+      "dtype",
+      "input",
+      "output",
+      "seed",
+      "threads",
+      "verify",
+      "json",
+      "check-inputs",
+      "backward",
+    ],
+    "run",
+  );
+  if (args.flag("backward")) throw new UserError("--backward: gradients are not compiled yet");
+  const source = await readSource(args.file("run"));
+  const ranks = args.integer("devices", 1, 1);
+  const schedule = args.choice("schedule", ["ring", "auto"], "auto");
+  const names = devicesFor(args.text("device") ?? "cpu", ranks);
+  const data: Data = await gatherInputs(args, source);
+  const started = performance.now();
+  const compiled = await compileFile(source, args, await targetsFor(names), { dims: data.dims });
+  const { manifest } = compiled;
+  const { inputs, sizes } = data.complete(compiled);
+  if (args.flag("check-inputs")) checkRanges(manifest, inputs);
+  const plan = ringPlan(manifest, ranks);
+  verifyPlan(plan, manifest);
+  say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
+  for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
+  const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
+  // Ranks of one kind share a device: its queue and its threads are the machine's, not the rank's.
+  const opened = new Map<string, Awaited<ReturnType<typeof openDevice>>>();
+  for (const name of new Set(names)) {
+    opened.set(name, await openDevice(name, compiled, { threads, poison: args.flag("verify") }));
+    say(`  ${opened.get(name)!.description}`);
+  }
+  const devices = names.map((name) => opened.get(name)!);
+  const begun = performance.now();
+  let result: RanksResult;
+  try {
+    const transports = inProcessTransports(ranks);
+    result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
+  } catch (error) {
+    throw new UserError((error as Error).message);
+  }
+  const wallMs = performance.now() - begun;
+  await Promise.all([...opened.values()].map((device) => device.close()));
+  const total = result.bytesSent.reduce((a, b) => a + b, 0);
+  say(
+    `ran on ${ranks} device${ranks === 1 ? "" : "s"} in ${wallMs.toFixed(1)} ms; sent ${total} bytes`,
+  );
+  let comparison: Comparison | null = null;
+  if (args.flag("verify")) {
+    comparison = await compareWithReference({ compiled, inputs, sizes, result, say });
+  }
+  const output = args.text("output");
+  if (output !== null) await writeOutputs(output, result.tensors);
+  const report = {
+    entry: manifest.name,
+    device: args.text("device") ?? "cpu",
+    devices: ranks,
+    schedule: schedule === "auto" ? plan.schedule : schedule,
+    dims: { B: sizes.B, H: sizes.H, T: sizes.T, ...manifest.dims },
+    dtype: args.dtype(),
+    outputs: comparison
+      ? comparison.outputs
+      : Object.fromEntries([...result.tensors].map(([name, { shape }]) => [name, { shape }])),
+    bytes_sent_per_rank: result.bytesSent,
+    wall_ms: Math.round(wallMs * 1000) / 1000,
+    ok: comparison ? comparison.ok : true,
+    ...(comparison ? { reference: comparison.reference, tolerance: comparison.tolerance } : {}),
+  };
+  if (args.flag("json")) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+  else printReport(report, comparison);
+  return report.ok ? 0 : 1;
+}
+
+function printReport(
+  report: {
+    readonly entry: string;
+    readonly bytes_sent_per_rank: readonly number[];
+    readonly ok: boolean;
+    outputs: object;
+  },
+  comparison: Comparison | null,
+): void {
+  const line = (text: string) => process.stdout.write(`${text}\n`);
+  report.bytes_sent_per_rank.forEach((bytes, rank) => line(`rank ${rank} sent ${bytes} bytes`));
+  if (!comparison) {
+    for (const [name, { shape }] of Object.entries(
+      report.outputs as Record<string, { shape: number[] }>,
+    )) {
+      line(`${name}: [${shape.join(", ")}]`);
+    }
+    return;
+  }
+  for (const [name, output] of Object.entries(comparison.outputs)) {
+    const error = output.rmse_ratio.toExponential(2);
+    line(
+      `${name}: [${output.shape.join(", ")}]  rmse ratio ${error}, tolerance ${comparison.tolerance[name]}`,
+    );
+  }
+  line(
+    `${report.entry}: ${report.ok ? "ok" : "WRONG"} against the float64 reference (${comparison.reference})`,
+  );
+}

@@ -1,0 +1,187 @@
+/** Inputs from files or a seed, outputs to files. */
+import { readFile } from "node:fs/promises";
+import { basename, extname, join } from "node:path";
+import { type HostTensor, type LaunchSizes, shapeOf } from "../../runtime/device.ts";
+import { fromNumbers, toNumbers } from "../../runtime/dtype.ts";
+import { readNpy, writeNpy } from "../../runtime/npy.ts";
+import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
+import { randomTensor } from "../../runtime/random.ts";
+import { readSafetensors } from "../../runtime/safetensors.ts";
+import { type Compiled, check } from "../index.ts";
+import type { Source } from "../support/span.ts";
+import type { Input } from "../tensor/ir.ts";
+import { type Arguments, UsageError, UserError } from "./arguments.ts";
+import { writeWhole } from "./files.ts";
+
+export interface Data {
+  /** Sizes that the input files tell, for dims nobody gave. */
+  readonly dims: Readonly<Record<string, number>>;
+  /** All inputs, those without a file drawn from the seed, and the run-time sizes. */
+  readonly complete: (compiled: Compiled) => {
+    readonly inputs: ReadonlyMap<string, HostTensor>;
+    readonly sizes: LaunchSizes;
+  };
+}
+
+/** Reads `--input q=q.npy` and `--input all.safetensors`. */
+export async function gatherInputs(args: Arguments, source: Source): Promise<Data> {
+  const files = new Map<string, HostTensor>();
+  for (const text of args.list("input")) {
+    const [name, path] = text.includes("=")
+      ? (text.split(/=(.*)/s) as [string, string])
+      : [null, text];
+    for (const [label, tensor] of await readTensors(path, name)) files.set(label, tensor);
+  }
+  const given = args.dims();
+  const known = { ...sizesFromFiles(args, source, files), ...given };
+  return {
+    dims: known,
+    complete: ({ manifest }) => completeInputs(args, manifest, files, known),
+  };
+}
+
+async function readTensors(path: string, name: string | null): Promise<Map<string, HostTensor>> {
+  let bytes: Uint8Array;
+  try {
+    bytes = await readFile(path);
+  } catch (error) {
+    throw new UserError(`cannot read ${path}: ${(error as NodeJS.ErrnoException).code ?? error}`);
+  }
+  try {
+    if (extname(path) === ".npy") {
+      return new Map([[name ?? basename(path, ".npy"), readNpy(bytes)]]);
+    }
+    if (extname(path) !== ".safetensors") throw new Error("inputs are .npy or .safetensors files");
+    const tensors = readSafetensors(bytes);
+    if (name === null) return tensors;
+    const [only] = tensors.values();
+    const found = tensors.get(name) ?? (tensors.size === 1 ? only : undefined);
+    if (!found) throw new Error(`it has no tensor ${name}, but ${[...tensors.keys()].join(", ")}`);
+    return new Map([[name, found]]);
+  } catch (error) {
+    throw new UserError(`${path}: ${(error as Error).message}`);
+  }
+}
+
+/** B, T, H, K, ... as the shapes of the files say. */
+function sizesFromFiles(
+  args: Arguments,
+  source: Source,
+  files: ReadonlyMap<string, HostTensor>,
+): Record<string, number> {
+  const sizes: Record<string, number> = {};
+  if (files.size === 0) return sizes;
+  const checked = check(source, { dims: {}, dtype: "f32" }).value ?? [];
+  const entry = args.text("entry");
+  const attention = checked.find(({ name }) => entry === null || name === entry);
+  for (const op of attention?.program.ops ?? []) {
+    const file = op.kind === "input" ? files.get(op.label) : undefined;
+    if (op.kind !== "input" || !file) continue;
+    layoutOf(op).forEach((dim, axis) => {
+      const size = file.shape[axis];
+      if (typeof dim === "string" && size !== undefined) sizes[dim] ??= size;
+    });
+    if (op.per !== "token") continue;
+    sizes["H"] = Math.max(sizes["H"] ?? 0, file.shape[2] ?? 0);
+    sizes[`H_${op.label}`] = file.shape[2] ?? 0;
+  }
+  return sizes;
+}
+
+function layoutOf(op: Input): readonly (string | number)[] {
+  const dims = op.type.shape;
+  switch (op.per) {
+    case "token":
+      return ["B", "T", "", ...dims.slice(1)];
+    case "head":
+      return ["", ...dims];
+    default:
+      return dims;
+  }
+}
+
+function completeInputs(
+  args: Arguments,
+  manifest: Manifest,
+  files: ReadonlyMap<string, HostTensor>,
+  known: Readonly<Record<string, number>>,
+) {
+  const T = known["T"] ?? 256;
+  const H = known["H"] ?? 1;
+  const heads: Record<string, number> = {};
+  for (const [name, size] of Object.entries(known)) {
+    if (name.startsWith("H_") && size > 0) heads[name.slice(2)] = size;
+  }
+  const sizes: LaunchSizes = { B: known["B"] ?? 1, T, H, T_total: T, token_offset: 0, heads };
+  for (const [name, count] of Object.entries(heads)) {
+    if (!manifest.inputs.some((spec) => spec.name === name)) {
+      throw new UsageError(`--dim H_${name}: the attention has no input ${name}`);
+    }
+    if (H % count !== 0)
+      throw new UserError(`${name} has ${count} heads, which does not divide ${H}`);
+  }
+  const states = manifest.states.map((state): TensorSpec => ({
+    name: `initial_${state.name}`,
+    per: "state",
+    dtype: "f32",
+    dims: state.dims,
+    dimNames: state.dims.map(String),
+    range: null,
+  }));
+  const specs = new Map([...manifest.inputs, ...states].map((spec) => [spec.name, spec]));
+  for (const name of files.keys()) {
+    if (!specs.has(name)) {
+      throw new UserError(
+        `the attention has no input ${name}; it has ${[...specs.keys()].join(", ")}`,
+      );
+    }
+  }
+  const inputs = new Map<string, HostTensor>();
+  for (const spec of specs.values()) {
+    const shape = shapeOf(spec, sizes);
+    const file = files.get(spec.name);
+    if (file) inputs.set(spec.name, fitted(spec, file, shape));
+    else if (!spec.name.startsWith("initial_")) {
+      inputs.set(spec.name, randomTensor(spec, shape, args.integer("seed", 0)));
+    }
+  }
+  return { inputs, sizes };
+}
+
+/** A file's tensor in the dtype the kernels store it in; its shape must be right. */
+function fitted(spec: TensorSpec, file: HostTensor, shape: readonly number[]): HostTensor {
+  if (file.shape.join() !== shape.join()) {
+    throw new UserError(
+      `input ${spec.name} has shape [${file.shape.join(", ")}], but [${shape.join(", ")}] is needed`,
+    );
+  }
+  if (file.dtype === spec.dtype) return file;
+  const data = fromNumbers(spec.dtype, toNumbers(file.dtype, file.data));
+  return { dtype: spec.dtype, shape, data };
+}
+
+/** Throws UserError on the first number outside its parameter's declared range. */
+export function checkRanges(manifest: Manifest, inputs: ReadonlyMap<string, HostTensor>): void {
+  for (const { name, range } of manifest.inputs) {
+    const tensor = inputs.get(name);
+    if (!range || !tensor) continue;
+    const { low, high, lowOpen, highOpen } = range;
+    const bad = toNumbers(tensor.dtype, tensor.data).find(
+      (x) => !(lowOpen ? x > low : x >= low) || !(highOpen ? x < high : x <= high),
+    );
+    if (bad !== undefined) {
+      const text = `${lowOpen ? "(" : "["}${low}, ${high}${highOpen ? ")" : "]"}`;
+      throw new UserError(`input ${name} holds ${bad}, outside its range ${text}`);
+    }
+  }
+}
+
+/** One .npy file for each tensor. */
+export async function writeOutputs(
+  folder: string,
+  tensors: ReadonlyMap<string, HostTensor>,
+): Promise<void> {
+  for (const [name, tensor] of tensors) {
+    await writeWhole(join(folder, `${name}.npy`), writeNpy(tensor));
+  }
+}

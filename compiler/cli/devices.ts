@@ -1,0 +1,99 @@
+/** Makes targets and devices by the names `--device` and `--target` know. */
+import { createCpuTarget } from "../../codegen/cpu/target.ts";
+import { createReferenceDevice } from "../../codegen/reference/device.ts";
+import { wgslTarget } from "../../codegen/wgsl/target.ts";
+import { cudaTarget } from "../../codegen/cuda/target.ts";
+import type { Device } from "../../runtime/device.ts";
+import { createCpuDevice } from "../../runtime/devices/cpu.ts";
+import { createCudaDevice } from "../../runtime/devices/cuda.ts";
+import { createWebGpuDevice } from "../../runtime/devices/webgpu.ts";
+import type { Compiled } from "../index.ts";
+import type { Target } from "../tile/target.ts";
+import { UsageError, UserError } from "./arguments.ts";
+
+export const deviceNames = ["reference", "cpu", "webgpu", "cuda"] as const;
+export type DeviceName = (typeof deviceNames)[number];
+export const targetNames = ["cuda", "wgsl", "cpu"] as const;
+export type TargetChoice = (typeof targetNames)[number];
+
+const targetOf: Readonly<Record<DeviceName, TargetChoice | null>> = {
+  reference: null,
+  cpu: "cpu",
+  webgpu: "wgsl",
+  cuda: "cuda",
+};
+
+/** `cpu` for every rank, or one name for each: `cpu,cpu,webgpu,webgpu`. */
+export function devicesFor(text: string, ranks: number): DeviceName[] {
+  const names = text.split(",").map((name) => {
+    const found = deviceNames.find((known) => known === name);
+    if (!found) {
+      throw new UsageError(`--device is one of ${deviceNames.join(", ")}, not \`${name}\``);
+    }
+    return found;
+  });
+  if (names.length === 1) return Array.from({ length: ranks }, () => names[0]!);
+  if (names.length !== ranks) {
+    throw new UsageError(`--device names ${names.length} devices for --devices ${ranks}`);
+  }
+  return names;
+}
+
+/** A target's emitter; throws UserError with what is missing. */
+export async function loadTarget(name: TargetChoice): Promise<Target> {
+  switch (name) {
+    case "wgsl":
+      return wgslTarget;
+    case "cuda":
+      return cudaTarget;
+    case "cpu": {
+      const target = await createCpuTarget();
+      if ("missing" in target) throw new UserError(`no code for the cpu: ${target.missing}`);
+      return target;
+    }
+  }
+}
+
+export async function targetsFor(devices: readonly DeviceName[]): Promise<Target[]> {
+  const names = new Set(devices.map((device) => targetOf[device]));
+  return Promise.all([...names].flatMap((name) => (name === null ? [] : [loadTarget(name)])));
+}
+
+/** A device, with the artifact loaded. Throws UserError with what is missing. */
+export async function openDevice(
+  name: DeviceName,
+  compiled: Compiled,
+  options: { readonly threads: number | null; readonly poison: boolean },
+): Promise<Device> {
+  const { artifactOf } = await import("./files.ts");
+  const device = await makeDevice(name, compiled, options).catch((error: unknown) => {
+    throw new UserError((error as Error).message);
+  });
+  await device.load(artifactOf(compiled));
+  return device;
+}
+
+function makeDevice(
+  name: DeviceName,
+  compiled: Compiled,
+  { threads, poison }: { readonly threads: number | null; readonly poison: boolean },
+): Promise<Device> {
+  switch (name) {
+    case "reference":
+      return Promise.resolve(createReferenceDevice(referencePrograms(compiled)));
+    case "cpu":
+      return createCpuDevice({ poison, ...(threads === null ? {} : { threads }) });
+    case "webgpu":
+      return createWebGpuDevice({ poison });
+    case "cuda":
+      return createCudaDevice({ poison });
+  }
+}
+
+/** The definition as written, and its forms as scans. */
+export function referencePrograms(compiled: Compiled) {
+  return new Map([
+    ["definition", compiled.program],
+    ...compiled.sharded.forms.map((form) => [form.name, form.program] as const),
+  ]);
+}

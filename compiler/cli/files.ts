@@ -1,0 +1,83 @@
+/** Reading and writing, so that commands do not: sources, and outputs that are whole or not there. */
+import { randomUUID } from "node:crypto";
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import type { Dtype } from "../tensor/ir.ts";
+import type { Target } from "../tile/target.ts";
+import type { Source } from "../support/span.ts";
+import { type Diagnostic, hasErrors } from "../support/diagnostic.ts";
+import { type Compiled, compile } from "../index.ts";
+import { renderDiagnostic } from "../syntax/render.ts";
+import { type Arguments, UserError } from "./arguments.ts";
+
+export async function readSource(path: string): Promise<Source> {
+  try {
+    return { name: path, text: await readFile(path, "utf8") };
+  } catch (error) {
+    throw new UserError(`cannot read ${path}: ${(error as NodeJS.ErrnoException).code ?? error}`);
+  }
+}
+
+/** Writes next to the target and renames, so that nobody sees half a file. */
+export async function writeWhole(path: string, content: string | Uint8Array): Promise<void> {
+  await mkdir(dirname(path), { recursive: true });
+  const staged = `${path}.${randomUUID()}.part`;
+  await writeFile(staged, content);
+  await rename(staged, path);
+}
+
+export function say(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
+
+export function useColor(stream: NodeJS.WriteStream): boolean {
+  return stream.isTTY === true && !process.env["NO_COLOR"];
+}
+
+export function sayDiagnostics(source: Source, diagnostics: readonly Diagnostic[]): void {
+  for (const diagnostic of diagnostics) {
+    say(renderDiagnostic(source, diagnostic, { color: useColor(process.stderr) }));
+  }
+}
+
+/** Compiles the command's file with its options; mistakes are shown and end the command. */
+export async function compileFile(
+  source: Source,
+  args: Arguments,
+  targets: readonly Target[],
+  extra: { dims?: Readonly<Record<string, number>>; tokens?: number | null; dtype?: Dtype } = {},
+): Promise<Compiled> {
+  const { T: _T, B: _B, H: _H, ...dims } = args.dims();
+  const outcome = compile(source, {
+    dims: { ...extra.dims, ...dims },
+    dtype: extra.dtype ?? args.dtype(),
+    entry: args.text("entry"),
+    targets,
+    tokens: extra.tokens ?? null,
+  });
+  sayDiagnostics(source, outcome.diagnostics);
+  if (outcome.value === null || hasErrors(outcome.diagnostics)) {
+    const count = outcome.diagnostics.filter((d) => d.severity === "error").length;
+    throw new UserError(`${source.name}: ${count} error${count === 1 ? "" : "s"}`);
+  }
+  return outcome.value;
+}
+
+/** The artifact's files as a device reads them. */
+export function artifactOf({ manifest, files }: Compiled) {
+  const encoder = new TextEncoder();
+  return {
+    manifest,
+    read: (path: string): Uint8Array => {
+      const text = files.get(path);
+      if (text === undefined) throw new Error(`the artifact has no file ${path}`);
+      return encoder.encode(text);
+    },
+  };
+}
+
+/** The median of some numbers. */
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? NaN;
+}

@@ -1,0 +1,86 @@
+/** Compares a run with the float64 reference. */
+import { type ReferenceBuffer, createReferenceDevice } from "../../codegen/reference/device.ts";
+import type { HostTensor, LaunchSizes } from "../../runtime/device.ts";
+import { shapeOf } from "../../runtime/device.ts";
+import { elementsOf, newData, toNumbers } from "../../runtime/dtype.ts";
+import type { RanksResult } from "../../runtime/run.ts";
+import type { Compiled } from "../index.ts";
+import { maxAbsError, rmseRatio, tolerances } from "../tolerance.ts";
+import { referencePrograms } from "./devices.ts";
+
+export interface Comparison {
+  readonly ok: boolean;
+  /** Which meaning was compared with: the definition as written, or the scans it became. */
+  readonly reference: "definition" | "scan";
+  readonly outputs: Readonly<
+    Record<string, { shape: readonly number[]; rmse_ratio: number; max_abs_error: number }>
+  >;
+  readonly tolerance: Readonly<Record<string, number>>;
+}
+
+export interface CompareOptions {
+  readonly compiled: Compiled;
+  readonly inputs: ReadonlyMap<string, HostTensor>;
+  readonly sizes: LaunchSizes;
+  readonly result: RanksResult;
+  readonly say: (text: string) => void;
+}
+
+/** Up to here the definition is evaluated as written, T x T scores and all. */
+const longestDefinition = 512;
+
+/** What the attention means for these inputs, in float64, by output. */
+export async function referenceResult(options: Omit<CompareOptions, "result">) {
+  const { compiled, inputs, sizes, say } = options;
+  const { manifest } = compiled;
+  const device = createReferenceDevice(referencePrograms(compiled));
+  const given = [...inputs.keys()].some((name) => name.startsWith("initial_"));
+  const asWritten = sizes.T <= longestDefinition && !given;
+  say(`  reference: ${asWritten ? "the definition as written" : "token by token"}, float64 ...`);
+  const buffers = new Map<string, ReferenceBuffer>();
+  const forward = manifest.forms.find((form) => form.name === "forward")!;
+  for (const spec of [...forward.inputs, ...forward.outputs]) {
+    const shape = shapeOf(spec, sizes);
+    const buffer = await device.alloc(spec.dtype, shape);
+    const zero = { dtype: spec.dtype, shape, data: newData(spec.dtype, elementsOf(shape)) };
+    await device.upload(buffer, inputs.get(spec.name) ?? zero);
+    buffers.set(spec.name, buffer);
+  }
+  await device.launch(forward, buffers, sizes);
+  if (asWritten) {
+    // The outputs come from the text itself; final states, which the text does not name, from the scan.
+    await device.launch(
+      manifest.forms.find((form) => form.name === "definition")!,
+      buffers,
+      sizes,
+    );
+  }
+  return {
+    reference: asWritten ? ("definition" as const) : ("scan" as const),
+    numbers: new Map(forward.outputs.map(({ name }) => [name, buffers.get(name)!.data])),
+  };
+}
+
+export async function compareWithReference(options: CompareOptions): Promise<Comparison> {
+  const { reference, numbers } = await referenceResult(options);
+  const outputs: Record<
+    string,
+    { shape: readonly number[]; rmse_ratio: number; max_abs_error: number }
+  > = {};
+  const tolerance: Record<string, number> = {};
+  for (const [name, tensor] of options.result.tensors) {
+    const exact = numbers.get(name)!;
+    const found = toNumbers(tensor.dtype, tensor.data);
+    outputs[name] = {
+      shape: tensor.shape,
+      rmse_ratio: rmseRatio(exact, found),
+      max_abs_error: maxAbsError(exact, found),
+    };
+    // Inputs are stored numbers in both; only what the run stores itself is rounded once more.
+    tolerance[name] = tolerances[tensor.dtype];
+  }
+  const ok = Object.entries(outputs).every(
+    ([name, { rmse_ratio }]) => rmse_ratio <= tolerance[name]!,
+  );
+  return { ok, reference, outputs, tolerance };
+}

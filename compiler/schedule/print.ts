@@ -1,0 +1,38 @@
+/** Plans for people: as text, and drawn over time. */
+import type { Plan, Step } from "../../runtime/plan.ts";
+import { TextWriter } from "../support/text.ts";
+
+/** One block for each rank, one line for each step. */
+export function printPlan(plan: Plan): string {
+  const writer = new TextWriter();
+  for (const { rank, steps } of plan.ranks) {
+    writer.line(`device ${rank} of ${plan.ranks.length}`);
+    writer.indent(() => {
+      for (const step of steps) {
+        const after = step.after.length > 0 ? `  after ${step.after.join(" ")}` : "";
+        writer.line(`${String(step.id).padStart(2)}  ${stepText(step)}${after}`);
+      }
+    });
+  }
+  return writer.toString();
+}
+
+export function stepText(step: Step): string {
+  switch (step.kind) {
+    case "alloc": {
+      const { per, dtype, dims } = step.spec;
+      return `alloc  ${step.buffer}: ${per} ${dtype}[${dims.join(", ")}]`;
+    }
+    case "launch": {
+      const renamed = Object.entries(step.args).filter(([name, buffer]) => name !== buffer);
+      const text = renamed.map(([name, buffer]) => `${name} = ${buffer}`).join(", ");
+      return `launch ${step.form}${text ? ` (${text})` : ""}`;
+    }
+    case "send":
+      return `send   ${step.buffer} to ${step.to} tag ${step.tag}`;
+    case "recv":
+      return `recv   ${step.buffer} from ${step.from} tag ${step.tag}`;
+    case "free":
+      return `free   ${step.buffer}`;
+  }
+}

@@ -1,0 +1,33 @@
+/**
+ * The one table of tolerances: RMS(reference - x) / RMS(reference), by how values are stored.
+ *
+ *   f32    1e-5   float32 arithmetic everywhere; sums of a few hundred products of unit numbers give
+ *                 about 1e-6, strong or long decays a few times more
+ *   bf16   0.005  one rounding of each stored number to 8 bits (2^-9 relative), what the field uses
+ *   f16    0.001  one rounding to 11 bits (2^-12), states and sums in float32
+ */
+import type { Dtype } from "./tensor/ir.ts";
+
+export const tolerances = { f32: 1e-5, f16: 1e-3, bf16: 5e-3 } as const satisfies Record<
+  Dtype,
+  number
+>;
+
+/** RMS(reference - x) / RMS(reference); 0 for equal tensors, also when both are zero or empty. */
+export function rmseRatio(reference: ArrayLike<number>, x: ArrayLike<number>): number {
+  let [error, scale] = [0, 0];
+  for (let i = 0; i < reference.length; i++) {
+    error += (reference[i]! - x[i]!) ** 2;
+    scale += reference[i]! ** 2;
+  }
+  return error === 0 ? 0 : Math.sqrt(error / scale);
+}
+
+export function maxAbsError(reference: ArrayLike<number>, x: ArrayLike<number>): number {
+  let worst = 0;
+  for (let i = 0; i < reference.length; i++) {
+    const error = Math.abs(reference[i]! - x[i]!);
+    if (!(error <= worst)) worst = error;
+  }
+  return worst;
+}

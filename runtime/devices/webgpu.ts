@@ -1,0 +1,249 @@
+/**
+ * The WebGPU device: any GPUDevice, in a browser or from Dawn in Node (the package webgpu). Launches are
+ * queued; only downloads wait. Needs the default limits of WebGPU, and asks for larger buffers where
+ * the adapter has them.
+ */
+import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } from "../device.ts";
+import { gridPoints, scalarOf, shapeOf } from "../device.ts";
+import { bytesOf, elementsOf, newData } from "../dtype.ts";
+import type { BufferArg, Dtype, FormCode, FormSpec, KernelSpec, TensorSpec } from "../plan.ts";
+
+export interface WebGpuOptions {
+  /** The caller's own device; otherwise one is requested. */
+  readonly gpu?: GPUDevice;
+  /** Fill new memory with NaN, so that what was never written shows. */
+  readonly poison?: boolean;
+}
+
+/** Flags of the WebGPU specification, which Node has no globals for. */
+const usage = { mapRead: 1, copySrc: 4, copyDst: 8, uniform: 0x40, storage: 0x80 } as const;
+const readMode = 1;
+/** Most workgroups along one axis. */
+const longestAxis = 65535;
+
+interface GpuBuffer extends DeviceBuffer {
+  readonly memory: GPUBuffer;
+}
+
+/** Throws an Error when there is no WebGPU or no adapter. */
+export async function createWebGpuDevice(options: WebGpuOptions = {}): Promise<Device> {
+  const { gpu, name } = options.gpu
+    ? { gpu: options.gpu, name: "the caller's device" }
+    : await requestDevice();
+  return new WebGpuDevice(gpu, name, options.poison ?? false, options.gpu === undefined);
+}
+
+async function requestDevice(): Promise<{ gpu: GPUDevice; name: string }> {
+  const adapter = await (await findGpu()).requestAdapter();
+  if (!adapter) throw new Error("the webgpu device found no adapter: there is no GPU or no driver");
+  const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
+  const requiredLimits = { maxBufferSize, maxStorageBufferBindingSize };
+  const { vendor, architecture, description, device } = adapter.info;
+  const name = description || device || `${vendor} ${architecture}`;
+  return { gpu: await adapter.requestDevice({ requiredLimits }), name };
+}
+
+async function findGpu(): Promise<GPU> {
+  const browser = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;
+  if (browser) return browser;
+  try {
+    // @ts-ignore: an optional peer, not there for everybody.
+    const dawn = (await import("webgpu")) as { create: (flags: string[]) => GPU };
+    return dawn.create([]);
+  } catch {
+    throw new Error("the webgpu device needs a browser, or the package webgpu in Node");
+  }
+}
+
+interface Prepared {
+  readonly spec: KernelSpec;
+  readonly pipeline: GPUComputePipeline;
+}
+
+class WebGpuDevice implements Device {
+  readonly kind = "webgpu";
+  readonly description: string;
+  private forms: ReadonlyMap<string, FormCode> = new Map();
+  private readonly kernels = new Map<string, Prepared>();
+  private failure: Error | null = null;
+  private readonly gpu: GPUDevice;
+  private readonly poison: boolean;
+  private readonly ownsGpu: boolean;
+
+  constructor(gpu: GPUDevice, name: string, poison: boolean, ownsGpu: boolean) {
+    this.gpu = gpu;
+    this.poison = poison;
+    this.ownsGpu = ownsGpu;
+    this.description = `webgpu: ${name}`;
+    gpu.addEventListener("uncapturederror", (event) => {
+      this.failure ??= new Error(`webgpu: ${(event as GPUUncapturedErrorEvent).error.message}`);
+    });
+    void gpu.lost.then(({ reason, message }) => {
+      if (reason !== "destroyed") this.failure ??= new Error(`webgpu: device lost: ${message}`);
+    });
+  }
+
+  async load(artifact: ArtifactFiles): Promise<void> {
+    const code = artifact.manifest.targets.find((target) => target.target === "wgsl");
+    if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for webgpu`);
+    this.forms = new Map(code.forms.map((form) => [form.form, form]));
+    const specs = code.forms.flatMap((form) => form.kernels);
+    await Promise.all(
+      specs.map(async (spec) => {
+        const text = new TextDecoder().decode(artifact.read(spec.file));
+        const module = this.gpu.createShaderModule({ code: text, label: spec.entry });
+        const { messages } = await module.getCompilationInfo();
+        const error = messages.find((message) => message.type === "error");
+        if (error) throw new Error(`${spec.file}:${error.lineNum}: ${error.message}`);
+        const pipeline = await this.gpu.createComputePipelineAsync({
+          layout: "auto",
+          compute: { module, entryPoint: spec.entry },
+          label: spec.entry,
+        });
+        this.kernels.set(spec.entry, { spec, pipeline });
+      }),
+    );
+  }
+
+  async alloc(dtype: Dtype, shape: readonly number[], zero: boolean): Promise<DeviceBuffer> {
+    const sizeBytes = bytesOf(dtype, shape);
+    const memory = this.newMemory(sizeBytes);
+    const buffer: GpuBuffer = { spec: { dtype, shape }, sizeBytes, memory };
+    if (!zero && this.poison) {
+      const nan = new Uint32Array(memory.size / 4).fill(0x7fff7fff);
+      this.gpu.queue.writeBuffer(memory, 0, nan);
+    }
+    return buffer;
+  }
+
+  private newMemory(sizeBytes: number): GPUBuffer {
+    const size = Math.max(4, Math.ceil(sizeBytes / 4) * 4);
+    const flags = usage.storage | usage.copySrc | usage.copyDst;
+    const { maxStorageBufferBindingSize } = this.gpu.limits;
+    if (size > maxStorageBufferBindingSize) {
+      throw new Error(
+        `webgpu: ${size} bytes are more than a buffer's ${maxStorageBufferBindingSize}`,
+      );
+    }
+    return this.gpu.createBuffer({ size, usage: flags });
+  }
+
+  async upload(buffer: DeviceBuffer, tensor: HostTensor): Promise<void> {
+    const { data } = tensor;
+    const bytes = new Uint8Array(Math.ceil(data.byteLength / 4) * 4);
+    bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    this.gpu.queue.writeBuffer((buffer as GpuBuffer).memory, 0, bytes);
+  }
+
+  async download(buffer: DeviceBuffer): Promise<HostTensor> {
+    const { spec, memory, sizeBytes } = buffer as GpuBuffer;
+    const { size } = memory;
+    const staging = this.gpu.createBuffer({ size, usage: usage.mapRead | usage.copyDst });
+    const encoder = this.gpu.createCommandEncoder();
+    encoder.copyBufferToBuffer(memory, 0, staging, 0, size);
+    this.gpu.queue.submit([encoder.finish()]);
+    await staging.mapAsync(readMode);
+    const data = newData(spec.dtype, elementsOf(spec.shape));
+    new Uint8Array(data.buffer).set(
+      new Uint8Array(staging.getMappedRange()).subarray(0, sizeBytes),
+    );
+    staging.destroy();
+    this.check();
+    return { dtype: spec.dtype, shape: spec.shape, data };
+  }
+
+  async launch(
+    form: FormSpec,
+    args: ReadonlyMap<string, DeviceBuffer>,
+    sizes: LaunchSizes,
+  ): Promise<void> {
+    const code = this.forms.get(form.name);
+    if (!code) throw new Error(`the artifact has no form ${form.name} for webgpu`);
+    const buffers = new Map(args);
+    const work: DeviceBuffer[] = [];
+    for (const spec of code.workspaces) {
+      const buffer = await this.alloc(spec.dtype, shapeOf(spec, sizes), false);
+      buffers.set(spec.name, buffer);
+      work.push(buffer);
+    }
+    const encoder = this.gpu.createCommandEncoder({ label: form.name });
+    const temporary: GPUBuffer[] = [];
+    for (const { entry } of code.kernels) {
+      const { spec, pipeline } = this.kernels.get(entry)!;
+      const points = gridPoints(spec, sizes);
+      if (points === 0) continue;
+      const entries = spec.buffers.map((arg, binding) => {
+        const memory = this.memoryOf(arg, form, buffers, sizes, encoder, temporary);
+        return { binding, resource: { buffer: memory } };
+      });
+      const numbers = this.sizesBuffer(spec, sizes);
+      temporary.push(numbers);
+      entries.push({ binding: entries.length, resource: { buffer: numbers } });
+      const layout = pipeline.getBindGroupLayout(0);
+      const pass = encoder.beginComputePass();
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, this.gpu.createBindGroup({ layout, entries }));
+      const rows = Math.ceil(points / longestAxis);
+      pass.dispatchWorkgroups(Math.ceil(points / rows), rows);
+      pass.end();
+    }
+    this.gpu.queue.submit([encoder.finish()]);
+    // Freed by the driver once the queue is through with them.
+    for (const buffer of work) this.free(buffer);
+    for (const memory of temporary) memory.destroy();
+    this.check();
+  }
+
+  /** A tensor's buffer, or a bundle: its parts copied one behind the other. */
+  private memoryOf(
+    arg: BufferArg,
+    form: FormSpec,
+    buffers: ReadonlyMap<string, DeviceBuffer>,
+    sizes: LaunchSizes,
+    encoder: GPUCommandEncoder,
+    temporary: GPUBuffer[],
+  ): GPUBuffer {
+    if (!arg.parts) return (buffers.get(arg.name) as GpuBuffer).memory;
+    const parts = arg.parts.map((name) => {
+      const spec = form.inputs.find((input) => input.name === name) as TensorSpec;
+      return {
+        buffer: buffers.get(name) as GpuBuffer,
+        size: bytesOf(spec.dtype, shapeOf(spec, sizes)),
+      };
+    });
+    const bundle = this.newMemory(parts.reduce((sum, { size }) => sum + size, 0));
+    temporary.push(bundle);
+    let offset = 0;
+    for (const { buffer, size } of parts) {
+      if (size > 0) encoder.copyBufferToBuffer(buffer.memory, 0, bundle, offset, size);
+      offset += size;
+    }
+    return bundle;
+  }
+
+  private sizesBuffer(spec: KernelSpec, sizes: LaunchSizes): GPUBuffer {
+    const numbers = Int32Array.from(spec.scalars, (name) => scalarOf(name, sizes));
+    const size = Math.ceil(numbers.byteLength / 16) * 16;
+    const buffer = this.gpu.createBuffer({ size, usage: usage.uniform | usage.copyDst });
+    this.gpu.queue.writeBuffer(buffer, 0, numbers);
+    return buffer;
+  }
+
+  async wait(): Promise<void> {
+    await this.gpu.queue.onSubmittedWorkDone();
+    this.check();
+  }
+
+  free(buffer: DeviceBuffer): void {
+    (buffer as GpuBuffer).memory.destroy();
+  }
+
+  async close(): Promise<void> {
+    await this.gpu.queue.onSubmittedWorkDone();
+    if (this.ownsGpu) this.gpu.destroy();
+  }
+
+  private check(): void {
+    if (this.failure) throw this.failure;
+  }
+}
