@@ -17,7 +17,10 @@ export interface Data {
   /** Sizes that the input files tell, for dims nobody gave. */
   readonly dims: Readonly<Record<string, number>>;
   /** All inputs, those without a file drawn from the seed, and the run-time sizes. */
-  readonly complete: (compiled: Compiled) => {
+  readonly complete: (
+    compiled: Compiled,
+    T?: number,
+  ) => {
     readonly inputs: ReadonlyMap<string, HostTensor>;
     readonly sizes: LaunchSizes;
   };
@@ -36,7 +39,8 @@ export async function gatherInputs(args: Arguments, source: Source): Promise<Dat
   const known = { ...sizesFromFiles(args, source, files), ...given };
   return {
     dims: known,
-    complete: ({ manifest }) => completeInputs(args, manifest, files, known),
+    complete: ({ manifest }, T) =>
+      completeInputs(args, manifest, files, T === undefined ? known : { ...known, T }),
   };
 }
 

@@ -1,0 +1,92 @@
+/** laspc compile: writes an artifact that stands alone. */
+import { join } from "node:path";
+import type { Manifest } from "../../../runtime/plan.ts";
+import { ringPlan } from "../../schedule/ring.ts";
+import { verifyPlan } from "../../schedule/verify.ts";
+import type { Target } from "../../tile/target.ts";
+import { Arguments, UsageError, UserError } from "../arguments.ts";
+import { type TargetChoice, loadTarget, targetNames } from "../devices.ts";
+import { compileFile, readSource, say, writeWhole } from "../files.ts";
+
+export async function run(argv: readonly string[]): Promise<number> {
+  const args = new Arguments(
+    argv,
+    ["entry", "target", "emit", "dim", "dtype", "devices", "out"],
+    "compile",
+  );
+  if (args.text("emit") !== null) throw new UserError("--emit: packages are not generated yet");
+  const source = await readSource(args.file("compile"));
+  const started = performance.now();
+  const compiled = await compileFile(source, args, await chosenTargets(args.text("target")));
+  const ranks = args.integer("devices", 1, 1);
+  const plans = [...new Set([1, ranks])].map((n) => ringPlan(compiled.manifest, n));
+  for (const plan of plans) verifyPlan(plan, compiled.manifest);
+  const manifest: Manifest = { ...compiled.manifest, plans };
+  const folder = args.text("out") ?? manifest.name;
+  const files = new Map(compiled.files);
+  for (const plan of plans)
+    files.set(`plans/${plan.name}.json`, `${JSON.stringify(plan, null, 2)}\n`);
+  files.set("README.md", readme(manifest));
+  // The manifest last: a folder without it is not an artifact yet.
+  files.set("manifest.json", `${JSON.stringify(manifest, null, 2)}\n`);
+  for (const [path, text] of files) await writeWhole(join(folder, path), text);
+  say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
+  for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
+  for (const path of files.keys()) process.stdout.write(`${join(folder, path)}\n`);
+  return 0;
+}
+
+/** The named targets; without a name all that can be emitted here, saying which cannot. */
+async function chosenTargets(text: string | null): Promise<Target[]> {
+  if (text !== null) {
+    const names = text.split(",").map((name): TargetChoice => {
+      const found = targetNames.find((known) => known === name);
+      if (!found) {
+        throw new UsageError(`--target is one of ${targetNames.join(", ")}, not \`${name}\``);
+      }
+      return found;
+    });
+    return Promise.all([...new Set(names)].map(loadTarget));
+  }
+  const targets: Target[] = [];
+  for (const name of targetNames) {
+    try {
+      targets.push(await loadTarget(name));
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      say(`  ${error.message}`);
+    }
+  }
+  return targets;
+}
+
+/** How to call the artifact. */
+function readme(manifest: Manifest): string {
+  const shape = { token: "B, T, heads", state: "B, H", head: "heads", shared: "" } as const;
+  const row = (tensor: Manifest["inputs"][number]) => {
+    const dims = [shape[tensor.per], ...tensor.dims].filter((part) => part !== "").join(", ");
+    return `| ${tensor.name} | ${tensor.dtype} | [${dims}] |`;
+  };
+  const forms = manifest.forms.filter((form) => form.name !== "definition");
+  const formLines = forms.map((form) => {
+    const names = (list: readonly { name: string }[]) => list.map(({ name }) => name).join(", ");
+    return `- \`${form.name}\`: ${names(form.inputs)} -> ${names(form.outputs)}`;
+  });
+  return `# ${manifest.name}
+
+Compiled by laspc from ${manifest.source}. \`manifest.json\` names every kernel, its arguments in order and its
+grid; T, B and H are run-time sizes. Decays are natural logarithms; states are float32, [B, H, K, V], the
+state after the range's last token.
+
+| tensor | dtype | shape |
+|---|---|---|
+${[...manifest.inputs, ...manifest.outputs].map(row).join("\n")}
+
+Forms, each an entry of the manifest:
+
+${formLines.join("\n")}
+
+The sequence is cut over devices by the plans in \`plans/\`: each rank launches \`summary\`, folds what it
+receives, sends, and launches \`forward\`.
+`;
+}

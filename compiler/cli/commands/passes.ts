@@ -1,0 +1,24 @@
+/** laspc passes: the registry, in the order of the pipeline. */
+import { turnFactors } from "../../../codegen/cpu/legalize.ts";
+import { wgslTarget } from "../../../codegen/wgsl/target.ts";
+import { algebraPasses, formPasses } from "../../pipeline.ts";
+import { shardName, shardSummary } from "../../tensor/passes/shard.ts";
+import { Arguments } from "../arguments.ts";
+
+export function run(argv: readonly string[]): number {
+  new Arguments(argv, [], "passes");
+  const lines = [
+    ...algebraPasses({ tokens: null }),
+    { name: shardName, summary: shardSummary },
+    ...formPasses,
+    { name: "from-tensor", summary: "lower chunk loops to kernels on tiles" },
+    ...wgslTarget.legalize,
+    turnFactors,
+  ];
+  const seen = new Set<string>();
+  for (const { name, summary } of lines) {
+    if (!seen.has(name)) process.stdout.write(`${name.padEnd(17)}${summary}\n`);
+    seen.add(name);
+  }
+  return 0;
+}

@@ -1,0 +1,72 @@
+/** laspc verify: every form and target available here against the reference, over awkward lengths. */
+import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
+import { runRanks } from "../../../runtime/run.ts";
+import { ringPlan } from "../../schedule/ring.ts";
+import { verifyPlan } from "../../schedule/verify.ts";
+import { Arguments, UserError } from "../arguments.ts";
+import { gatherInputs } from "../data.ts";
+import { type DeviceName, deviceNames, openDevice, targetsFor } from "../devices.ts";
+import { compileFile, readSource, say } from "../files.ts";
+import { compareWithReference } from "../reference.ts";
+
+const lengths = [0, 1, 63, 64, 65, 200];
+const rankCounts = [1, 2, 3, 5];
+
+export async function run(argv: readonly string[]): Promise<number> {
+  const args = new Arguments(argv, ["entry", "device", "dim", "dtype", "seed", "json"], "verify");
+  const source = await readSource(args.file("verify"));
+  const named = args.text("device")?.split(",") ?? ["reference", "cpu", "webgpu", "cuda"];
+  const rows: object[] = [];
+  let ok = true;
+  for (const name of deviceNames.filter((known) => named.includes(known))) {
+    try {
+      ok = (await verifyDevice(name, args, source, rows)) && ok;
+    } catch (error) {
+      if (!(error instanceof UserError) || args.text("device") !== null) throw error;
+      say(`${name}: not available here: ${error.message}`);
+    }
+  }
+  if (args.flag("json")) process.stdout.write(`${JSON.stringify({ ok, runs: rows }, null, 2)}\n`);
+  else process.stdout.write(`${source.name}: ${ok ? "ok" : "WRONG"} (${rows.length} runs)\n`);
+  return ok ? 0 : 1;
+}
+
+async function verifyDevice(
+  name: DeviceName,
+  args: Arguments,
+  source: Awaited<ReturnType<typeof readSource>>,
+  rows: object[],
+): Promise<boolean> {
+  const data = await gatherInputs(args, source);
+  const compiled = await compileFile(source, args, await targetsFor([name]), { dims: data.dims });
+  const { manifest } = compiled;
+  const device = await openDevice(name, compiled, { threads: null, poison: true });
+  say(device.description);
+  let allOk = true;
+  for (const T of lengths) {
+    const { inputs, sizes } = data.complete(compiled, T);
+    for (const ranks of rankCounts) {
+      const plan = ringPlan(manifest, ranks);
+      verifyPlan(plan, manifest);
+      const devices = Array.from({ length: ranks }, () => device);
+      const transports = inProcessTransports(ranks);
+      const result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
+      const { ok, outputs } = await compareWithReference({
+        compiled,
+        inputs,
+        sizes,
+        result,
+        say: () => {},
+      });
+      allOk &&= ok;
+      const worst = Math.max(...Object.values(outputs).map((output) => output.rmse_ratio));
+      rows.push({ device: name, T, ranks, rmse_ratio: worst, ok });
+      if (!ok) say(`  T = ${T}, ${ranks} ranks: WRONG, rmse ratio ${worst.toExponential(2)}`);
+    }
+  }
+  say(
+    `  ${allOk ? "ok" : "WRONG"}: T in {${lengths.join(", ")}} on ${rankCounts.join(", ")} ranks`,
+  );
+  await device.close();
+  return allOk;
+}

@@ -1,0 +1,266 @@
+/** Tensor programs from text, as `print.ts` writes them. Throws IrSyntaxError on anything else. */
+import { IrReader } from "../support/ir-text.ts";
+import { noSpan } from "../support/span.ts";
+import {
+  type Dim,
+  type Dtype,
+  type MapFn,
+  type Op,
+  type Output,
+  type Per,
+  type Program,
+  type Range,
+  type RegionKind,
+  type RegionParam,
+  type TensorType,
+  type ValueId,
+  binaryFns,
+  unaryFns,
+} from "./ir.ts";
+
+export function parseTensor(text: string): Program {
+  return new TensorParser(new IrReader(text)).program();
+}
+
+type Attributes = ReadonlyMap<string, string | Range>;
+
+const mapFns = new Set<string>([...unaryFns, ...binaryFns, "select"]);
+
+class TensorParser {
+  private readonly ids = new Map<string, ValueId>();
+  private readonly dims = new Map<string, number | "runtime" | null>();
+  private nextId = 0;
+  private readonly reader: IrReader;
+
+  constructor(reader: IrReader) {
+    this.reader = reader;
+  }
+
+  program(): Program {
+    const { reader } = this;
+    reader.expect("program");
+    const name = reader.next();
+    reader.expect("{");
+    reader.expect("dims");
+    do {
+      const dim = reader.next();
+      reader.expect("=");
+      const size = reader.next();
+      this.dims.set(dim, size === "runtime" ? "runtime" : size === "?" ? null : Number(size));
+    } while (reader.accept(","));
+    const ops: Op[] = [];
+    while (!reader.accept("return")) ops.push(this.op());
+    const outputs: Output[] = [];
+    do outputs.push(this.output());
+    while (reader.accept(","));
+    reader.expect("}");
+    if (reader.peek() !== null) reader.fail("there is more after the program");
+    return { name, dims: this.dims, ops, outputs };
+  }
+
+  private output(): Output {
+    const { reader } = this;
+    const label = reader.next();
+    reader.expect(":");
+    const per = reader.next() as Output["per"];
+    const dtype = reader.next() as Dtype;
+    reader.expect("=");
+    return { label, per, dtype, value: this.value() };
+  }
+
+  private value(): ValueId {
+    const word = this.reader.next();
+    return this.ids.get(word) ?? this.reader.fail(`${word} is not defined`);
+  }
+
+  private define(word: string): ValueId {
+    if (!word.startsWith("%") || this.ids.has(word)) this.reader.fail(`${word} cannot be defined`);
+    const id = this.nextId++ as ValueId;
+    this.ids.set(word, id);
+    return id;
+  }
+
+  private type(): TensorType {
+    const { reader } = this;
+    reader.expect("f32");
+    return {
+      shape: reader.list("[", "]", (): Dim => {
+        const word = reader.next();
+        return /^\d+$/.test(word) ? Number(word) : word;
+      }),
+    };
+  }
+
+  private op(): Op {
+    const { reader } = this;
+    const word = reader.next();
+    if (word === "recurrence" || word === "chunks") return this.loop(word);
+    reader.expect(":");
+    const type = this.type();
+    reader.expect("=");
+    const kind = reader.next();
+    const args: ValueId[] = [];
+    while (reader.peek()?.startsWith("%")) {
+      args.push(this.value());
+      if (!reader.accept(",")) break;
+    }
+    const attributes = this.attributes();
+    const span = this.span();
+    const base = { id: this.define(word), name: nameOf(word), type, span };
+    return this.make(kind, args, attributes, base);
+  }
+
+  private attributes(): Attributes {
+    const { reader } = this;
+    const attributes = new Map<string, string | Range>();
+    if (!reader.accept("{")) return attributes;
+    do {
+      const name = reader.next();
+      reader.expect("=");
+      attributes.set(name, name === "range" ? this.range() : reader.next());
+    } while (reader.accept(","));
+    reader.expect("}");
+    return attributes;
+  }
+
+  private range(): Range {
+    const { reader } = this;
+    const lowOpen = reader.next() === "(";
+    const low = reader.number();
+    reader.expect(",");
+    const high = reader.number();
+    return { low, high, lowOpen, highOpen: reader.next() === ")" };
+  }
+
+  private span() {
+    const { reader } = this;
+    if (!reader.accept("@")) return noSpan;
+    const start = reader.number();
+    reader.expect(":");
+    return { start, end: reader.number() };
+  }
+
+  private loop(kind: RegionKind): Op {
+    const { reader } = this;
+    const reverse = reader.accept("reverse");
+    const inits: (ValueId | null)[] = [];
+    const params = reader.list("(", ")", (): RegionParam => {
+      const word = reader.next();
+      reader.expect(":");
+      const type = this.type();
+      reader.expect("=");
+      inits.push(reader.accept("0") ? null : this.value());
+      return { id: this.define(word), name: nameOf(word) ?? word.slice(1), type };
+    });
+    reader.expect("{");
+    const ops: Op[] = [];
+    const values = (): ValueId[] => {
+      const list = [this.value()];
+      while (reader.accept(",")) list.push(this.value());
+      return list;
+    };
+    while (!["carry", "yield", "}"].includes(reader.peek() ?? "}")) ops.push(this.op());
+    const carries = reader.accept("carry") ? values() : [];
+    const yields = reader.accept("yield") ? values() : [];
+    reader.expect("}");
+    reader.expect("=");
+    const word = reader.next();
+    const span = this.span();
+    const name = nameOf(word);
+    const base = { id: this.define(word), name: name === "loop" ? null : name, span };
+    const type: TensorType = { shape: [] };
+    return { ...base, type, kind, reverse, inits, region: { params, ops }, carries, yields };
+  }
+
+  private make(
+    kind: string,
+    args: readonly ValueId[],
+    attributes: Attributes,
+    base: Pick<Op, "id" | "name" | "type" | "span">,
+  ): Op {
+    const text = (name: string): string => {
+      const value = attributes.get(name);
+      return typeof value === "string" ? value : this.reader.fail(`${kind} needs ${name}`);
+    };
+    const flag = (name: string) => text(name) === "true";
+    const arg = (i: number): ValueId => args[i] ?? this.reader.fail(`${kind} needs more operands`);
+    if (mapFns.has(kind)) return { ...base, kind: "map", fn: kind as MapFn, args };
+    switch (kind) {
+      case "input": {
+        const range = (attributes.get("range") as Range | undefined) ?? null;
+        const per = text("per") as Per;
+        return { ...base, kind, label: text("label"), per, dtype: text("dtype") as Dtype, range };
+      }
+      case "const":
+        return { ...base, kind, value: numberOf(text("value")) };
+      case "dim-size":
+        return { ...base, kind, dim: text("dim") };
+      case "token-index":
+      case "iota":
+        return { ...base, kind };
+      case "reduce":
+        return {
+          ...base,
+          kind,
+          fn: text("fn") as "sum" | "max",
+          arg: arg(0),
+          axis: Number(text("axis")),
+        };
+      case "rotate-half":
+      case "transpose":
+      case "rows":
+        return { ...base, kind, arg: arg(0) };
+      case "cumsum":
+        return { ...base, kind, arg: arg(0), reverse: flag("reverse") };
+      case "matmul":
+      case "outer":
+        return { ...base, kind, lhs: arg(0), rhs: arg(1) };
+      case "causal":
+        return { ...base, kind, logDecay: args[0] ?? null, strict: flag("strict") };
+      case "result":
+        return {
+          ...base,
+          kind,
+          of: arg(0),
+          part: text("part") as "yield" | "carry",
+          index: Number(text("index")),
+        };
+      case "scan":
+      case "scan-state": {
+        const rest = [...args];
+        const take = (wanted: boolean) =>
+          wanted ? (rest.shift() ?? this.reader.fail(`${kind} needs more operands`)) : null;
+        const axis = text("axis") as "none" | "scalar" | "key" | "value";
+        const q = take(kind === "scan");
+        const [k, v] = [take(true)!, take(true)!];
+        const logDecay = take(axis !== "none");
+        const initial = take(flag("initial"));
+        const common = {
+          ...base,
+          state: text("state"),
+          k,
+          v,
+          logDecay,
+          initial,
+          axis,
+          reverse: flag("reverse"),
+        };
+        if (kind === "scan-state") return { ...common, kind };
+        const read = text("read") as "after" | "before";
+        return { ...common, kind, q: q!, read, causal: flag("causal") };
+      }
+      default:
+        return this.reader.fail(`there is no op \`${kind}\``);
+    }
+  }
+}
+
+/** %q and %q.2 are both called q; %3 has no name. */
+function nameOf(word: string): string | null {
+  const name = word.slice(1).replace(/\.\d+$/, "");
+  return /^\d+$/.test(name) ? null : name;
+}
+
+function numberOf(text: string): number {
+  return { inf: Infinity, "-inf": -Infinity, nan: NaN }[text] ?? Number(text);
+}
