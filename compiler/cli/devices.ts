@@ -1,4 +1,7 @@
 /** Makes targets and devices by the names `--device` and `--target` know. */
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { createCpuTarget } from "../../codegen/cpu/target.ts";
 import { createReferenceDevice } from "../../codegen/reference/device.ts";
 import { wgslTarget } from "../../codegen/wgsl/target.ts";
@@ -10,6 +13,7 @@ import { createWebGpuDevice } from "../../runtime/devices/webgpu.ts";
 import type { Compiled } from "../index.ts";
 import type { Target } from "../tile/target.ts";
 import { UsageError, UserError } from "./arguments.ts";
+import { artifactOf, say } from "./files.ts";
 
 export const deviceNames = ["reference", "cpu", "webgpu", "cuda"] as const;
 export type DeviceName = (typeof deviceNames)[number];
@@ -65,7 +69,6 @@ export async function openDevice(
   compiled: Compiled,
   options: { readonly threads: number | null; readonly poison: boolean },
 ): Promise<Device> {
-  const { artifactOf } = await import("./files.ts");
   const device = await makeDevice(name, compiled, options).catch((error: unknown) => {
     throw new UserError((error as Error).message);
   });
@@ -84,9 +87,25 @@ function makeDevice(
     case "cpu":
       return createCpuDevice({ poison, ...(threads === null ? {} : { threads }) });
     case "webgpu":
-      return createWebGpuDevice({ poison });
+      return openWebGpu(poison);
     case "cuda":
       return createCudaDevice({ poison });
+  }
+}
+
+/** A GPU's adapter; where there is none, the software driver that setup unpacked, saying so. */
+async function openWebGpu(poison: boolean): Promise<Device> {
+  try {
+    return await createWebGpuDevice({ poison });
+  } catch (error) {
+    const driver = join(
+      dirname(fileURLToPath(import.meta.url)),
+      "../node_modules/.cache/laspc/swiftshader/vk_swiftshader_icd.json",
+    );
+    if (process.env["VK_ICD_FILENAMES"] || !existsSync(driver)) throw error;
+    process.env["VK_ICD_FILENAMES"] = driver;
+    say("  webgpu: no GPU found; using SwiftShader, which runs on the CPU");
+    return createWebGpuDevice({ poison });
   }
 }
 

@@ -18,6 +18,8 @@ export interface WebGpuOptions {
 /** Flags of the WebGPU specification, which Node has no globals for. */
 const usage = { mapRead: 1, copySrc: 4, copyDst: 8, uniform: 0x40, storage: 0x80 } as const;
 const readMode = 1;
+/** Dawn aborts when an instance is collected while events of its devices are under way. */
+const instances: GPU[] = [];
 /** Most workgroups along one axis. */
 const longestAxis = 65535;
 
@@ -49,7 +51,9 @@ async function findGpu(): Promise<GPU> {
   try {
     // @ts-ignore: an optional peer, not there for everybody.
     const dawn = (await import("webgpu")) as { create: (flags: string[]) => GPU };
-    return dawn.create([]);
+    const gpu = dawn.create([]);
+    instances.push(gpu);
+    return gpu;
   } catch {
     throw new Error("the webgpu device needs a browser, or the package webgpu in Node");
   }
