@@ -10,7 +10,7 @@
  * The threads of a grid point hold register tiles in pieces, and a product needs whole rows and
  * columns of its factors: they meet in two scratch tiles that all products of the kernel share. Both
  * hold a slab of the contracted axis by rows, so every product reads them alike. Slabs are as deep as
- * shared memory allows; the rows of a tall result are done in parts when they would not fit. Folds of
+ * shared memory allows; a large result is done in parts when they would not fit. Folds of
  * register tiles get scratch for their partial results, rotations a shared source where they need it.
  *
  * Guarantees: factors of products are shared, [depth, rows] and [depth, cols]; scratch fits
@@ -57,6 +57,14 @@ function stageKernel(kernel: Kernel, limits: Limits, report: Report): Kernel {
   return stager.changed ? { ...kernel, body, storages: stager.storages } : kernel;
 }
 
+/** A rectangle of a product's result that is computed at a time. */
+interface Part {
+  readonly row: number;
+  readonly rows: number;
+  readonly col: number;
+  readonly cols: number;
+}
+
 class Stager {
   readonly storages: Storage[];
   changed = false;
@@ -67,7 +75,7 @@ class Stager {
   private rhs: Storage | null = null;
   private folds: Storage | null = null;
   private depth = 0;
-  private part = 0;
+  private part = { rows: 0, cols: 0 };
   private slabs = 0;
 
   constructor(kernel: Kernel, limits: Limits, report: Report) {
@@ -119,12 +127,15 @@ class Stager {
     const free = this.limits.sharedBytes / 4 - taken.reduce((sum, s) => sum + elements(s), 0);
     const rows = Math.max(...products.map((stmt) => stmt.dst.rows));
     const cols = Math.max(...products.map((stmt) => stmt.dst.cols));
-    for (let part = rows; this.depth === 0 && part >= 16; part = Math.floor(part / 32) * 16) {
-      const fitting = depths.find((depth) => depth * (part + cols + 2) <= free);
-      if (fitting === undefined) continue;
-      this.depth = fitting;
-      this.part = part;
+    // The largest parts of the result whose slabs fit: halved along the longer side until they do.
+    let [partRows, partCols] = [rows, cols];
+    while (this.depth === 0 && partRows >= 16 && partCols >= 16) {
+      this.depth = depths.find((depth) => depth * (partRows + partCols + 2) <= free) ?? 0;
+      if (this.depth > 0) break;
+      if (partRows >= partCols) partRows = Math.floor(partRows / 32) * 16;
+      else partCols = Math.floor(partCols / 32) * 16;
     }
+    this.part = { rows: partRows, cols: partCols };
     if (this.depth === 0) {
       const message = `${this.kernel.name} needs more shared memory than ${this.limits.sharedBytes} bytes`;
       const help = "choose smaller K and V";
@@ -136,10 +147,10 @@ class Stager {
         help,
       });
       this.depth = 16;
-      this.part = 16;
+      this.part = { rows: 16, cols: 16 };
     }
-    this.lhs = this.newShared("lhs_slab", this.depth, this.part);
-    this.rhs = this.newShared("rhs_slab", this.depth, cols);
+    this.lhs = this.newShared("lhs_slab", this.depth, this.part.rows);
+    this.rhs = this.newShared("rhs_slab", this.depth, this.part.cols);
   }
 
   private newShared(name: string, rows: number, cols: number): Storage {
@@ -163,36 +174,51 @@ class Stager {
   private product(stmt: Mma): Stmt[] {
     this.changed = true;
     const depth = stmt.transposeLhs ? stmt.lhs.rows : stmt.lhs.cols;
+    const whole = depth - (depth % this.depth);
     const parts: Stmt[] = [];
-    for (let first = 0; first < stmt.dst.rows; first += this.part) {
-      const count = Math.min(this.part, stmt.dst.rows - first);
-      const whole = depth - (depth % this.depth);
-      if (whole > 0) parts.push(this.slabLoop(stmt, first, count, 0, whole, this.depth));
+    for (const part of this.partsOf(stmt.dst)) {
+      if (whole > 0)
+        parts.push(this.slabLoop(stmt, part, { from: 0, to: whole, step: this.depth }));
       // A contracted axis that is no multiple of the slab ends with a thinner one.
-      if (whole < depth) parts.push(this.slabLoop(stmt, first, count, whole, depth, depth - whole));
+      const rest = { from: whole, to: depth, step: depth - whole };
+      if (whole < depth) parts.push(this.slabLoop(stmt, part, rest));
+    }
+    return parts;
+  }
+
+  private partsOf({ rows, cols }: Window): Part[] {
+    const parts: Part[] = [];
+    for (let row = 0; row < rows; row += this.part.rows) {
+      for (let col = 0; col < cols; col += this.part.cols) {
+        parts.push({
+          row,
+          rows: Math.min(this.part.rows, rows - row),
+          col,
+          cols: Math.min(this.part.cols, cols - col),
+        });
+      }
     }
     return parts;
   }
 
   private slabLoop(
     stmt: Mma,
-    first: number,
-    count: number,
-    from: number,
-    to: number,
-    step: number,
+    at: Part,
+    { from, to, step }: { from: number; to: number; step: number },
   ): Stmt {
     const variable = `slab_${this.slabs++}`;
     const along: Index = { base: variable, offset: from };
     const { note } = stmt;
-    const lhs = part(this.lhs!, step, count);
-    const rhs = part(this.rhs!, step, stmt.dst.cols);
+    const lhs = part(this.lhs!, step, at.rows);
+    const rhs = part(this.rhs!, step, at.cols);
+    const rows = { offset: start(at.row), count: at.rows };
+    const cols = { offset: start(at.col), count: at.cols };
     const lhsSource: Window = stmt.transposeLhs
-      ? { ...stmt.lhs, row: along, rows: step, col: at(first), cols: count }
-      : { ...stmt.lhs, row: at(first), rows: count, col: along, cols: step };
+      ? { ...stmt.lhs, row: along, rows: step, col: rows.offset, cols: rows.count }
+      : { ...stmt.lhs, row: rows.offset, rows: rows.count, col: along, cols: step };
     const rhsSource: Window = stmt.transposeRhs
-      ? { ...stmt.rhs, col: along, cols: step }
-      : { ...stmt.rhs, row: along, rows: step };
+      ? { ...stmt.rhs, row: cols.offset, rows: cols.count, col: along, cols: step }
+      : { ...stmt.rhs, row: along, rows: step, col: cols.offset, cols: cols.count };
     const copy = (dst: Window, src: Window, transpose: boolean): Copy => ({
       kind: "copy",
       dst,
@@ -205,7 +231,7 @@ class Stager {
       copy(rhs, rhsSource, stmt.transposeRhs),
       {
         kind: "mma",
-        dst: { ...stmt.dst, row: at(first), rows: count },
+        dst: { ...stmt.dst, row: start(at.row), rows: at.rows, col: start(at.col), cols: at.cols },
         lhs,
         rhs,
         transposeLhs: true,
@@ -248,10 +274,10 @@ function elements(storage: Storage): number {
   return cols === undefined ? (rows ?? 1) : rows! * (cols + storage.pad);
 }
 
-function at(offset: number): Index {
+function start(offset: number): Index {
   return { base: null, offset };
 }
 
 function part(storage: Storage, rows: number, cols: number): Window {
-  return { storage: storage.id, row: at(0), col: at(0), rows, cols };
+  return { storage: storage.id, row: start(0), col: start(0), rows, cols };
 }
