@@ -1,14 +1,23 @@
 // Bundles the command line and the runtime, so that starting either reads one file.
 import { build } from "esbuild";
 
-const common = { bundle: true, platform: "node", format: "esm", target: "node20", logLevel: "warning" };
+const common = {
+  bundle: true,
+  platform: "node",
+  format: "esm",
+  target: "node20",
+  logLevel: "warning",
+};
 // Native and optional packages stay outside: they are looked for when a device asks for them.
 const optional = ["koffi", "llvm-bindings", "webgpu"];
 
 await Promise.all([
   build({
     ...common,
-    entryPoints: { laspc: "compiler/cli/laspc.ts", "prettier-plugin": "compiler/syntax/prettier-plugin.ts" },
+    entryPoints: {
+      laspc: "compiler/cli/laspc.ts",
+      "prettier-plugin": "compiler/syntax/prettier-plugin.ts",
+    },
     outdir: "dist",
     splitting: true,
     external: [...optional, "prettier"],

@@ -7,15 +7,26 @@ import { pipeline } from "node:stream/promises";
 import { createBrotliDecompress } from "node:zlib";
 import { spawn } from "node:child_process";
 
-const folder = join(import.meta.dirname ?? dirname(new URL(import.meta.url).pathname), "../node_modules/.cache/laspc/swiftshader");
-const driver = () => (existsSync(folder) ? readdirSync(folder, { recursive: true }).find((name) => String(name).endsWith("icd.json")) : undefined);
+const folder = join(
+  import.meta.dirname ?? dirname(new URL(import.meta.url).pathname),
+  "../node_modules/.cache/laspc/swiftshader",
+);
+const driver = () =>
+  existsSync(folder)
+    ? readdirSync(folder, { recursive: true }).find((name) => String(name).endsWith("icd.json"))
+    : undefined;
 
 if (!driver()) {
   const require = createRequire(import.meta.url);
-  const archive = join(dirname(require.resolve("@sparticuz/chromium")), "../bin/swiftshader.tar.br");
+  const archive = join(
+    dirname(require.resolve("@sparticuz/chromium")),
+    "../bin/swiftshader.tar.br",
+  );
   mkdirSync(folder, { recursive: true });
   const tar = spawn("tar", ["-x", "-C", folder], { stdio: ["pipe", "inherit", "inherit"] });
   await pipeline(createReadStream(archive), createBrotliDecompress(), tar.stdin);
-  await new Promise((resolve, reject) => tar.on("close", (code) => (code === 0 ? resolve() : reject(new Error(`tar: ${code}`)))));
+  await new Promise((resolve, reject) =>
+    tar.on("close", (code) => (code === 0 ? resolve() : reject(new Error(`tar: ${code}`)))),
+  );
 }
 console.log(join(folder, String(driver())));

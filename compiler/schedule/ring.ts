@@ -152,7 +152,7 @@ class StepWriter {
     const kept = new Set(
       [...this.names].filter(([alias]) => !which(alias)).map(([, buffer]) => buffer),
     );
-    for (const buffer of [...this.owned]) {
+    for (const buffer of this.owned) {
       if (!which(buffer) || kept.has(buffer)) continue;
       this.add({ kind: "free", buffer, stream: "compute", after: [] }, [], [buffer]);
       this.owned.delete(buffer);

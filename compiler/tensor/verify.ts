@@ -100,7 +100,7 @@ export function verifyTensor(program: Program, after: string): void {
     });
     op.yields.forEach(typeOf);
     // What is inside a region is not seen outside of it; its ids stay taken.
-    for (const id of [...types.keys()]) if (!outside.has(id)) hidden.add(id);
+    for (const id of types.keys()) if (!outside.has(id)) hidden.add(id);
     for (const id of hidden) types.delete(id);
   };
   const hidden = new Set<ValueId>();

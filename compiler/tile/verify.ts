@@ -37,7 +37,7 @@ class Checker {
 
   private checkHead(): void {
     const { storages, params } = this.kernel;
-    const names = [...storages.map((storage) => storage.name)];
+    const names = storages.map((storage) => storage.name);
     if (new Set(names).size !== names.length) throw new Problem("two storages share a name");
     if (new Set(params.map((param) => param.name)).size !== params.length) {
       throw new Problem("two params share a name");

@@ -1,0 +1,94 @@
+/** The shipped attentions, compiled and run: what most tests start from. */
+import { readFileSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { referencePrograms } from "../../compiler/cli/devices.ts";
+import { artifactOf } from "../../compiler/cli/files.ts";
+import { compareWithReference } from "../../compiler/cli/reference.ts";
+import { type CompileOptions, type Compiled, compile } from "../../compiler/index.ts";
+import { ringPlan } from "../../compiler/schedule/ring.ts";
+import { planProblem } from "../../compiler/schedule/verify.ts";
+import type { Source } from "../../compiler/support/span.ts";
+import type { Device, HostTensor, LaunchSizes } from "../../runtime/device.ts";
+import { shapeOf } from "../../runtime/device.ts";
+import { randomTensor } from "../../runtime/random.ts";
+import { type RanksResult, runRanks } from "../../runtime/run.ts";
+import { inProcessTransports } from "../../runtime/transports/in-process.ts";
+
+const folder = join(import.meta.dirname, "../../dsl-examples");
+
+export const exampleNames = readdirSync(folder)
+  .filter((name) => name.endsWith(".lasp"))
+  .map((name) => name.replace(".lasp", ""));
+
+export function exampleSource(name: string): Source {
+  return { name: `${name}.lasp`, text: readFileSync(join(folder, `${name}.lasp`), "utf8") };
+}
+
+export const defaults: CompileOptions = {
+  dims: { K: 64, V: 64 },
+  dtype: "f32",
+  entry: null,
+  targets: [],
+  tokens: null,
+};
+
+/** Compiles a text or throws with its diagnostics. */
+export function compileText(text: string, options: Partial<CompileOptions> = {}): Compiled {
+  const outcome = compile({ name: "test.lasp", text }, { ...defaults, ...options });
+  if (outcome.value === null) {
+    throw new Error(outcome.diagnostics.map((d) => `${d.code}: ${d.message}`).join("\n"));
+  }
+  return outcome.value;
+}
+
+export function compileExample(name: string, options: Partial<CompileOptions> = {}): Compiled {
+  return compileText(exampleSource(name).text, options);
+}
+
+export function sizesOf(sizes: Partial<LaunchSizes> & { T: number }): LaunchSizes {
+  return { B: 1, H: 2, T_total: sizes.T, token_offset: 0, heads: {}, ...sizes };
+}
+
+export function randomInputs(
+  { manifest }: Compiled,
+  sizes: LaunchSizes,
+  options: { seed?: number; initial?: boolean } = {},
+): Map<string, HostTensor> {
+  const { seed = 1, initial = false } = options;
+  const states = manifest.states.map((state) => ({
+    name: `initial_${state.name}`,
+    per: "state" as const,
+    dtype: "f32" as const,
+    dims: state.dims,
+    dimNames: state.dims.map(String),
+    range: null,
+  }));
+  const specs = [...manifest.inputs, ...(initial ? states : [])];
+  return new Map(specs.map((spec) => [spec.name, randomTensor(spec, shapeOf(spec, sizes), seed)]));
+}
+
+/** Runs an attention on a ring of loaded devices. */
+export async function runRing(
+  compiled: Compiled,
+  devices: readonly Device[],
+  inputs: ReadonlyMap<string, HostTensor>,
+  sizes: LaunchSizes,
+): Promise<RanksResult> {
+  const { manifest } = compiled;
+  const plan = ringPlan(manifest, devices.length);
+  const problem = planProblem(plan, manifest);
+  if (problem !== null) throw new Error(problem);
+  const transports = inProcessTransports(devices.length);
+  return runRanks({ plan, manifest, devices, transports, inputs, sizes });
+}
+
+export async function compare(
+  compiled: Compiled,
+  inputs: ReadonlyMap<string, HostTensor>,
+  sizes: LaunchSizes,
+  result: RanksResult,
+) {
+  return compareWithReference({ compiled, inputs, sizes, result, say: () => {} });
+}
+
+export { artifactOf, referencePrograms };

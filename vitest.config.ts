@@ -1,0 +1,17 @@
+import { readFileSync } from "node:fs";
+import { defineConfig } from "vitest/config";
+
+/** Helper files as text, as the bundle has them. */
+const textFiles = {
+  name: "text-files",
+  enforce: "pre" as const,
+  load: (id: string) =>
+    /\.(ll|wgsl|cuh)$/.test(id)
+      ? `export default ${JSON.stringify(readFileSync(id, "utf8"))};`
+      : null,
+};
+
+export default defineConfig({
+  plugins: [textFiles],
+  test: { include: ["test/**/*.test.ts"], testTimeout: 120_000, pool: "forks", maxWorkers: 2 },
+});
