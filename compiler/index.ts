@@ -6,7 +6,7 @@ import { type CheckedAttention, checkFile } from "./check/check.ts";
 import { toForms, toKernels, toLoops, toScans } from "./pipeline.ts";
 import { type Diagnostic, type Outcome, hasErrors } from "./support/diagnostic.ts";
 import { type Note, type Observer, Report } from "./support/pass.ts";
-import { type Source, lineAt, positionOf } from "./support/span.ts";
+import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
 import { parseSource } from "./syntax/parse.ts";
 import type { Op, Program } from "./tensor/ir.ts";
 import type { Sharded } from "./tensor/passes/shard.ts";
@@ -50,8 +50,30 @@ export function check(
   const parsed = parseSource(source);
   if (parsed.value === null) return { value: null, diagnostics: parsed.diagnostics };
   const checked = checkFile(parsed.value, source, options);
-  const diagnostics = [...parsed.diagnostics, ...checked.diagnostics];
+  // What recovery made of an item with a syntax error is not what its author meant to return.
+  const torn = parsed.value.items.filter(({ span }) =>
+    parsed.diagnostics.some(({ labels: [at] }) => isInside(at!.span, span)),
+  );
+  const kept = checked.diagnostics.filter(
+    ({ code, labels: [at] }) =>
+      !shakyCodes.has(code) || !torn.some(({ span }) => isInside(at!.span, span)),
+  );
+  const diagnostics = [...parsed.diagnostics, ...kept];
   return { value: checked.value?.attentions ?? null, diagnostics };
+}
+
+/** Diagnostics about the whole of a body, which a syntax error may have cut short. */
+const shakyCodes: ReadonlySet<string> = new Set([
+  "return-shape",
+  "return-count",
+  "missing-return",
+  "unreachable",
+  "unused-parameter",
+  "unused-value",
+]);
+
+function isInside(inner: Span, outer: Span): boolean {
+  return inner.start >= outer.start && inner.end <= outer.end + 1;
 }
 
 /** One attention as an artifact for the given targets; the reference target is always in it. */

@@ -17,7 +17,7 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   const names = kernel.params.map((param) => walker.paramName(param.name));
   const shared = walker.sharedArrays();
   const sharedBytes = shared.reduce((sum, { elements }) => sum + elements * 4, 0);
-  writer.line(`extern "C" __global__ void __launch_bounds__(${kernel.threads}) ${kernel.name}(`);
+  writer.line(`extern "C" __global__ void __launch_bounds__(${kernel.threads}, 1) ${kernel.name}(`);
   writer.indent(() => {
     kernel.params.forEach((param, i) => {
       const type = `${param.access === "read" ? "const " : ""}${elementOf(param)}`;

@@ -104,7 +104,7 @@ export class BodyChecker {
     let results: Checked[] | null = null;
     for (const stmt of body) {
       if (results !== null) {
-        this.report(diagnose("unreachable", {}, [{ span: stmt.span, text: "" }]));
+        this.report(diagnose("unreachable", { word: "return" }, [{ span: stmt.span, text: "" }]));
         break;
       }
       switch (stmt.kind) {
@@ -222,14 +222,7 @@ export class BodyChecker {
     let yields: Checked[] | null = null;
     for (const stmt of ast.body) {
       if (yields !== null) {
-        this.report(
-          diagnose(
-            "unreachable",
-            {},
-            [{ span: stmt.span, text: "" }],
-            "remove it, or move it above `yield`",
-          ),
-        );
+        this.report(diagnose("unreachable", { word: "yield" }, [{ span: stmt.span, text: "" }]));
         break;
       }
       if (stmt.kind === "assign") {
@@ -261,6 +254,7 @@ export class BodyChecker {
             { span: state.span, text: `declared ${types.declared}` },
           ]),
         );
+        state.id = null;
         return;
       }
     }
@@ -480,7 +474,7 @@ export class BodyChecker {
       case "rmsnorm":
         if (!isVector(0)) return wrong(0, "rows of numbers, such as [T, K]");
         if (shapes[0]!.length === 1 && shapes[0]![0] === tokenDim) {
-          return wrong(0, "rows of numbers, such as [T, K], not one number for each token");
+          return wrong(0, "rows of numbers, such as [T, K]");
         }
         return this.rowwise(expr, args, at);
       case "rotary": {
@@ -490,7 +484,7 @@ export class BodyChecker {
         const dim = shapes[0]![1]!;
         const size = typeof dim === "number" ? dim : this.dims.get(dim);
         if (typeof size === "number" && size % 2 === 1) {
-          const params = { dim: String(dim), size: String(size) };
+          const params = { axis: typeof dim === "number" ? `${dim} columns` : `${dim} = ${size}` };
           this.report(diagnose("odd-rotary", params, [{ span: expr.args[0]!.span, text: "" }]));
           return null;
         }

@@ -85,6 +85,7 @@ class AttentionChecker {
   private readonly defs: ReadonlyMap<string, DefAst>;
   private readonly options: CheckOptions;
   private readonly report: Report;
+  private mistakes = 0;
 
   constructor(
     ast: AttentionAst,
@@ -95,7 +96,10 @@ class AttentionChecker {
     this.ast = ast;
     this.defs = defs;
     this.options = options;
-    this.report = report;
+    this.report = (diagnostic) => {
+      if (isError(diagnostic)) this.mistakes++;
+      report(diagnostic);
+    };
     this.build = new TensorBuilder(ast.name.name, this.dims);
   }
 
@@ -108,7 +112,8 @@ class AttentionChecker {
       this.shape(type),
     );
     const values = body.attention(ast, scope);
-    for (const [name, entry] of scope) {
+    // After a mistake a name may only seem unused.
+    for (const [name, entry] of this.mistakes > 0 ? [] : scope) {
       if (entry.used) continue;
       const code = entry.kind === "param" ? "unused-parameter" : "unused-value";
       report(diagnose(code, { name }, [{ span: entry.span, text: "" }]));

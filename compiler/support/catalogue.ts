@@ -121,7 +121,7 @@ export const catalogue = {
     fix: "Add `return ...`.",
   },
   unreachable: {
-    message: "nothing runs after `return`",
+    message: "nothing runs after `{word}`",
     means: "The statement stands behind the one that ends the definition.",
     fix: "Remove it, or move it up.",
   },
@@ -219,7 +219,7 @@ export const catalogue = {
     fix: "Write a number, such as 1e-6.",
   },
   "odd-rotary": {
-    message: "rotary turns pairs of columns, and {dim} = {size} is odd",
+    message: "rotary turns pairs of columns, and {axis} is odd",
     means: "The axis is cut into two halves.",
     fix: "Choose an even size.",
   },

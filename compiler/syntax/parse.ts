@@ -2,7 +2,7 @@
 import type { ILexingError, IRecognitionException, IToken } from "chevrotain";
 import { diagnose } from "../support/catalogue.ts";
 import type { Diagnostic, Outcome } from "../support/diagnostic.ts";
-import type { Source, Span } from "../support/span.ts";
+import { type Source, type Span, positionOf } from "../support/span.ts";
 import type { FileAst } from "./ast.ts";
 import { buildFile } from "./build-ast.ts";
 import { LaspParser } from "./grammar.ts";
@@ -32,7 +32,10 @@ export function parseWithComments(source: Source): Outcome<Parsed> {
   const diagnostics: Diagnostic[] = lexed.errors.map((error) => lexingError(error, source));
   parser.input = lexed.tokens;
   const cst = parser.file();
-  diagnostics.push(...parser.errors.map((error) => syntaxError(error, source)));
+  for (const error of parser.errors) {
+    const mistake = syntaxError(error, source);
+    if (!isEcho(mistake, diagnostics, source)) diagnostics.push(mistake);
+  }
   const file = buildFile(cst, source.text, (code, span, found) =>
     diagnostics.push(diagnose(code, { found }, [{ span, text: "" }])),
   );
@@ -42,6 +45,18 @@ export function parseWithComments(source: Source): Outcome<Parsed> {
   }));
   diagnostics.sort((a, b) => a.labels[0]!.span.start - b.labels[0]!.span.start);
   return { value: { file, comments }, diagnostics };
+}
+
+/**
+ * Recovery stumbles over what the first mistake left: another one on the same line, or a bracket that
+ * now closes too much, says nothing new.
+ */
+function isEcho(mistake: Diagnostic, before: readonly Diagnostic[], source: Source): boolean {
+  const at = (diagnostic: Diagnostic) => diagnostic.labels[0]!.span.start;
+  const lineOf = (diagnostic: Diagnostic) => positionOf(source.text, at(diagnostic)).line;
+  const earlier = before.filter((other) => at(other) <= at(mistake));
+  if (earlier.some((other) => lineOf(other) === lineOf(mistake))) return true;
+  return earlier.length > 0 && source.text[at(mistake)] === "}";
 }
 
 function lexingError({ offset, length }: ILexingError, source: Source): Diagnostic {

@@ -113,6 +113,6 @@ export const keywords = [
 ] as const;
 
 export const lexer = new Lexer(allTokens, {
-  positionTracking: "onlyOffset",
+  positionTracking: "full",
   skipValidations: true,
 });
