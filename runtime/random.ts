@@ -1,6 +1,6 @@
 /** Inputs nobody gave: drawn from a seed, each tensor from a stream of its own. */
 import type { HostTensor } from "./device.ts";
-import { elementsOf, fromNumbers } from "./dtype.ts";
+import { elementsOf, newData, toBits } from "./dtype.ts";
 import type { TensorSpec } from "./plan.ts";
 
 /**
@@ -11,9 +11,10 @@ export function randomTensor(spec: TensorSpec, shape: readonly number[], seed: n
   const next = uniformStream(hash(`${seed}/${spec.name}`));
   const normal = normalStream(next);
   const draw = drawer(spec.range, next, normal);
-  const numbers = new Float64Array(elementsOf(shape));
-  for (let i = 0; i < numbers.length; i++) numbers[i] = draw();
-  return { dtype: spec.dtype, shape, data: fromNumbers(spec.dtype, numbers) };
+  const { dtype } = spec;
+  const data = newData(dtype, elementsOf(shape));
+  for (let i = 0; i < data.length; i++) data[i] = dtype === "f32" ? draw() : toBits(dtype, draw());
+  return { dtype, shape, data };
 }
 
 function drawer(

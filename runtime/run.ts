@@ -222,6 +222,7 @@ export function rankInputs(run: RanksRun, rank: number): Map<string, HostTensor>
 /** Tokens [from, to) of a [B, T, ...] tensor. */
 export function cutTokens(tensor: HostTensor, from: number, to: number): HostTensor {
   const [batch, tokens, ...rest] = tensor.shape as [number, number, ...number[]];
+  if (from === 0 && to === tokens) return tensor;
   const width = elementsOf(rest);
   const data = newData(tensor.dtype, batch * (to - from) * width);
   for (let b = 0; b < batch; b++) {
@@ -258,6 +259,7 @@ function joinTokens(
   sizes: LaunchSizes,
   parts: readonly HostTensor[],
 ): HostTensor {
+  if (parts.length === 1) return parts[0]!;
   const shape = shapeOf(spec, sizes);
   const [batch, tokens, ...rest] = shape as [number, number, ...number[]];
   const width = elementsOf(rest);

@@ -35,6 +35,7 @@ const optionTypes = {
   passes: "string",
   check: "boolean",
   repeat: "string",
+  reference: "boolean",
   "check-inputs": "boolean",
 } as const satisfies Record<string, "boolean" | "string">;
 export type OptionName = keyof typeof optionTypes;

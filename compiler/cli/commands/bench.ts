@@ -13,7 +13,18 @@ import { compileFile, median, readSource, say } from "../files.ts";
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
     argv,
-    ["entry", "device", "dim", "dtype", "seed", "threads", "repeat", "compile", "json"],
+    [
+      "entry",
+      "device",
+      "dim",
+      "dtype",
+      "seed",
+      "threads",
+      "repeat",
+      "compile",
+      "reference",
+      "json",
+    ],
     "bench",
   );
   const source = await readSource(args.file("bench"));
@@ -31,6 +42,12 @@ export async function run(argv: readonly string[]): Promise<number> {
   const times = await timeForward(device, compiled.manifest, inputs, sizes, repeat);
   await device.close();
   const ms = median(times);
+  let referenceMs: number | null = null;
+  if (args.flag("reference")) {
+    say("timing the reference ...");
+    const reference = await openDevice("reference", compiled, { threads: null, poison: false });
+    referenceMs = median(await timeForward(reference, compiled.manifest, inputs, sizes, 1));
+  }
   const bytes = trafficBytes(compiled.manifest, sizes);
   const report = {
     entry: compiled.manifest.name,
@@ -43,6 +60,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     fastest_ms: Math.min(...times),
     bytes,
     gb_per_s: bytes / ms / 1e6,
+    ...(referenceMs === null ? {} : { reference_ms: referenceMs, times_faster: referenceMs / ms }),
     resident_mb: Math.round(process.memoryUsage.rss() / 1e6),
   };
   if (args.flag("json")) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
@@ -51,6 +69,11 @@ export async function run(argv: readonly string[]): Promise<number> {
       `${report.entry} on ${name}: ${ms.toFixed(3)} ms, ${report.gb_per_s.toFixed(2)} GB/s, ` +
         `${report.resident_mb} MB resident\n`,
     );
+    if (referenceMs !== null) {
+      process.stdout.write(
+        `reference: ${referenceMs.toFixed(0)} ms, ${(referenceMs / ms).toFixed(0)} times as long\n`,
+      );
+    }
   }
   return 0;
 }
