@@ -44,7 +44,7 @@ for place in "$prefix" /usr/local /usr; do
 done
 
 say "installing npm packages (compiling llvm-bindings takes a minute or two) ..."
-if [ -f package-lock.json ]; then npm ci --no-audit --no-fund --loglevel=error; else npm install --no-audit --no-fund --loglevel=error; fi
+npm install --no-audit --no-fund --loglevel=error
 npm run --silent build
 
 if node -e 'import("llvm-bindings").then(() => {}, () => process.exit(1))' 2>/dev/null && command -v cc >/dev/null \
