@@ -5,5 +5,6 @@ export * from "./transport.ts";
 export * from "./dtype.ts";
 export * from "./random.ts";
 export * from "./run.ts";
+export { runRanksInWorkers, WorkerTransport } from "./transports/worker.ts";
 export { inProcessTransports } from "./transports/in-process.ts";
 export { createCpuDevice } from "./devices/cpu.ts";

@@ -16,6 +16,7 @@ await Promise.all([
     ...common,
     entryPoints: {
       laspc: "compiler/cli/laspc.ts",
+      "rank-worker": "compiler/cli/rank-worker.ts",
       "prettier-plugin": "compiler/syntax/prettier-plugin.ts",
     },
     outdir: "dist",

@@ -2,11 +2,18 @@
  * The reference device: forms of the tensor level run by its interpreter, in float64, batch by batch and
  * head by head. Slow on purpose; what every other device is measured against.
  */
-import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "../../runtime/device.ts";
+import type {
+  ArtifactFiles,
+  Device,
+  DeviceBuffer,
+  HostTensor,
+  LaunchSizes,
+} from "../../runtime/device.ts";
 import { bytesOf, elementsOf, fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import type { Dtype, FormSpec, TensorSpec } from "../../runtime/plan.ts";
 import { interpretTensor } from "../../compiler/tensor/interpret.ts";
 import type { Program } from "../../compiler/tensor/ir.ts";
+import { parseTensor } from "../../compiler/tensor/parse.ts";
 import { type NdArray, ndArray } from "../../compiler/tensor/nd-array.ts";
 
 export interface ReferenceBuffer extends DeviceBuffer {
@@ -14,22 +21,30 @@ export interface ReferenceBuffer extends DeviceBuffer {
   readonly data: Float64Array;
 }
 
-/** `programs`: each form's program, by the form's name. */
-export function createReferenceDevice(programs: ReadonlyMap<string, Program>): ReferenceDevice {
+/** `programs`: each form's program, by the form's name; without them the artifact's own are read. */
+export function createReferenceDevice(
+  programs: ReadonlyMap<string, Program> = new Map(),
+): ReferenceDevice {
   return new ReferenceDevice(programs);
 }
 
 export class ReferenceDevice implements Device {
   readonly kind = "reference";
   readonly description = "reference: float64 interpreter";
-  private readonly programs: ReadonlyMap<string, Program>;
+  private programs: ReadonlyMap<string, Program>;
 
   constructor(programs: ReadonlyMap<string, Program>) {
     this.programs = programs;
   }
 
-  async load(): Promise<void> {
-    // Programs are run as they are.
+  async load(artifact: ArtifactFiles): Promise<void> {
+    const code = artifact.manifest.targets.find(({ target }) => target === "reference");
+    const decoder = new TextDecoder();
+    const loaded = (code?.forms ?? []).map(
+      ({ form, kernels: [kernel] }) =>
+        [form, parseTensor(decoder.decode(artifact.read(kernel!.file)))] as const,
+    );
+    this.programs = new Map([...loaded, ...this.programs]);
   }
 
   async alloc(dtype: Dtype, shape: readonly number[]): Promise<ReferenceBuffer> {

@@ -69,21 +69,21 @@ export async function openDevice(
   compiled: Compiled,
   options: { readonly threads: number | null; readonly poison: boolean },
 ): Promise<Device> {
-  const device = await makeDevice(name, compiled, options).catch((error: unknown) => {
+  const device = await makeDevice(name, options).catch((error: unknown) => {
     throw new UserError((error as Error).message);
   });
   await device.load(artifactOf(compiled));
   return device;
 }
 
-function makeDevice(
+/** A device of a kind, nothing loaded yet. Throws an Error with what is missing. */
+export function makeDevice(
   name: DeviceName,
-  compiled: Compiled,
   { threads, poison }: { readonly threads: number | null; readonly poison: boolean },
 ): Promise<Device> {
   switch (name) {
     case "reference":
-      return Promise.resolve(createReferenceDevice(referencePrograms(compiled)));
+      return Promise.resolve(createReferenceDevice());
     case "cpu":
       return createCpuDevice({ poison, ...(threads === null ? {} : { threads }) });
     case "webgpu":

@@ -67,6 +67,7 @@ function rankPlan(manifest: Manifest, rank: number, ranks: number): RankPlan {
     writer.launch("forward");
     // Every rank's forward gives a final state; only the chain's last is the sequence's.
     writer.freeAll((name) => states.some((s) => name === `final_${s.name}` && !isLast(s)));
+    writer.freeAll((name) => name.startsWith("initial_"));
     return { rank, steps: writer.finish(manifest) };
   }
   states.forEach((state, tag) => {
@@ -81,7 +82,7 @@ function rankPlan(manifest: Manifest, rank: number, ranks: number): RankPlan {
     const total = state.causal ? `folded_${state.name}` : `total_${state.name}`;
     if (isLast(state)) writer.rename(total, `final_${state.name}`);
   }
-  writer.freeAll((name) => name.startsWith("folded_") || name.startsWith("total_"));
+  writer.freeAll((name) => /^(folded|total|initial)_/.test(name));
   return { rank, steps: writer.finish(manifest) };
 }
 

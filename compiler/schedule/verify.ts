@@ -41,15 +41,22 @@ function rankProblem(plan: RankPlan, manifest: Manifest, ranks: number): string 
     const problem = stepProblem(step, manifest, live, written);
     if (problem !== null) return `${at} ${problem}`;
   }
+  // What is left: the caller's own, the outputs, and the final states where their chain ends.
+  const ends = manifest.states.filter(({ reverse }) => plan.rank === (reverse ? 0 : ranks - 1));
+  const starts = manifest.states.filter(({ reverse }) => plan.rank === (reverse ? ranks - 1 : 0));
   const kept = new Set([
-    ...manifest.inputs.map(({ name }) => name),
-    ...manifest.outputs.map(({ name }) => name),
-    ...manifest.states.flatMap(({ name }) => [`initial_${name}`, `final_${name}`]),
+    ...[...manifest.inputs, ...manifest.outputs].map(({ name }) => name),
+    ...ends.map(({ name }) => `final_${name}`),
+    ...starts.map(({ name }) => `initial_${name}`),
   ]);
   const leaked = [...live.keys()].find((name) => !kept.has(name));
   if (leaked !== undefined) return `${leaked} is never freed`;
-  const missing = manifest.outputs.find(({ name }) => !written.has(name));
-  return missing ? `output ${missing.name} is never written` : null;
+  const promised = [
+    ...manifest.outputs.map(({ name }) => name),
+    ...ends.map(({ name }) => `final_${name}`),
+  ];
+  const missing = promised.find((name) => !written.has(name));
+  return missing === undefined ? null : `${missing} is never written`;
 }
 
 function stepProblem(

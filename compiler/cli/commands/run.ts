@@ -1,10 +1,12 @@
 /** laspc run: compile and execute, on one device or a ring of them; --verify against the reference. */
+import { availableParallelism } from "node:os";
+import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { type RanksResult, runRanks } from "../../../runtime/run.ts";
 import { ringPlan } from "../../schedule/ring.ts";
 import { verifyPlan } from "../../schedule/verify.ts";
 import { Arguments, UserError } from "../arguments.ts";
-import { devicesFor, openDevice, targetsFor } from "../devices.ts";
+import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
 import { compileFile, readSource, say } from "../files.ts";
 import { type Data, checkRanges, gatherInputs, writeOutputs } from "../data.ts";
 import { type Comparison, compareWithReference } from "../reference.ts";
@@ -23,6 +25,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "output",
       "seed",
       "threads",
+      "transport",
       "verify",
       "json",
       "check-inputs",
@@ -47,17 +50,38 @@ export async function run(argv: readonly string[]): Promise<number> {
   for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
   // Ranks of one kind share a device: its queue and its threads are the machine's, not the rank's.
+  const transport = args.choice("transport", ["in-process", "worker"], "in-process");
   const opened = new Map<string, Awaited<ReturnType<typeof openDevice>>>();
-  for (const name of new Set(names)) {
+  for (const name of new Set(transport === "worker" ? [] : names)) {
     opened.set(name, await openDevice(name, compiled, { threads, poison: args.flag("verify") }));
     say(`  ${opened.get(name)!.description}`);
   }
-  const devices = names.map((name) => opened.get(name)!);
+  const devices = names.flatMap((name) => opened.get(name) ?? []);
   const begun = performance.now();
   let result: RanksResult;
   try {
-    const transports = inProcessTransports(ranks);
-    result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
+    if (transport === "worker") {
+      // Each rank has a device of its own, so the cores are shared out between them.
+      const share = threads ?? Math.max(1, Math.floor(availableParallelism() / ranks));
+      const options = { threads: share, poison: args.flag("verify") };
+      // Only this thread may choose the driver: what it finds out, the ranks' threads inherit.
+      if (names.includes("webgpu")) await (await makeDevice("webgpu", options)).close();
+      const entry = new URL("./rank-worker.js", import.meta.url);
+      const { files } = compiled;
+      result = await runRanksInWorkers({
+        plan,
+        manifest,
+        inputs,
+        sizes,
+        files,
+        devices: names,
+        options,
+        entry,
+      });
+    } else {
+      const transports = inProcessTransports(ranks);
+      result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
+    }
   } catch (error) {
     throw new UserError((error as Error).message);
   }

@@ -1,0 +1,29 @@
+/** One rank in a worker thread: opens its device, runs its part of the plan, reports once. */
+import { parentPort, workerData } from "node:worker_threads";
+import type { Device } from "../../runtime/device.ts";
+import { runRank } from "../../runtime/run.ts";
+import { type RankJob, type RankReport, WorkerTransport } from "../../runtime/transports/worker.ts";
+import { type DeviceName, makeDevice } from "./devices.ts";
+
+const job = workerData as RankJob;
+const { plan, manifest, files, inputs, sizes } = job;
+const transport = new WorkerTransport(plan.rank, job.ports, job.timeoutMs);
+
+async function run(): Promise<RankReport> {
+  let device: Device | null = null;
+  try {
+    device = await makeDevice(job.device as DeviceName, job.options);
+    const encoder = new TextEncoder();
+    await device.load({ manifest, read: (path) => encoder.encode(files.get(path)) });
+    const result = await runRank({ plan, manifest, device, transport, inputs, sizes });
+    return { ok: true, result };
+  } catch (error) {
+    transport.abort((error as Error).message);
+    return { ok: false, error: (error as Error).message };
+  } finally {
+    await device?.close();
+  }
+}
+
+parentPort!.postMessage(await run());
+await transport.close();

@@ -1,0 +1,273 @@
+/**
+ * What a tile program means: plain loops in float64, one grid point after another. Storages start as
+ * NaN, so that what is read before it is written shows.
+ */
+import { CompilerBug } from "../support/never.ts";
+import { functionOf } from "../tensor/functions.ts";
+import type {
+  Expr,
+  Index,
+  Kernel,
+  Param,
+  Stmt,
+  Storage,
+  StorageId,
+  TileProgram,
+  View,
+  Window,
+} from "./ir.ts";
+
+/** Run-time integers: B, T, H, T_total, token_offset, and H_<name> where it is not H. */
+export type TileSizes = Readonly<Record<string, number>>;
+
+/** Runs all kernels in order; `buffers` hold whole tensors by name and are written in place. */
+export function interpretTile(
+  program: TileProgram,
+  buffers: ReadonlyMap<string, Float64Array>,
+  sizes: TileSizes,
+): void {
+  for (const kernel of program.kernels) {
+    const heads = sizes["B"]! * sizes["H"]!;
+    for (let point = 0; point < heads; point++)
+      runAxes(kernel, buffers, sizes, point, 0, new Map());
+  }
+}
+
+function runAxes(
+  kernel: Kernel,
+  buffers: ReadonlyMap<string, Float64Array>,
+  sizes: TileSizes,
+  point: number,
+  depth: number,
+  variables: Map<string, number>,
+): void {
+  const axis = kernel.grid[depth];
+  if (!axis) {
+    new Point(kernel, buffers, sizes, point, variables).run(kernel.body);
+    return;
+  }
+  const extent = axis.extent === "T" ? sizes["T"]! : axis.extent;
+  for (let at = 0; at < extent; at += axis.step) {
+    const inner = new Map(variables).set(axis.name, at);
+    runAxes(kernel, buffers, sizes, point, depth + 1, inner);
+  }
+}
+
+/** One grid point: its storages and variables. */
+class Point {
+  private readonly data: Float64Array[];
+  private readonly kernel: Kernel;
+  private readonly buffers: ReadonlyMap<string, Float64Array>;
+  private readonly sizes: TileSizes;
+  private readonly batch: number;
+  private readonly head: number;
+  private readonly variables: Map<string, number>;
+
+  constructor(
+    kernel: Kernel,
+    buffers: ReadonlyMap<string, Float64Array>,
+    sizes: TileSizes,
+    point: number,
+    variables: Map<string, number>,
+  ) {
+    this.kernel = kernel;
+    this.buffers = buffers;
+    this.sizes = sizes;
+    this.batch = Math.floor(point / sizes["H"]!);
+    this.head = point % sizes["H"]!;
+    this.variables = variables;
+    this.data = kernel.storages.map(({ shape }) =>
+      new Float64Array(shape.reduce((product, n) => product * n, 1)).fill(NaN),
+    );
+  }
+
+  run(body: readonly Stmt[]): void {
+    for (const stmt of body) this.statement(stmt);
+  }
+
+  private storage(id: StorageId): Storage {
+    return this.kernel.storages[id]!;
+  }
+
+  private index({ base, offset }: Index): number {
+    return (base === null ? 0 : this.variables.get(base)!) + offset;
+  }
+
+  /** Where element (row, col) of a view lies in its whole buffer, or -1 outside of it. */
+  private place(view: View, row: number, col: number): number {
+    const param = this.kernel.params.find(({ name }) => name === view.param)!;
+    const [r, c] = [this.index(view.row) + row, this.index(view.col) + col];
+    const own = param.shape.map((dim) => (dim === "T" ? this.sizes["T"]! : dim));
+    const cols = own[1] ?? 1;
+    if (r >= (own[0] ?? 1) || c >= cols) return -1;
+    const heads = this.heads(param);
+    const part = Math.floor(this.head / (this.sizes["H"]! / heads));
+    const fixed = own.reduce((product, n) => product * n, 1);
+    switch (param.per) {
+      case "token":
+        return ((this.batch * this.sizes["T"]! + r) * heads + part) * cols + c;
+      case "state":
+        return (this.batch * this.sizes["H"]! + this.head) * fixed + r * cols + c;
+      case "head":
+        return part * fixed + r * cols + c;
+      case "shared":
+        return r * cols + c;
+    }
+  }
+
+  private heads(param: Param): number {
+    return this.sizes[param.heads] ?? this.sizes["H"]!;
+  }
+
+  /** Calls `body` with every element of a storage: row, column, place in its data. */
+  private each(id: StorageId, body: (row: number, col: number, at: number) => void): void {
+    const [rows = 1, cols = 1] = this.storage(id).shape;
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < cols; col++) body(row, col, row * cols + col);
+    }
+  }
+
+  private statement(stmt: Stmt): void {
+    switch (stmt.kind) {
+      case "load":
+      case "copy-async": {
+        const [to, from] = [this.data[stmt.dst]!, this.buffers.get(stmt.view.param)!];
+        this.each(stmt.dst, (row, col, at) => {
+          const place = this.place(stmt.view, row, col);
+          to[at] = place < 0 ? 0 : from[place]!;
+        });
+        return;
+      }
+      case "store": {
+        const [from, to] = [this.data[stmt.src]!, this.buffers.get(stmt.view.param)!];
+        this.each(stmt.src, (row, col, at) => {
+          const place = this.place(stmt.view, row, col);
+          if (place >= 0) to[place] = from[at]!;
+        });
+        return;
+      }
+      case "copy": {
+        const { dst, src, transpose } = stmt;
+        for (let row = 0; row < dst.rows; row++) {
+          for (let col = 0; col < dst.cols; col++) {
+            const value = transpose ? this.read(src, col, row) : this.read(src, row, col);
+            this.data[dst.storage]![this.at(dst, row, col)] = value;
+          }
+        }
+        return;
+      }
+      case "map": {
+        const to = this.data[stmt.dst]!;
+        const next = to.slice();
+        this.each(stmt.dst, (row, col, at) => (next[at] = this.expr(stmt.expr, row, col, at)));
+        to.set(next);
+        return;
+      }
+      case "mma": {
+        const { dst, lhs, rhs } = stmt;
+        const depth = stmt.transposeLhs ? lhs.rows : lhs.cols;
+        for (let row = 0; row < dst.rows; row++) {
+          for (let col = 0; col < dst.cols; col++) {
+            let sum = 0;
+            for (let k = 0; k < depth; k++) {
+              const a = stmt.transposeLhs ? this.read(lhs, k, row) : this.read(lhs, row, k);
+              const b = stmt.transposeRhs ? this.read(rhs, col, k) : this.read(rhs, k, col);
+              sum += a * b;
+            }
+            this.data[dst.storage]![this.at(dst, row, col)]! += sum;
+          }
+        }
+        return;
+      }
+      case "reduce": {
+        const [to, from] = [this.data[stmt.dst]!, this.data[stmt.src]!];
+        const isVector = this.storage(stmt.src).shape.length === 1;
+        to.fill(stmt.fn === "sum" ? 0 : -Infinity);
+        this.each(stmt.src, (row, col, at) => {
+          const kept = isVector ? 0 : stmt.axis === "col" ? row : col;
+          to[kept] = stmt.fn === "sum" ? to[kept]! + from[at]! : Math.max(to[kept]!, from[at]!);
+        });
+        return;
+      }
+      case "cumsum":
+        return this.cumsum(stmt.dst, stmt.src, stmt.reverse);
+      case "rotate-half": {
+        const [to, from] = [this.data[stmt.dst]!, this.data[stmt.src]!];
+        const half = stmt.width / 2;
+        this.each(stmt.dst, (_row, col, at) => {
+          to[at] = col < half ? -from[at + half]! : col < stmt.width ? from[at - half]! : 0;
+        });
+        return;
+      }
+      case "loop":
+        return this.loop(stmt);
+      case "barrier":
+      case "wait":
+        return;
+    }
+  }
+
+  private loop(stmt: Stmt & { kind: "loop" }): void {
+    const extent = stmt.extent === "T" ? this.sizes["T"]! : stmt.extent;
+    const starts: number[] = [];
+    for (let at = 0; at < extent; at += stmt.step) starts.push(at);
+    for (const at of stmt.reverse ? starts.reverse() : starts) {
+      this.variables.set(stmt.variable, at);
+      this.run(stmt.body);
+    }
+    this.variables.delete(stmt.variable);
+  }
+
+  private cumsum(dst: StorageId, src: StorageId, reverse: boolean): void {
+    const [to, from] = [this.data[dst]!, this.data[src]!];
+    const [rows = 1, cols = 1] = this.storage(src).shape;
+    for (let col = 0; col < cols; col++) {
+      let sum = 0;
+      for (let step = 0; step < rows; step++) {
+        const at = (reverse ? rows - 1 - step : step) * cols + col;
+        sum += from[at]!;
+        to[at] = sum;
+      }
+    }
+  }
+
+  private at(window: Window, row: number, col: number): number {
+    const cols = this.storage(window.storage).shape[1]!;
+    return (this.index(window.row) + row) * cols + this.index(window.col) + col;
+  }
+
+  private read(window: Window, row: number, col: number): number {
+    return this.data[window.storage]![this.at(window, row, col)]!;
+  }
+
+  private expr(expr: Expr, row: number, col: number, at: number): number {
+    const own = (axis: "row" | "col") => (axis === "row" ? row : col);
+    switch (expr.kind) {
+      case "const":
+        return expr.value;
+      case "read": {
+        const data = this.data[expr.storage]!;
+        if (expr.at === "tile") return data[at]!;
+        return data[expr.at === "scalar" ? 0 : own(expr.at)]!;
+      }
+      case "index":
+        return (
+          this.index(expr.start) + own(expr.axis) + (expr.global ? this.sizes["token_offset"]! : 0)
+        );
+      case "inside": {
+        const limit = expr.limit === "T" ? this.sizes["T"]! : expr.limit;
+        return this.index(expr.start) + own(expr.axis) < limit ? 1 : 0;
+      }
+      case "runtime":
+        return this.sizes[expr.scalar] ?? this.missing(expr.scalar);
+      case "call": {
+        const args = expr.args.map((arg) => this.expr(arg, row, col, at));
+        return functionOf(expr.fn)(...args);
+      }
+    }
+  }
+
+  private missing(name: string): never {
+    throw new CompilerBug(`interpret: the run-time size ${name} is not given`);
+  }
+}

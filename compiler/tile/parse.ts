@@ -1,0 +1,266 @@
+/** Tile programs from text, as `print.ts` writes them. Throws IrSyntaxError on anything else. */
+import { IrReader } from "../support/ir-text.ts";
+import type { Dtype, MapFn, Per } from "../tensor/ir.ts";
+import type {
+  Axis,
+  Expr,
+  GridAxis,
+  Index,
+  Kernel,
+  Memory,
+  Param,
+  Stmt,
+  Storage,
+  StorageId,
+  TileProgram,
+  View,
+  Window,
+} from "./ir.ts";
+
+export function parseTile(text: string): TileProgram {
+  return new TileParser(new IrReader(text)).program();
+}
+
+class TileParser {
+  private storages: Storage[] = [];
+  private readonly reader: IrReader;
+
+  constructor(reader: IrReader) {
+    this.reader = reader;
+  }
+
+  program(): TileProgram {
+    const { reader } = this;
+    reader.expect("tile");
+    const name = reader.next();
+    reader.expect("{");
+    const kernels: Kernel[] = [];
+    while (!reader.accept("}")) kernels.push(this.kernel());
+    return { name, kernels };
+  }
+
+  private kernel(): Kernel {
+    const { reader } = this;
+    this.storages = [];
+    const params: Param[] = [];
+    const grid: GridAxis[] = [];
+    reader.expect("kernel");
+    const name = reader.next();
+    reader.expect("threads");
+    const threads = reader.number();
+    reader.expect("{");
+    for (;;) {
+      if (reader.accept("param")) params.push(this.param());
+      else if (reader.accept("grid")) grid.push(this.gridAxis());
+      else if (reader.peek() === "register" || reader.peek() === "shared") this.storage();
+      else break;
+    }
+    const body = this.body();
+    return { name, params, grid, threads, storages: this.storages, body };
+  }
+
+  private extent(): number | "T" {
+    return this.reader.accept("T") ? "T" : this.reader.number();
+  }
+
+  private param(): Param {
+    const { reader } = this;
+    const access = reader.next() as Param["access"];
+    const per = reader.next() as Per;
+    const name = reader.next();
+    reader.expect(":");
+    const dtype = reader.next() as Dtype;
+    const shape = reader.list("[", "]", () => this.extent());
+    reader.expect("heads");
+    return { name, access, per, dtype, shape, heads: reader.next() };
+  }
+
+  private gridAxis(): GridAxis {
+    const { reader } = this;
+    const name = reader.next();
+    reader.expect("below");
+    const extent = this.extent();
+    reader.expect("step");
+    return { name, extent, step: reader.number() };
+  }
+
+  private storage(): void {
+    const { reader } = this;
+    const memory = reader.next() as Memory;
+    const name = reader.next();
+    reader.expect(":");
+    const dtype = reader.next() as Dtype;
+    const shape = reader.list("[", "]", () => reader.number());
+    const pad = reader.accept("pad") ? reader.number() : 0;
+    const id = this.storages.length as StorageId;
+    this.storages.push({ id, name, memory, dtype, shape, pad });
+  }
+
+  private named(): StorageId {
+    const name = this.reader.next();
+    const found = this.storages.find((storage) => storage.name === name);
+    return found ? found.id : this.reader.fail(`there is no storage ${name}`);
+  }
+
+  /** Statements up to the closing bracket. Notes are comments and not read back. */
+  private body(): Stmt[] {
+    const stmts: Stmt[] = [];
+    while (!this.reader.accept("}")) stmts.push(this.statement());
+    return stmts;
+  }
+
+  private statement(): Stmt {
+    const { reader } = this;
+    const note = null;
+    const kind = reader.next();
+    switch (kind) {
+      case "load":
+      case "copy-async": {
+        const dst = this.named();
+        reader.expect("=");
+        return { kind, dst, view: this.view(), note };
+      }
+      case "store": {
+        const view = this.view();
+        reader.expect("=");
+        return { kind, src: this.named(), view, note };
+      }
+      case "wait":
+        return { kind, pending: reader.number(), note };
+      case "barrier":
+        return { kind, note };
+      case "copy": {
+        const dst = this.window();
+        reader.expect("=");
+        return { kind, dst, src: this.window(), transpose: this.turned(), note };
+      }
+      case "map": {
+        const dst = this.named();
+        reader.expect("=");
+        return { kind, dst, expr: this.expr(), note };
+      }
+      case "mma": {
+        const dst = this.window();
+        reader.expect("+");
+        reader.expect("=");
+        const lhs = this.window();
+        const transposeLhs = this.turned();
+        reader.expect("@");
+        return {
+          kind,
+          dst,
+          lhs,
+          transposeLhs,
+          rhs: this.window(),
+          transposeRhs: this.turned(),
+          note,
+        };
+      }
+      case "reduce": {
+        const dst = this.named();
+        reader.expect("=");
+        const fn = reader.next() as "sum" | "max";
+        const axis = reader.next() as Axis;
+        const src = this.named();
+        return {
+          kind,
+          fn,
+          dst,
+          src,
+          axis,
+          scratch: reader.accept("scratch") ? this.named() : null,
+          note,
+        };
+      }
+      case "cumsum": {
+        const dst = this.named();
+        reader.expect("=");
+        return { kind, dst, src: this.named(), reverse: reader.accept("reverse"), note };
+      }
+      case "rotate-half": {
+        const dst = this.named();
+        reader.expect("=");
+        const src = this.named();
+        reader.expect("width");
+        return { kind, dst, src, width: reader.number(), note };
+      }
+      case "loop": {
+        const { name: variable, extent, step } = this.gridAxis();
+        const reverse = reader.accept("reverse");
+        reader.expect("{");
+        return { kind, variable, extent, step, reverse, body: this.body(), note };
+      }
+      default:
+        return reader.fail(`there is no statement \`${kind}\``);
+    }
+  }
+
+  private turned(): boolean {
+    if (!this.reader.accept("^")) return false;
+    this.reader.expect("T");
+    return true;
+  }
+
+  private index(): Index {
+    const { reader } = this;
+    const word = reader.peek() ?? "";
+    if (/^-?\d/.test(word)) return { base: null, offset: reader.number() };
+    const base = reader.next();
+    return { base, offset: reader.accept("+") ? reader.number() : 0 };
+  }
+
+  private view(): View {
+    const { reader } = this;
+    const param = reader.next();
+    const [row, col] = reader.list("[", "]", () => this.index());
+    return { param, row: row!, col: col! };
+  }
+
+  private window(): Window {
+    const { reader } = this;
+    const storage = this.named();
+    const range = () => {
+      const start = this.index();
+      reader.expect(":");
+      return { start, size: reader.number() };
+    };
+    const [row, col] = reader.list("[", "]", range);
+    return { storage, row: row!.start, rows: row!.size, col: col!.start, cols: col!.size };
+  }
+
+  private expr(): Expr {
+    const { reader } = this;
+    const word = reader.peek() ?? "";
+    if (/^-?(\d|inf|nan)/.test(word)) return { kind: "const", value: reader.number() };
+    if (reader.accept("$")) {
+      return { kind: "runtime", scalar: reader.next() as "T_total" };
+    }
+    const stored = this.storages.find((storage) => storage.name === word);
+    reader.next();
+    if (reader.peek() !== "(") {
+      if (!stored) return reader.fail(`there is no storage ${word}`);
+      const at = reader.accept("@") ? (reader.next() as Axis) : null;
+      const own = stored.shape.length === 2 ? "tile" : "scalar";
+      return { kind: "read", storage: stored.id, at: at ?? own };
+    }
+    if (word === "at" || word === "token" || word === "inside") return this.place(word);
+    const args = reader.list("(", ")", () => this.expr());
+    return { kind: "call", fn: word as MapFn, args };
+  }
+
+  private place(word: "at" | "token" | "inside"): Expr {
+    const { reader } = this;
+    reader.expect("(");
+    const axis = reader.next() as Axis;
+    reader.expect(",");
+    const start = this.index();
+    if (word === "inside") {
+      reader.expect(",");
+      const limit = this.extent();
+      reader.expect(")");
+      return { kind: "inside", axis, start, limit };
+    }
+    reader.expect(")");
+    return { kind: "index", axis, start, global: word === "token" };
+  }
+}

@@ -1,0 +1,201 @@
+/**
+ * Ranks in worker threads. A message is written once, into shared memory of its own, and handed over
+ * through a port; the receiver reads it where it is.
+ */
+import { type MessagePort, Worker } from "node:worker_threads";
+import type { HostTensor } from "../device.ts";
+import {
+  type RankResult,
+  type RanksResult,
+  type RanksRun,
+  joinResults,
+  rankInputs,
+  rankSizes,
+} from "../run.ts";
+import type { LaunchSizes } from "../device.ts";
+import type { Manifest, RankPlan } from "../plan.ts";
+import type { Transport } from "../transport.ts";
+
+type Message =
+  | { readonly kind: "bytes"; readonly tag: number; readonly memory: SharedArrayBuffer }
+  | { readonly kind: "abort"; readonly reason: string };
+
+/** What a rank's thread is started with. */
+export interface RankJob {
+  readonly plan: RankPlan;
+  readonly ranks: number;
+  readonly manifest: Manifest;
+  readonly files: ReadonlyMap<string, string>;
+  readonly device: string;
+  readonly options: { readonly threads: number | null; readonly poison: boolean };
+  readonly inputs: ReadonlyMap<string, HostTensor>;
+  readonly sizes: LaunchSizes;
+  /** A port to every other rank, and to whoever started the threads under its own rank. */
+  readonly ports: readonly MessagePort[];
+  readonly timeoutMs: number;
+}
+
+/** What a rank's thread sends back, once. */
+export type RankReport =
+  | { readonly ok: true; readonly result: RankResult }
+  | { readonly ok: false; readonly error: string };
+
+/** The transport of one rank over ports. Rejects on another size, an abort, or when time is up. */
+export class WorkerTransport implements Transport {
+  bytesSent = 0;
+  readonly rank: number;
+  readonly ranks: number;
+  private readonly ports: readonly MessagePort[];
+  private readonly timeoutMs: number;
+  private readonly arrived = new Map<string, Uint8Array[]>();
+  private readonly waiting = new Map<string, (() => void)[]>();
+  private failed: Error | null = null;
+
+  constructor(rank: number, ports: readonly MessagePort[], timeoutMs: number) {
+    this.rank = rank;
+    this.ranks = ports.length;
+    this.ports = ports;
+    this.timeoutMs = timeoutMs;
+    ports.forEach((port, from) => {
+      port.on("message", (message: Message) => this.take(from, message));
+    });
+  }
+
+  private take(from: number, message: Message): void {
+    if (message.kind === "abort") {
+      this.failed ??= new Error(message.reason);
+      for (const wakes of this.waiting.values()) wakes.forEach((wake) => wake());
+      return;
+    }
+    const key = `${from}#${message.tag}`;
+    this.arrived.set(key, [...(this.arrived.get(key) ?? []), new Uint8Array(message.memory)]);
+    this.waiting.get(key)?.shift()?.();
+  }
+
+  async send(to: number, tag: number, bytes: Uint8Array): Promise<void> {
+    if (this.failed) throw this.failed;
+    const memory = new SharedArrayBuffer(bytes.byteLength);
+    new Uint8Array(memory).set(bytes);
+    this.bytesSent += bytes.byteLength;
+    this.ports[to]!.postMessage({ kind: "bytes", tag, memory } satisfies Message);
+  }
+
+  async recv(from: number, tag: number, sizeBytes: number): Promise<Uint8Array> {
+    const key = `${from}#${tag}`;
+    if (!this.arrived.get(key)?.length && !this.failed) await this.arrival(key);
+    if (this.failed) throw this.failed;
+    const bytes = this.arrived.get(key)?.shift();
+    if (!bytes) throw new Error(`rank ${this.rank} waited ${this.timeoutMs} ms for rank ${from}`);
+    if (bytes.byteLength !== sizeBytes) {
+      throw new Error(
+        `rank ${this.rank} expected ${sizeBytes} bytes from rank ${from}, got ${bytes.byteLength}`,
+      );
+    }
+    return bytes;
+  }
+
+  /** Resolves when something for `key` is there, on an abort, or when time is up. */
+  private arrival(key: string): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, this.timeoutMs);
+      const wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      this.waiting.set(key, [...(this.waiting.get(key) ?? []), wake]);
+    });
+  }
+
+  abort(reason: string): void {
+    const text = `rank ${this.rank} failed: ${reason}`;
+    this.ports.forEach((port, to) => {
+      if (to !== this.rank) port.postMessage({ kind: "abort", reason: text } satisfies Message);
+    });
+  }
+
+  async close(): Promise<void> {
+    for (const port of this.ports) port.close();
+  }
+}
+
+export interface WorkersRun extends Omit<RanksRun, "devices" | "transports"> {
+  /** The module that runs one rank: it calls `serveRank` of its own device. */
+  readonly entry: URL;
+  readonly files: ReadonlyMap<string, string>;
+  /** The kind of each rank's device. */
+  readonly devices: readonly string[];
+  readonly options: RankJob["options"];
+  readonly timeoutMs?: number;
+}
+
+/** Like `runRanks`, every rank in a thread of its own. A thread that dies fails all, with its name. */
+export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
+  const ranks = run.plan.ranks.length;
+  const ports: MessagePort[][] = Array.from({ length: ranks }, () => []);
+  const controls: MessagePort[] = [];
+  for (let a = 0; a < ranks; a++) {
+    const own = new MessageChannel();
+    ports[a]![a] = own.port1 as unknown as MessagePort;
+    controls.push(own.port2 as unknown as MessagePort);
+    for (let b = a + 1; b < ranks; b++) {
+      const { port1, port2 } = new MessageChannel();
+      ports[a]![b] = port1 as unknown as MessagePort;
+      ports[b]![a] = port2 as unknown as MessagePort;
+    }
+  }
+  const abortOthers = (rank: number, reason: string) =>
+    controls.forEach((port, other) => {
+      if (other !== rank) port.postMessage({ kind: "abort", reason } satisfies Message);
+    });
+  const inputsOf = { ...run, devices: [], transports: [] };
+  const reports = await Promise.all(
+    run.plan.ranks.map((plan, rank) => {
+      const job: RankJob = {
+        plan,
+        ranks,
+        manifest: run.manifest,
+        files: run.files,
+        device: run.devices[rank]!,
+        options: run.options,
+        inputs: rankInputs(inputsOf, rank),
+        sizes: rankSizes(run.sizes, rank, ranks),
+        ports: ports[rank]!,
+        timeoutMs: run.timeoutMs ?? 60_000,
+      };
+      return startRank(run.entry, job, (reason) => abortOthers(rank, reason));
+    }),
+  );
+  for (const port of controls) port.close();
+  const failures = reports.flatMap((report) => (report.ok ? [] : [report.error]));
+  if (failures.length > 0) {
+    // A peer's abort is only an echo of the first failure.
+    throw new Error(failures.find((text) => !/rank \d+ failed:/.test(text)) ?? failures[0]);
+  }
+  const results = reports.map((report) => (report as RankReport & { ok: true }).result);
+  return joinResults(run.manifest, run.sizes, results);
+}
+
+function startRank(
+  entry: URL,
+  job: RankJob,
+  onDeath: (reason: string) => void,
+): Promise<RankReport> {
+  return new Promise((resolve) => {
+    const { rank } = job.plan;
+    const worker = new Worker(entry, { workerData: job, transferList: [...job.ports] as never });
+    let reported = false;
+    const report = (result: RankReport) => {
+      if (reported) return;
+      reported = true;
+      resolve(result);
+    };
+    const died = (why: string) => {
+      if (reported) return;
+      onDeath(`rank ${rank} failed: ${why}`);
+      report({ ok: false, error: `rank ${rank}: ${why}` });
+    };
+    worker.on("message", (result: RankReport) => report(result));
+    worker.on("error", (error) => died((error as Error).message));
+    worker.on("exit", (code) => died(`its thread ended with code ${code}`));
+  });
+}

@@ -1,0 +1,70 @@
+/** Both transports carry a plan to the same numbers, and a failure to every rank. */
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { createReferenceDevice } from "../../codegen/reference/device.ts";
+import type { Transport } from "../../runtime/transport.ts";
+import { inProcessTransports } from "../../runtime/transports/in-process.ts";
+import {
+  compileExample,
+  randomInputs,
+  referencePrograms,
+  runRing,
+  sizesOf,
+} from "../support/examples.ts";
+
+const root = join(import.meta.dirname, "../..");
+
+test("messages of one channel arrive in order, and are counted", async () => {
+  const [a, b] = inProcessTransports(2) as [Transport, Transport];
+  await a.send(1, 0, Uint8Array.of(1, 2));
+  await a.send(1, 0, Uint8Array.of(3, 4));
+  await a.send(1, 7, Uint8Array.of(5));
+  expect([...(await b.recv(0, 7, 1))]).toEqual([5]);
+  expect([...(await b.recv(0, 0, 2))]).toEqual([1, 2]);
+  expect([...(await b.recv(0, 0, 2))]).toEqual([3, 4]);
+  expect(a.bytesSent).toBe(5);
+  expect(b.bytesSent).toBe(0);
+});
+
+test("a message of another size is refused", async () => {
+  const [a, b] = inProcessTransports(2) as [Transport, Transport];
+  await a.send(1, 0, new Uint8Array(3));
+  await expect(b.recv(0, 0, 4)).rejects.toThrow("expected 4 bytes from rank 0, got 3");
+});
+
+test("nobody waits for a rank that failed, nor longer than told", async () => {
+  const [a, b] = inProcessTransports(2, { timeoutMs: 50 }) as [Transport, Transport];
+  await expect(b.recv(0, 0, 4)).rejects.toThrow("waited 50 ms for rank 0");
+  const waiting = b.recv(0, 1, 4);
+  a.abort("out of memory");
+  await expect(waiting).rejects.toThrow("rank 0 failed: out of memory");
+  await expect(b.recv(0, 2, 4)).rejects.toThrow("rank 0 failed");
+});
+
+test("a device that fails on one rank fails the run with that rank's name", async () => {
+  const compiled = compileExample("retention", { dims: { K: 4, V: 4 } });
+  const good = createReferenceDevice(referencePrograms(compiled));
+  const bad = createReferenceDevice(referencePrograms(compiled));
+  bad.launch = () => Promise.reject(new Error("the launch broke"));
+  const sizes = sizesOf({ T: 12 });
+  const inputs = randomInputs(compiled, sizes);
+  await expect(runRing(compiled, [good, bad, good], inputs, sizes)).rejects.toThrow(
+    "rank 1: the launch broke",
+  );
+});
+
+test("ranks in worker threads give the numbers of one process", () => {
+  const run = (...more: string[]) => {
+    const base = ["dist/laspc.js", "run", "dsl-examples/mamba2-ssd.lasp", "--device", "reference"];
+    const sizes = ["--devices", "3", "--dim", "B=2,H=2,T=50,K=8,V=8", "--verify", "--json"];
+    const { stdout, status } = spawnSync(process.execPath, [...base, ...sizes, ...more], {
+      cwd: root,
+      encoding: "utf8",
+    });
+    expect(status).toBe(0);
+    const { wall_ms: _wall, ...report } = JSON.parse(stdout) as { wall_ms: number };
+    return report;
+  };
+  expect(run("--transport", "worker")).toEqual(run());
+});
