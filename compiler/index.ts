@@ -21,8 +21,6 @@ export interface CompileOptions {
   /** Which attention of the file; null: the only one. */
   readonly entry: string | null;
   readonly targets: readonly Target[];
-  /** A sequence length to judge the product order for; null: any. */
-  readonly tokens: number | null;
   /** Told every program on its way; for `dump` and goldens. */
   readonly watch?: Watch;
 }
@@ -90,7 +88,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   if (open.length > 0) return failed(open);
   const report = new Report();
   const { program } = picked;
-  const scans = toScans(program, options, report, options.watch?.tensor?.(null));
+  const scans = toScans(program, report, options.watch?.tensor?.(null));
   if (report.limitations.length > 0) return failed(report.limitations);
   const sharded = toForms(scans);
   const loops = sharded.forms.map((form) => {

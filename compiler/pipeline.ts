@@ -18,20 +18,13 @@ import type { TileProgram } from "./tile/ir.ts";
 import type { Target } from "./tile/target.ts";
 import { verifyTile } from "./tile/verify.ts";
 
-export interface AlgebraOptions {
-  /** A sequence length to judge the product order for; null: any. */
-  readonly tokens: number | null;
-}
-
 /** On the whole attention, as the user wrote it. */
-export function algebraPasses(options: AlgebraOptions): readonly Pass<Program>[] {
-  return [
-    // First, so that everything after sees one form of each expression.
-    simplify,
-    // Before anything that thinks in chunks or ranks: both need the scan.
-    rightProduct(options),
-  ];
-}
+export const algebraPasses: readonly Pass<Program>[] = [
+  // First, so that everything after sees one form of each expression.
+  simplify,
+  // Before anything that thinks in chunks or ranks: both need the scan.
+  rightProduct(),
+];
 
 /** On each form that `shard` derives. */
 export const formPasses: readonly Pass<Program>[] = [
@@ -44,13 +37,8 @@ export const formPasses: readonly Pass<Program>[] = [
 ];
 
 /** The attention as scans: what is classified, sharded, and evaluated as the reference. */
-export function toScans(
-  program: Program,
-  options: AlgebraOptions,
-  report: Report,
-  observe?: Observer<Program>,
-): Program {
-  return runPasses(algebraPasses(options), program, verifyTensor, report, observe);
+export function toScans(program: Program, report: Report, observe?: Observer<Program>): Program {
+  return runPasses(algebraPasses, program, verifyTensor, report, observe);
 }
 
 /** The forms of an attention, as scans. */

@@ -45,7 +45,7 @@ export async function compileFile(
   source: Source,
   args: Arguments,
   targets: readonly Target[],
-  extra: { dims?: Readonly<Record<string, number>>; tokens?: number | null; dtype?: Dtype } = {},
+  extra: { dims?: Readonly<Record<string, number>>; dtype?: Dtype } = {},
 ): Promise<Compiled> {
   const { T: _T, B: _B, H: _H, ...dims } = args.dims();
   const outcome = compile(source, {
@@ -53,7 +53,6 @@ export async function compileFile(
     dtype: extra.dtype ?? args.dtype(),
     entry: args.text("entry"),
     targets,
-    tokens: extra.tokens ?? null,
   });
   sayDiagnostics(source, outcome.diagnostics);
   if (outcome.value === null || hasErrors(outcome.diagnostics)) {

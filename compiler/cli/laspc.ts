@@ -101,6 +101,12 @@ async function main(argv: readonly string[]): Promise<number> {
   return await run(rest);
 }
 
+// A reader that has seen enough (`| head`) is no mistake.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0);
+  throw error;
+});
+
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {

@@ -29,7 +29,6 @@ export const defaults: CompileOptions = {
   dtype: "f32",
   entry: null,
   targets: [],
-  tokens: null,
 };
 
 /** Compiles a text or throws with its diagnostics. */

@@ -140,7 +140,6 @@ async function benchCompiler(
     dims: { K: 64, V: 64, ...dims },
     dtype: args.dtype(),
     entry: args.text("entry"),
-    tokens: null,
   };
   const compileMs = time(() => void compile(source, { ...options, targets }));
   const report = {

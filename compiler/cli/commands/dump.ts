@@ -26,14 +26,13 @@ export async function run(argv: readonly string[]): Promise<number> {
   const after = args.text("after");
   const wanted = args.text("form") ?? "forward";
   const target = await loadTarget(args.choice("target", targetNames, "wgsl"));
-  const { T: tokens = null, B: _B, H: _H, ...dims } = args.dims();
+  const { T: _T, B: _B, H: _H, ...dims } = args.dims();
   const seen: { level: string; form: string | null; pass: string; text: string }[] = [];
   const outcome = compile(source, {
     dims: { K: 64, V: 64, ...dims },
     dtype: args.dtype(),
     entry: args.text("entry"),
     targets: level === "tile" ? [target] : [],
-    tokens,
     watch: {
       tensor: (form) => (pass, program) =>
         seen.push({ level: "tensor", form, pass, text: printTensor(program) }),

@@ -2,6 +2,10 @@
 import type { Manifest, TensorSpec } from "../../../runtime/plan.ts";
 import { elementBytes, elementsOf } from "../../../runtime/dtype.ts";
 import { pageOf } from "../../support/catalogue.ts";
+import { Report } from "../../support/pass.ts";
+import type { Program } from "../../tensor/ir.ts";
+import { rightProduct } from "../../tensor/passes/right-product.ts";
+import { simplify } from "../../tensor/passes/simplify.ts";
 import { Arguments, UserError } from "../arguments.ts";
 import { compileFile, readSource } from "../files.ts";
 
@@ -18,13 +22,14 @@ export async function run(argv: readonly string[]): Promise<number> {
   const source = await readSource(subject);
   const dims = args.dims();
   const tokens = dims["T"] ?? null;
-  const compiled = await compileFile(source, args, [], { tokens });
+  const compiled = await compileFile(source, args, []);
   const line = (text = "") => process.stdout.write(`${text}\n`);
   const { manifest } = compiled;
   line(`${manifest.name}, from ${manifest.source}`);
   line();
   line("derivation");
   for (const note of compiled.notes) line(`  ${note.pass}: ${note.message}`);
+  if (tokens !== null) for (const why of leftProducts(compiled.program, tokens)) line(`  ${why}`);
   for (const state of manifest.states) {
     const [K, V] = state.dims as [number, number];
     const decay = state.logDecay === null ? "M = 1" : `M = exp(${state.logDecay}), one number`;
@@ -50,6 +55,15 @@ export async function run(argv: readonly string[]): Promise<number> {
     `memory traffic of forward: ${tokenBytes(manifest)} bytes for each token and head, each tensor once`,
   );
   return 0;
+}
+
+/** Where, at this T, the left product would have been cheaper; kernels serve every T, so the right one stays. */
+function leftProducts(program: Program, tokens: number): string[] {
+  const report = new Report();
+  rightProduct({ tokens }).run(simplify.run(program, report), report);
+  return report.notes.flatMap(({ kind, message }) =>
+    kind === "declined" ? [`right-product, for this T alone: ${message}`] : [],
+  );
 }
 
 function tokenBytes(manifest: Manifest): number {

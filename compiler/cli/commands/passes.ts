@@ -8,7 +8,7 @@ import { Arguments } from "../arguments.ts";
 export function run(argv: readonly string[]): number {
   new Arguments(argv, [], "passes");
   const lines = [
-    ...algebraPasses({ tokens: null }),
+    ...algebraPasses,
     { name: shardName, summary: shardSummary },
     ...formPasses,
     { name: "from-tensor", summary: "lower chunk loops to kernels on tiles" },

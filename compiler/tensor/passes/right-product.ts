@@ -44,7 +44,9 @@ export function rightProduct(options: RightProductOptions = { tokens: null }): P
     run: (program, report) => {
       const next = new RightProduct(program, report, options).run();
       const after = next ? simplify.run(next, report) : program;
-      if (report.limitations.length === 0) reportLeftovers(after, report);
+      if (report.limitations.length === 0 && options.tokens === null) {
+        reportLeftovers(after, report);
+      }
       return after;
     },
   };

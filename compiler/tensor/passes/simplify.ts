@@ -29,7 +29,9 @@ export const simplify: Pass<Program> = {
   summary: "merge equal ops, drop unused ones, fold arithmetic with constants",
   run: (program) => {
     const simplifier = new Simplifier(program);
-    const next = simplifier.run();
+    let next = simplifier.run();
+    // What a fold no longer reads may be dead now.
+    if (simplifier.folds > 0) next = new Simplifier(next).run();
     return simplifier.folds === 0 && countOps(next.ops) === countOps(program.ops) ? program : next;
   },
 };
