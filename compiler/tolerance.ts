@@ -6,7 +6,7 @@
  *   bf16   0.005  one rounding of each stored number to 8 bits (2^-9 relative), what the field uses
  *   f16    0.001  one rounding to 11 bits (2^-12), states and sums in float32
  */
-import type { Dtype } from "./tensor/ir.ts";
+import type { Dtype, MapFn } from "./tensor/ir.ts";
 
 export const tolerances = { f32: 1e-5, f16: 1e-3, bf16: 5e-3 } as const satisfies Record<
   Dtype,
@@ -30,4 +30,13 @@ export function maxAbsError(reference: ArrayLike<number>, x: ArrayLike<number>):
     if (!(error <= worst)) worst = error;
   }
   return worst;
+}
+
+/**
+ * Relative error of one pointwise function in float32, in units of its last place (2^-23): 2 for the
+ * polynomials, more where errors of an argument are magnified.
+ */
+export function pointwise(fn: MapFn): number {
+  const units: Partial<Record<MapFn, number>> = { gelu: 8, pow: 4, sigmoid: 3, silu: 3, tanh: 3 };
+  return (units[fn] ?? 2) * 2 ** -23;
 }

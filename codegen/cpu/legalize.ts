@@ -4,7 +4,7 @@
  *   mma scores += q @ k^T     =>     copy k_turned = k^T
  *                                    mma scores += q @ k_turned
  *
- * The product's inner loop runs along the rows of its right factor; see helpers/rows.ll.
+ * The product's inner loop runs along the rows of its right factor; see products.ts.
  */
 import type { Pass } from "../../compiler/support/pass.ts";
 import type {

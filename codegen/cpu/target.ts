@@ -1,32 +1,54 @@
 /** The CPU target: LLVM IR by llvm-bindings. One thread serves a grid point. */
-import type { Target } from "../../compiler/tile/target.ts";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type llvm from "llvm-bindings";
+import type { Limits, Target } from "../../compiler/tile/target.ts";
+import type { Llvm } from "./builder.ts";
+import { lanes } from "./builder.ts";
 import { emitCpu } from "./emit.ts";
-import rows from "./helpers/rows.ll";
+import { helperFiles } from "./helpers.ts";
 import { turnFactors } from "./legalize.ts";
+
+export const cpuLimits: Limits = {
+  threads: 1,
+  alignRows: lanes,
+  alignCols: lanes,
+  sharedBytes: Infinity,
+  tileRegisters: Infinity,
+  chunks: [32],
+  columnBlocks: [],
+};
 
 /** The target, or what is missing on this machine to emit for it. */
 export async function createCpuTarget(): Promise<Target | { readonly missing: string }> {
+  let lib: typeof llvm;
   try {
-    const module = await import("llvm-bindings");
-    const lib = module.default;
-    return {
-      name: "cpu",
-      limits: {
-        threads: 1,
-        // Vectors of 16 floats, the widest that any CPU here has.
-        alignRows: 16,
-        alignCols: 16,
-        sharedBytes: Infinity,
-        tileRegisters: Infinity,
-        chunks: [64],
-        columnBlocks: [],
-      },
-      legalize: [turnFactors],
-      files: { "rows.ll": rows },
-      emit: (kernel, context) => emitCpu(lib, kernel, context),
-    };
+    lib = (await import("llvm-bindings")).default;
   } catch (error) {
     const why = (error as Error).message.split("\n")[0];
     return { missing: `the package llvm-bindings (LLVM 14) is not installed: ${why}` };
+  }
+  const context = new lib.LLVMContext();
+  const tools: Llvm = { lib, context, vector: vectorType(lib, context) };
+  return {
+    name: "cpu",
+    limits: cpuLimits,
+    legalize: [turnFactors],
+    files: helperFiles,
+    emit: (kernel, emitContext) => emitCpu(tools, kernel, emitContext),
+  };
+}
+
+/** <16 x float>; llvm-bindings has no constructor for it, but reads it from a file. */
+function vectorType(lib: typeof llvm, context: llvm.LLVMContext): llvm.Type {
+  const folder = mkdtempSync(join(tmpdir(), "laspc-"));
+  try {
+    const file = join(folder, "vector.ll");
+    writeFileSync(file, `declare <${lanes} x float> @vector()\n`);
+    const module = lib.parseIRFile(file, new lib.SMDiagnostic(), context);
+    return module.getFunction("vector")!.getReturnType();
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }

@@ -1,40 +1,23 @@
 /**
- * The CPU device: native code, made from the artifact's LLVM IR by the LLVM tools of this machine.
- *
- * llvm-link, opt -O3, llc and cc run once for each artifact; the library is kept in a cache by its
- * content. Grid points are spread over threads, each with its own scratch memory. Tensors live in
- * ordinary JavaScript memory, so uploads and downloads are copies.
+ * The CPU device: native code, made from the artifact's LLVM IR by the LLVM tools of this machine (see
+ * cpu-library.ts). Grid points are spread over threads, each with its own scratch memory. Tensors lie in
+ * memory outside of JavaScript, given back as soon as they are freed.
  */
-import { execFile } from "node:child_process";
-import { createHash, randomUUID } from "node:crypto";
-import { chmod, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { availableParallelism, cpus, homedir, tmpdir } from "node:os";
-import { join } from "node:path";
-import { promisify } from "node:util";
+import { availableParallelism, cpus } from "node:os";
 import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } from "../device.ts";
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
-import { bytesOf, elementsOf, newData } from "../dtype.ts";
-import type { Dtype, FormCode, FormSpec, KernelSpec } from "../plan.ts";
+import { bytesOf, elementsOf } from "../dtype.ts";
+import type { Dtype, FormCode, FormSpec, KernelSpec, TensorSpec } from "../plan.ts";
+import { type Tools, findTools, nativeLibrary } from "./cpu-library.ts";
 
 export interface CpuOptions {
   /** Threads to spread grid points over; all cores when not given. */
   readonly threads?: number;
   /** Fill new memory with NaN, so that what was never written shows. */
   readonly poison?: boolean;
+  /** The processor to make code for, as llc names it ("haswell"); this machine's when not given. */
+  readonly cpu?: string;
 }
-
-interface CpuBuffer extends DeviceBuffer {
-  readonly data: Float32Array | Uint16Array;
-}
-
-/** koffi, as far as it is used here. */
-interface Koffi {
-  load(path: string): { func(prototype: string): NativeFunction };
-  address(value: unknown): bigint;
-}
-type NativeFunction = ((...args: unknown[]) => void) & {
-  async: (...args: unknown[]) => void;
-};
 
 /** Throws an Error that names what is missing: koffi, a tool of LLVM, or a C compiler. */
 export async function createCpuDevice(options: CpuOptions = {}): Promise<Device> {
@@ -42,6 +25,20 @@ export async function createCpuDevice(options: CpuOptions = {}): Promise<Device>
   const tools = await findTools();
   return new CpuDevice(koffi, tools, options);
 }
+
+/** koffi, as far as it is used here. */
+interface Koffi {
+  load(path: string | null): Library;
+  address(value: unknown): bigint;
+  view(pointer: bigint, sizeBytes: number): ArrayBuffer;
+}
+interface Library {
+  func(prototype: string): NativeFunction;
+  symbol(name: string): unknown;
+}
+type NativeFunction = ((...args: unknown[]) => unknown) & {
+  async: (...args: unknown[]) => void;
+};
 
 async function loadKoffi(): Promise<Koffi> {
   try {
@@ -52,219 +49,207 @@ async function loadKoffi(): Promise<Koffi> {
   }
 }
 
-type Tools = Readonly<Record<"llvm-link" | "opt" | "llc" | "cc", string>>;
-
-/** The LLVM tools, version 14 where several are there. */
-async function findTools(): Promise<Tools> {
-  const find = async (name: string): Promise<string> => {
-    const places = [`/usr/lib/llvm-14/bin/${name}`, `${name}-14`, name];
-    for (const place of name === "cc" ? ["cc", "gcc", "clang"] : places) {
-      const found = await run(place, ["--version"]).then(
-        () => true,
-        () => false,
-      );
-      if (found) return place;
-    }
-    const packages = name === "cc" ? "a C compiler" : "LLVM 14 (the Debian package llvm-14)";
-    throw new Error(`the cpu device needs ${packages}: \`${name}\` was not found`);
-  };
-  const names = ["llvm-link", "opt", "llc", "cc"] as const;
-  const found = await Promise.all(names.map(async (name) => [name, await find(name)] as const));
-  return Object.fromEntries(found) as Tools;
+interface CpuBuffer extends DeviceBuffer {
+  /** null once it is freed. */
+  address: bigint | null;
 }
 
-const run = promisify(execFile);
+/** Cache lines, and the widest vectors, are aligned to this many bytes. */
+const alignBytes = 64;
 
 class CpuDevice implements Device {
   readonly kind = "cpu";
   readonly description: string;
   private readonly threads: number;
-  private readonly functions = new Map<string, NativeFunction>();
+  private readonly entries = new Map<string, bigint>();
+  private run: NativeFunction | null = null;
   private forms: ReadonlyMap<string, FormCode> = new Map();
+  private readonly buffers = new Set<CpuBuffer>();
   private queue: Promise<void> = Promise.resolve();
   private readonly koffi: Koffi;
   private readonly tools: Tools;
   private readonly options: CpuOptions;
+  private readonly allocate: NativeFunction;
+  private readonly release: NativeFunction;
 
   constructor(koffi: Koffi, tools: Tools, options: CpuOptions) {
     this.koffi = koffi;
     this.tools = tools;
     this.options = options;
-    this.threads = options.threads ?? availableParallelism();
+    this.threads = Math.max(1, options.threads ?? availableParallelism());
     const plural = this.threads === 1 ? "" : "s";
-    this.description = `cpu: ${this.threads} thread${plural}, ${cpus()[0]?.model.trim() ?? "unknown"}`;
+    const model = cpus()[0]?.model.trim() ?? "unknown";
+    this.description = `cpu: ${this.threads} thread${plural}, ${model}`;
+    const system = koffi.load(null);
+    this.allocate = system.func("uint64_t aligned_alloc(size_t alignment, size_t size)");
+    this.release = system.func("void free(uint64_t pointer)");
   }
 
   async load(artifact: ArtifactFiles): Promise<void> {
     const code = artifact.manifest.targets.find((target) => target.target === "cpu");
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for the cpu`);
     const kernels = code.forms.flatMap((form) => form.kernels);
-    const sources = [...code.files, ...kernels.map((kernel) => kernel.file)];
-    const library = await this.library(sources.map((path) => artifact.read(path)));
-    const native = this.koffi.load(library);
+    const paths = new Set([...kernels.map((kernel) => kernel.file), ...code.files]);
+    const sources = [...paths].map((path) => artifact.read(path));
+    const path = await nativeLibrary(sources, this.tools, this.options.cpu ?? "native");
+    const library = this.koffi.load(path);
     for (const { entry } of kernels) {
-      const prototype = `void ${entry}(void *buffers, void *scalars, uint64_t scratch, int64_t begin, int64_t end)`;
-      this.functions.set(entry, native.func(prototype));
+      this.entries.set(entry, this.koffi.address(library.symbol(entry)));
     }
+    this.run = library.func("void laspc_run(uint64_t job, uint64_t tasks, int64_t n)");
     this.forms = new Map(code.forms.map((form) => [form.form, form]));
   }
 
-  /** The path of the compiled library, from the cache when it was compiled before. */
-  private async library(sources: readonly Uint8Array[]): Promise<string> {
-    const hash = createHash("sha256");
-    for (const source of sources) hash.update(source).update("\0");
-    hash
-      .update(cpus()[0]?.model ?? "")
-      .update(process.arch)
-      .update("1");
-    const folder = await cacheFolder();
-    const target = join(folder, `${hash.digest("hex").slice(0, 32)}.so`);
-    if (await exists(target)) return target;
-    const work = await mkdtemp(join(tmpdir(), "laspc-"));
-    try {
-      const files = sources.map((_, i) => join(work, `${i}.ll`));
-      await Promise.all(sources.map((source, i) => writeFile(files[i]!, source)));
-      const at = (name: string) => join(work, name);
-      await run(this.tools["llvm-link"], [...files, "-o", at("all.bc")]);
-      await run(this.tools.opt, [
-        "-O3",
-        "-mcpu=native",
-        `-mtriple=${targetTriple()}`,
-        at("all.bc"),
-        "-o",
-        at("fast.bc"),
-      ]);
-      const llc = [
-        "-O3",
-        "-mcpu=native",
-        "-filetype=obj",
-        "-relocation-model=pic",
-        "-fp-contract=off",
-      ];
-      await run(this.tools.llc, [...llc, at("fast.bc"), "-o", at("all.o")]);
-      await run(this.tools.cc, ["-shared", at("all.o"), "-o", at("all.so"), "-lm"]);
-      // Renamed into place whole, so that another process never loads half a file.
-      const staged = `${target}.${randomUUID()}`;
-      await writeFile(staged, await readFile(at("all.so")), { mode: 0o700 });
-      await rename(staged, target);
-    } catch (error) {
-      const { stderr, message } = error as Error & { stderr?: string };
-      throw new Error(`compiling for the cpu failed: ${stderr || message}`);
-    } finally {
-      await rm(work, { recursive: true, force: true });
-    }
-    return target;
+  async alloc(dtype: Dtype, shape: readonly number[], zero: boolean): Promise<DeviceBuffer> {
+    return this.newBuffer(dtype, shape, zero);
   }
 
-  async alloc(dtype: Dtype, shape: readonly number[], zero: boolean): Promise<DeviceBuffer> {
-    const data = newData(dtype, elementsOf(shape));
-    if (!zero && this.options.poison) data.fill(dtype === "f32" ? NaN : 0x7fff);
-    const buffer: CpuBuffer = { spec: { dtype, shape }, sizeBytes: bytesOf(dtype, shape), data };
+  private newBuffer(dtype: Dtype, shape: readonly number[], zero: boolean): CpuBuffer {
+    const sizeBytes = bytesOf(dtype, shape);
+    const address = this.take(sizeBytes);
+    const buffer: CpuBuffer = { spec: { dtype, shape }, sizeBytes, address };
+    this.buffers.add(buffer);
+    if (zero) this.contents(buffer).fill(0);
+    else if (this.options.poison) this.contents(buffer).fill(dtype === "f32" ? NaN : 0x7fff);
     return buffer;
   }
 
+  /** The address of at least `sizeBytes` bytes of new memory. */
+  private take(sizeBytes: number): bigint {
+    const whole = Math.max(1, Math.ceil(sizeBytes / alignBytes)) * alignBytes;
+    const address = BigInt(this.allocate(alignBytes, whole) as number | bigint);
+    if (address === 0n) throw new Error(`the cpu device found no ${whole} bytes of memory`);
+    return address;
+  }
+
+  /** A buffer's numbers, or their bits. Not to be kept: free ends it. */
+  private contents(buffer: CpuBuffer): Float32Array | Uint16Array {
+    const { dtype, shape } = buffer.spec;
+    const isF32 = dtype === "f32";
+    if (buffer.sizeBytes === 0) return isF32 ? new Float32Array() : new Uint16Array();
+    const memory = this.koffi.view(this.addressOf(buffer), buffer.sizeBytes);
+    const length = elementsOf(shape);
+    return isF32 ? new Float32Array(memory, 0, length) : new Uint16Array(memory, 0, length);
+  }
+
+  private addressOf(buffer: CpuBuffer): bigint {
+    if (buffer.address === null) throw new Error("a buffer was used after it was freed");
+    return buffer.address;
+  }
+
   async upload(buffer: DeviceBuffer, tensor: HostTensor): Promise<void> {
-    await this.wait();
-    (buffer as CpuBuffer).data.set(tensor.data);
+    await this.queue;
+    const contents = this.contents(buffer as CpuBuffer);
+    if (contents.length !== tensor.data.length || buffer.spec.dtype !== tensor.dtype) {
+      const [to, from] = [buffer.spec, tensor].map(describe);
+      throw new Error(`a tensor of ${from} does not fit a buffer of ${to}`);
+    }
+    contents.set(tensor.data);
   }
 
   async download(buffer: DeviceBuffer): Promise<HostTensor> {
-    await this.wait();
-    const { spec, data } = buffer as CpuBuffer;
-    return { dtype: spec.dtype, shape: spec.shape, data: data.slice() };
+    await this.queue;
+    const { dtype, shape } = buffer.spec;
+    return { dtype, shape, data: this.contents(buffer as CpuBuffer).slice() };
   }
 
-  launch(
-    form: FormSpec,
-    args: ReadonlyMap<string, DeviceBuffer>,
-    sizes: LaunchSizes,
-  ): Promise<void> {
-    this.queue = this.queue.then(() => this.runForm(form, args, sizes));
-    return this.queue;
-  }
-
-  private async runForm(
+  async launch(
     form: FormSpec,
     args: ReadonlyMap<string, DeviceBuffer>,
     sizes: LaunchSizes,
   ): Promise<void> {
     const code = this.forms.get(form.name);
     if (!code) throw new Error(`the artifact has no form ${form.name} for the cpu`);
-    const buffers = new Map(args);
-    for (const work of code.workspaces) {
-      buffers.set(work.name, await this.alloc(work.dtype, shapeOf(work, sizes), false));
+    for (const spec of [...form.inputs, ...form.outputs]) {
+      checkArgument(form.name, spec, args.get(spec.name), sizes);
     }
-    for (const kernel of code.kernels) await this.runKernel(kernel, buffers, sizes);
+    const done = this.queue.then(() => this.runForm(code, args, sizes));
+    this.queue = done;
+    return done;
+  }
+
+  private async runForm(
+    code: FormCode,
+    args: ReadonlyMap<string, DeviceBuffer>,
+    sizes: LaunchSizes,
+  ): Promise<void> {
+    const buffers = new Map(args as ReadonlyMap<string, CpuBuffer>);
+    const workspaces = code.workspaces.map((work) => {
+      const buffer = this.newBuffer(work.dtype, shapeOf(work, sizes), false);
+      buffers.set(work.name, buffer);
+      return buffer;
+    });
+    try {
+      for (const kernel of code.kernels) await this.runKernel(kernel, buffers, sizes);
+    } finally {
+      for (const buffer of workspaces) this.free(buffer);
+    }
   }
 
   private async runKernel(
     kernel: KernelSpec,
-    buffers: ReadonlyMap<string, DeviceBuffer>,
+    buffers: ReadonlyMap<string, CpuBuffer>,
     sizes: LaunchSizes,
   ): Promise<void> {
     const points = gridPoints(kernel, sizes);
     if (points === 0) return;
-    // On memory of their own: short typed arrays may lie in the heap, where a collection moves them.
-    const pointers = new BigUint64Array(new ArrayBuffer(kernel.buffers.length * 8));
-    kernel.buffers.forEach(({ name }, i) => {
-      const { data } = buffers.get(name) as CpuBuffer;
-      pointers[i] = data.length === 0 ? 0n : this.koffi.address(data);
-    });
-    const scalars = new BigInt64Array(new ArrayBuffer(kernel.scalars.length * 8));
-    kernel.scalars.forEach((name, i) => (scalars[i] = BigInt(scalarOf(name, sizes))));
-    const native = this.functions.get(kernel.entry)!;
+    const address = (words: BigUint64Array) => this.koffi.address(words);
+    const pointers = words(kernel.buffers.map(({ name }) => this.addressOf(buffers.get(name)!)));
+    const scalars = words(kernel.scalars.map((name) => BigInt(scalarOf(name, sizes))));
+    const entry = this.entries.get(kernel.entry)!;
+    const job = words([entry, address(pointers), address(scalars), BigInt(points), 0n]);
     const threads = Math.min(this.threads, points);
-    await Promise.all(
-      Array.from({ length: threads }, (_, i) => {
-        const [begin, end] = [i, i + 1].map((k) => Math.floor((points * k) / threads));
-        const scratch = new Uint8Array(new ArrayBuffer(kernel.sharedBytes + 64));
-        const aligned = (this.koffi.address(scratch) + 63n) & ~63n;
-        return new Promise<void>((resolve, reject) => {
-          native.async(pointers, scalars, aligned, begin, end, (error: Error | null) => {
-            // Held until here: the native code works in it.
-            if (error) reject(error);
-            else resolve(void scratch.length);
-          });
-        });
-      }),
-    );
+    const scratches = Array.from({ length: threads }, () => this.take(kernel.sharedBytes));
+    const tasks = words(scratches.flatMap((scratch) => [address(job), scratch, 0n, 0n]));
+    // The callback names what the native code works in, so that it stays until then.
+    const inUse = [pointers, scalars, job, tasks];
+    await new Promise<void>((resolve, reject) => {
+      this.run!.async(address(job), address(tasks), threads, (error: Error | null) => {
+        if (error) reject(error);
+        else resolve(void inUse.length);
+      });
+    }).finally(() => scratches.forEach((scratch) => this.release(scratch)));
   }
 
   async wait(): Promise<void> {
     await this.queue;
   }
 
-  free(_buffer: DeviceBuffer): void {
-    // JavaScript's memory is collected when nothing refers to it.
+  /** Memory that a launch still uses must not be freed: wait for it first. */
+  free(buffer: DeviceBuffer): void {
+    const own = buffer as CpuBuffer;
+    if (own.address === null) return;
+    this.release(own.address);
+    own.address = null;
+    this.buffers.delete(own);
   }
 
   async close(): Promise<void> {
     await this.queue.catch(() => {});
+    for (const buffer of this.buffers) this.free(buffer);
   }
 }
 
-/** LLVM's name for this machine; without it the optimiser knows no vector registers. */
-function targetTriple(): string {
-  const machine = { x64: "x86_64", arm64: "aarch64" }[process.arch as string] ?? process.arch;
-  return `${machine}-unknown-${process.platform === "darwin" ? "darwin" : "linux-gnu"}`;
+/** On memory of their own: short typed arrays may lie in the heap, where a collection moves them. */
+function words(values: readonly bigint[]): BigUint64Array {
+  const array = new BigUint64Array(new ArrayBuffer(values.length * 8));
+  array.set(values);
+  return array;
 }
 
-/** A folder that only this user can write to. */
-async function cacheFolder(): Promise<string> {
-  const base = process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache");
-  const folder = join(base, "laspc");
-  await mkdir(folder, { recursive: true, mode: 0o700 });
-  const { uid } = await stat(folder);
-  if (process.getuid && uid !== process.getuid()) {
-    throw new Error(`the cache folder ${folder} belongs to another user`);
-  }
-  await chmod(folder, 0o700);
-  return folder;
+function describe({ dtype, shape }: { readonly dtype: Dtype; readonly shape: readonly number[] }) {
+  return `${dtype}[${shape.join(", ")}]`;
 }
 
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
+/** Native code trusts sizes; so a wrong one is found here. */
+function checkArgument(
+  form: string,
+  spec: TensorSpec,
+  buffer: DeviceBuffer | undefined,
+  sizes: LaunchSizes,
+): void {
+  if (!buffer) throw new Error(`${form} needs ${spec.name}, which was not given`);
+  const wanted = describe({ dtype: spec.dtype, shape: shapeOf(spec, sizes) });
+  const given = describe(buffer.spec);
+  if (wanted !== given) throw new Error(`${form} needs ${spec.name} as ${wanted}, not ${given}`);
 }

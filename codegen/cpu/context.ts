@@ -1,0 +1,223 @@
+/**
+ * Where things of a kernel are: storages in the scratch memory, this grid point's part of each buffer,
+ * run-time integers, variables. Addresses are written once, where they are first known: at the entry of
+ * the kernel, or at the start of a grid point.
+ */
+import type { Index, Kernel, Param, StorageId, View, Window } from "../../compiler/tile/ir.ts";
+import { runtimeScalars } from "../../compiler/tile/ir.ts";
+import { CompilerBug } from "../../compiler/support/never.ts";
+import { Builder, type Int, type Llvm, type Value, lanes } from "./builder.ts";
+
+/** A storage: `rows` rows (1 for a scalar) of `cols` floats, `stride` apart. */
+export interface Place {
+  readonly pointer: Value;
+  readonly rank: number;
+  readonly rows: number;
+  readonly cols: number;
+  readonly stride: number;
+}
+
+/** A grid point's part of a buffer; element (row, col) lies at row * rowStride + col. */
+export interface Part {
+  readonly pointer: Value;
+  readonly dtype: Param["dtype"];
+  readonly rowStride: Int;
+  readonly rows: Int;
+  readonly cols: number;
+}
+
+/** Byte offset of each storage in the scratch memory, and its size. */
+export interface Layout {
+  readonly offsets: ReadonlyMap<StorageId, number>;
+  readonly sizeBytes: number;
+}
+
+/**
+ * Vectors and tiles one behind the other; their sizes are multiples of 16 floats, so all are 64-byte
+ * aligned. A vector lies as one row. Scalars are not in memory.
+ */
+export function layOut(kernel: Kernel): Layout {
+  const offsets = new Map<StorageId, number>();
+  let sizeBytes = 0;
+  for (const { id, name, shape } of kernel.storages) {
+    if (shape.length === 0) continue;
+    if (shape.some((size) => size % lanes !== 0)) {
+      throw new CompilerBug(`cpu: ${name} [${shape.join(", ")}] is not padded to ${lanes}`);
+    }
+    offsets.set(id, sizeBytes);
+    sizeBytes += shape.reduce((product, size) => product * size, 4);
+  }
+  return { offsets, sizeBytes };
+}
+
+/** The run-time integers a kernel takes, in order. */
+export function scalarsOf(kernel: Kernel): string[] {
+  const heads = kernel.params.filter(({ per }) => per === "token" || per === "head");
+  const own = heads.map((param) => param.heads).filter((name) => name !== "H");
+  return [...runtimeScalars, ...new Set(own)];
+}
+
+export class KernelContext {
+  readonly b: Builder;
+  readonly layout: Layout;
+  readonly scalars: readonly string[];
+  private readonly kernel: Kernel;
+  private readonly variables = new Map<string, Int>();
+  private readonly places = new Map<StorageId, Place>();
+  private readonly parts = new Map<string, Part>();
+  private readonly runtimes = new Map<string, Value>();
+  private readonly args: Readonly<Record<"buffers" | "scalars" | "scratch", Value>>;
+  private readonly range: Readonly<Record<"begin" | "end", Value>>;
+  private readonly atEntry: <T>(write: () => T) => T;
+  private atPoint: <T>(write: () => T) => T = (write) => write();
+  private batch: Int = 0;
+  private head: Int = 0;
+  private wide: Value | null = null;
+
+  constructor(llvm: Llvm, kernel: Kernel) {
+    this.kernel = kernel;
+    this.layout = layOut(kernel);
+    this.scalars = scalarsOf(kernel);
+    this.b = new Builder(llvm, kernel.name);
+    const [buffers, scalars, scratch, begin, end] = this.b.openFunction(kernel.name, [
+      ["buffers", "buffers"],
+      ["scalars", "ints"],
+      ["scratch", "floats"],
+      ["begin", "int"],
+      ["end", "int"],
+    ]) as [Value, Value, Value, Value, Value];
+    this.args = { buffers, scalars, scratch };
+    this.range = { begin, end };
+    this.atEntry = this.b.leaveOpen("grid");
+  }
+
+  /** Writes `body` once for each grid point, and ends the kernel. */
+  forEachPoint(body: () => void): void {
+    const { b, kernel } = this;
+    b.loop(this.range.begin, this.range.end, 1, "point", (point) => {
+      let rest = point;
+      for (const axis of [...kernel.grid].reverse()) {
+        const extent = axis.extent === "T" ? this.runtime("T") : axis.extent;
+        const steps = b.divide(b.add(extent, axis.step - 1), axis.step);
+        this.setVariable(axis.name, b.multiply(b.modulo(rest, steps), axis.step, axis.name));
+        rest = b.divide(rest, steps);
+      }
+      this.batch = b.divide(rest, this.runtime("H"), "b");
+      this.head = b.modulo(rest, this.runtime("H"), "h");
+      this.atPoint = b.leaveOpen("body");
+      body();
+    });
+    b.closeFunction();
+  }
+
+  setVariable(name: string, value: Int): void {
+    this.variables.set(name, value);
+  }
+
+  index({ base, offset }: Index): Int {
+    return base === null ? offset : this.b.add(this.variables.get(base)!, offset);
+  }
+
+  /** A run-time integer: "T", "H_k". */
+  runtime(name: string): Value {
+    const known = this.runtimes.get(name);
+    if (known) return known;
+    const at = this.scalars.indexOf(name);
+    const value = this.atEntry(() => this.b.loadInt(this.args.scalars, at, name));
+    this.runtimes.set(name, value);
+    return value;
+  }
+
+  /** Has the machine 32 registers of 16 floats? */
+  hasWideRegisters(): Value {
+    this.wide ??= this.atEntry(() => this.b.call("laspc_has_wide_registers"));
+    return this.wide;
+  }
+
+  place(id: StorageId): Place {
+    const known = this.places.get(id);
+    if (known) return known;
+    const { b } = this;
+    const { name, shape } = this.kernel.storages.find((storage) => storage.id === id)!;
+    const rank = shape.length;
+    const [rows, cols] = rank === 2 ? (shape as [number, number]) : [1, shape[0] ?? 1];
+    const pointer = this.atEntry(() =>
+      rank === 0
+        ? b.variable(name)
+        : b.at("float", this.args.scratch, this.layout.offsets.get(id)! / 4, name),
+    );
+    const place = { pointer, rank, rows, cols, stride: cols };
+    this.places.set(id, place);
+    return place;
+  }
+
+  /** The address of an element of a storage. */
+  element(place: Place, row: Int, col: Int): Value {
+    const { b } = this;
+    return b.at("float", place.pointer, b.add(b.multiply(row, place.stride), col));
+  }
+
+  /** The address of the first element of a window. */
+  corner(window: Window): Value {
+    return this.element(this.place(window.storage), this.index(window.row), this.index(window.col));
+  }
+
+  part(name: string): Part {
+    const known = this.parts.get(name);
+    if (known) return known;
+    const number = this.kernel.params.findIndex((candidate) => candidate.name === name);
+    const param = this.kernel.params[number]!;
+    const type = param.dtype === "f32" ? "float" : "half";
+    const whole = this.atEntry(() =>
+      this.b.loadPointer(this.args.buffers, number, type, `${name}_buffer`),
+    );
+    const part = this.atPoint(() => this.partOf(param, whole, type));
+    this.parts.set(name, part);
+    return part;
+  }
+
+  private partOf(param: Param, whole: Value, type: "float" | "half"): Part {
+    const { b, batch } = this;
+    const { per, shape, dtype } = param;
+    const rows = shape[0] === "T" ? this.runtime("T") : ((shape[0] as number | undefined) ?? 1);
+    const cols = (shape[1] as number | undefined) ?? 1;
+    const at = (offset: Int) => b.at(type, whole, offset, `${param.name}_head`);
+    switch (per) {
+      case "token": {
+        const heads = this.runtime(param.heads);
+        const first = b.multiply(b.multiply(batch, rows), heads);
+        const offset = b.multiply(b.add(first, this.headOf(param)), cols);
+        return { pointer: at(offset), dtype, rowStride: b.multiply(heads, cols), rows, cols };
+      }
+      case "state": {
+        const number = b.add(b.multiply(batch, this.runtime("H")), this.head);
+        const offset = b.multiply(number, b.multiply(rows, cols));
+        return { pointer: at(offset), dtype, rowStride: cols, rows, cols };
+      }
+      case "head": {
+        const offset = b.multiply(this.headOf(param), b.multiply(rows, cols));
+        return { pointer: at(offset), dtype, rowStride: cols, rows, cols };
+      }
+      case "shared":
+        return { pointer: whole, dtype, rowStride: cols, rows, cols };
+    }
+  }
+
+  /** Which of the buffer's own heads serves this one: groups of heads share. */
+  private headOf(param: Param): Int {
+    if (param.heads === "H") return this.head;
+    const { b } = this;
+    const group = b.divide(this.runtime("H"), this.runtime(param.heads));
+    return b.divide(this.head, group);
+  }
+
+  /** How many of `rows` x `cols` elements from a view's corner on lie inside the buffer. */
+  bounds(view: View, rows: number, cols: number): { readonly rows: Int; readonly cols: Int } {
+    const { b } = this;
+    const part = this.part(view.param);
+    return {
+      rows: b.clamp(b.subtract(part.rows, this.index(view.row)), 0, rows),
+      cols: b.clamp(b.subtract(part.cols, this.index(view.col)), 0, cols),
+    };
+  }
+}
