@@ -13,5 +13,11 @@ const textFiles = {
 
 export default defineConfig({
   plugins: [textFiles],
-  test: { include: ["test/**/*.test.ts"], testTimeout: 180_000, hookTimeout: 180_000, pool: "forks", maxWorkers: 2 },
+  test: {
+    include: ["test/**/*.test.ts"],
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
+    pool: "forks",
+    maxWorkers: 2,
+  },
 });

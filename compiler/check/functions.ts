@@ -111,7 +111,8 @@ export function closest(word: string, known: Iterable<string>): string | null {
   let best: { word: string; distance: number } | null = null;
   for (const candidate of known) {
     const distance = editDistance(word, candidate);
-    if (distance <= Math.max(1, word.length / 3) && (!best || distance < best.distance)) {
+    const near = distance < word.length && distance <= Math.max(1, word.length / 3);
+    if (near && (!best || distance < best.distance)) {
       best = { word: candidate, distance };
     }
   }

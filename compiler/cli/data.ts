@@ -6,7 +6,7 @@ import { fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import { readNpy, writeNpy } from "../../runtime/npy.ts";
 import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
 import { randomTensor } from "../../runtime/random.ts";
-import { readSafetensors } from "../../runtime/safetensors.ts";
+import { readSafetensors, writeSafetensors } from "../../runtime/safetensors.ts";
 import { type Compiled, check } from "../index.ts";
 import type { Source } from "../support/span.ts";
 import type { Input } from "../tensor/ir.ts";
@@ -180,11 +180,12 @@ export function checkRanges(manifest: Manifest, inputs: ReadonlyMap<string, Host
   }
 }
 
-/** One .npy file for each tensor. */
+/** One .npy file for each tensor; into one file when the name ends in .safetensors. */
 export async function writeOutputs(
   folder: string,
   tensors: ReadonlyMap<string, HostTensor>,
 ): Promise<void> {
+  if (extname(folder) === ".safetensors") return writeWhole(folder, writeSafetensors(tensors));
   for (const [name, tensor] of tensors) {
     await writeWhole(join(folder, `${name}.npy`), writeNpy(tensor));
   }

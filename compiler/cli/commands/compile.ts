@@ -1,6 +1,7 @@
 /** laspc compile: writes an artifact that stands alone. */
 import { join } from "node:path";
 import type { Manifest } from "../../../runtime/plan.ts";
+import { printManifest } from "../../../runtime/validate.ts";
 import { ringPlan } from "../../schedule/ring.ts";
 import { verifyPlan } from "../../schedule/verify.ts";
 import type { Target } from "../../tile/target.ts";
@@ -28,7 +29,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     files.set(`plans/${plan.name}.json`, `${JSON.stringify(plan, null, 2)}\n`);
   files.set("README.md", readme(manifest));
   // The manifest last: a folder without it is not an artifact yet.
-  files.set("manifest.json", `${JSON.stringify(manifest, null, 2)}\n`);
+  files.set("manifest.json", printManifest(manifest));
   for (const [path, text] of files) await writeWhole(join(folder, path), text);
   say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);

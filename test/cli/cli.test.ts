@@ -1,0 +1,362 @@
+/** The command line as its users meet it: results, exit codes, files. Needs `npm run build`. */
+import { spawnSync } from "node:child_process";
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createReferenceDevice } from "../../codegen/reference/device.ts";
+import { catalogue } from "../../compiler/support/catalogue.ts";
+import { openArtifact } from "../../runtime/artifact.ts";
+import { readNpy, writeNpy } from "../../runtime/npy.ts";
+import { readSafetensors } from "../../runtime/safetensors.ts";
+import { parseManifest } from "../../runtime/validate.ts";
+import { findDevice } from "../support/devices.ts";
+import { exampleNames } from "../support/examples.ts";
+
+const root = join(import.meta.dirname, "../..");
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "laspc-cli-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function laspc(...args: string[]) {
+  const { stdout, stderr, status } = spawnSync(
+    process.execPath,
+    [join(root, "dist/laspc.js"), ...args],
+    {
+      cwd: root,
+      encoding: "utf8",
+      env: { ...process.env, NO_COLOR: "1" },
+    },
+  );
+  return { stdout, stderr, status };
+}
+
+function write(name: string, content: string | Uint8Array): string {
+  const path = join(folder, name);
+  writeFileSync(path, content);
+  return path;
+}
+
+const small = ["--device", "reference", "--dim", "B=1,H=2,T=20,K=8,V=8"];
+const retention = "dsl-examples/retention.lasp";
+
+describe("exit codes", () => {
+  test.each([
+    [0, ["--help"]],
+    [2, []],
+    [2, ["polish"]],
+    [2, ["run"]],
+    [2, ["run", retention, "--speed", "9"]],
+    [2, ["run", retention, "--dim", "K"]],
+    [2, ["run", retention, "--dim", "K=0"]],
+    [2, ["run", retention, "--devices", "0"]],
+    [2, ["run", retention, "--device", "tpu"]],
+    [2, ["run", retention, "--device", "cpu,cpu", "--devices", "3"]],
+    [1, ["run", "no-such-file.lasp"]],
+    [1, ["run", retention, "--device", "reference"]],
+    [1, ["run", retention, "--backward", ...small]],
+    [1, ["explain", "no-such-code"]],
+  ])("%d for %j", (status, args) => {
+    const run = laspc(...args);
+    expect(run.status, run.stderr).toBe(status);
+    if (status !== 0) expect(run.stdout === "" || args.length === 0).toBe(true);
+  });
+});
+
+describe("check", () => {
+  test("all examples are fine, and start in under three times a bare node", () => {
+    const files = exampleNames.map((name) => `dsl-examples/${name}.lasp`);
+    const { status, stdout } = laspc("check", ...files);
+    expect(status).toBe(0);
+    expect(stdout.split("\n").filter((line) => line.endsWith(")")).length).toBe(files.length);
+    const fastest = (args: string[]) =>
+      Math.min(
+        ...Array.from({ length: 7 }, () => {
+          const started = performance.now();
+          spawnSync(process.execPath, args, { cwd: root });
+          return performance.now() - started;
+        }),
+      );
+    const bare = fastest(["-e", "0"]);
+    for (const file of files)
+      expect(fastest(["dist/laspc.js", "check", file]) / bare).toBeLessThan(3);
+  });
+
+  test("a mistake is shown with its line, and as JSON", () => {
+    const file = write(
+      "typo.lasp",
+      "attention a(q: [T, K], v: [T, V]) -> [T, V] {\n  return (q @ k.T) @ v\n}\n",
+    );
+    const shown = laspc("check", file);
+    expect(shown.status).toBe(1);
+    expect(shown.stderr).toContain("error[unknown-name]: there is no value `k` here");
+    expect(shown.stderr).toContain("typo.lasp:2:15");
+    expect(shown.stderr).toMatch(/2 \| {3}return \(q @ k\.T\) @ v\n {3}\| {15}\^/);
+    const [mistake] = JSON.parse(laspc("check", file, "--json").stdout);
+    expect(mistake).toMatchObject({
+      code: "unknown-name",
+      labels: [{ from: { line: 2, column: 15 } }],
+    });
+  });
+
+  test("explain has a page for every code", () => {
+    for (const code of ["shape-mismatch", "unsupported-scores"]) {
+      expect(laspc("explain", code).stdout).toContain(code);
+    }
+    expect(new Set(Object.keys(catalogue)).size).toBeGreaterThan(40);
+  });
+});
+
+describe("run", () => {
+  test("the contract's JSON", () => {
+    const { stdout, status } = laspc(
+      "run",
+      retention,
+      ...small,
+      "--devices",
+      "3",
+      "--verify",
+      "--json",
+    );
+    expect(status).toBe(0);
+    const report = JSON.parse(stdout);
+    expect(report).toMatchObject({
+      entry: "retention",
+      device: "reference",
+      devices: 3,
+      schedule: "ring",
+      dims: { B: 1, H: 2, T: 20, K: 8, V: 8 },
+      dtype: "f32",
+      bytes_sent_per_rank: [512, 512, 0],
+      ok: true,
+    });
+    expect(Object.keys(report.outputs.o)).toEqual(["shape", "rmse_ratio", "max_abs_error"]);
+    expect(report.wall_ms).toBeGreaterThan(0);
+  });
+
+  const cpu = findDevice("cpu");
+  test.skipIf(!cpu.available)(`the issue's bar on four cpu devices${cpu.why}`, () => {
+    const dims = "B=1,H=8,T=4096,K=64,V=64";
+    const run = laspc(
+      "run",
+      retention,
+      "--device",
+      "cpu",
+      "--devices",
+      "4",
+      "--dim",
+      dims,
+      "--verify",
+      "--json",
+    );
+    const report = JSON.parse(run.stdout);
+    expect(report.ok).toBe(true);
+    for (const output of Object.values<{ rmse_ratio: number }>(report.outputs)) {
+      expect(output.rmse_ratio).toBeLessThanOrEqual(1e-5);
+    }
+    expect(report.bytes_sent_per_rank).toEqual([131072, 131072, 131072, 0]);
+  });
+
+  const gpu = findDevice("webgpu");
+  test.skipIf(!cpu.available || !gpu.available)(`two cpu and two webgpu ranks${gpu.why}`, () => {
+    const args = [
+      "--device",
+      "cpu,webgpu,cpu,webgpu",
+      "--devices",
+      "4",
+      "--dim",
+      "H=2,T=130,K=32,V=32",
+    ];
+    const report = JSON.parse(laspc("run", retention, ...args, "--verify", "--json").stdout);
+    expect(report.ok).toBe(true);
+  });
+
+  test("inputs from files, outputs to files, nothing half-written", () => {
+    const shape = [1, 20, 2, 8];
+    const data = Float32Array.from({ length: 320 }, (_, i) => Math.sin(i));
+    const q = write("q.npy", writeNpy({ dtype: "f32", shape, data }));
+    const out = join(folder, "outputs");
+    const run = laspc(
+      "run",
+      retention,
+      "--device",
+      "reference",
+      "--input",
+      `q=${q}`,
+      "--dim",
+      "V=8",
+      "--output",
+      out,
+      "--verify",
+    );
+    expect(run.status, run.stderr).toBe(0);
+    expect(readdirSync(out).sort()).toEqual(["final_S.npy", "o.npy"]);
+    expect(readNpy(readFileSync(join(out, "o.npy"))).shape).toEqual(shape);
+    const all = join(folder, "all.safetensors");
+    expect(laspc("run", retention, ...small, "--output", all).status).toBe(0);
+    expect([...readSafetensors(readFileSync(all)).keys()]).toEqual(["o", "final_S"]);
+  });
+
+  test.each([
+    [
+      "wrong shape",
+      "has shape [1, 3, 2, 8]",
+      () => writeNpy({ dtype: "f32", shape: [1, 3, 2, 8], data: new Float32Array(48) }),
+    ],
+    [
+      "truncated",
+      "holds 100 bytes",
+      () =>
+        writeNpy({ dtype: "f32", shape: [1, 20, 2, 8], data: new Float32Array(320) }).slice(0, 228),
+    ],
+    [
+      "not a tensor",
+      "not a .npy file",
+      () => new TextEncoder().encode("hello, this is no array at all"),
+    ],
+  ])("a bad input is an error: %s", (_, message, bytes) => {
+    const path = write("bad.npy", bytes());
+    const out = join(folder, "never");
+    const run = laspc("run", retention, ...small, "--input", `q=${path}`, "--output", out);
+    expect(run.status).toBe(1);
+    expect(run.stderr).toContain(message);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test("--check-inputs tests the declared ranges", () => {
+    const path = write(
+      "gamma.npy",
+      writeNpy({ dtype: "f32", shape: [2], data: Float32Array.of(0.5, 1.5) }),
+    );
+    const run = laspc("run", retention, ...small, "--input", `gamma=${path}`, "--check-inputs");
+    expect(run.status).toBe(1);
+    expect(run.stderr).toContain("input gamma holds 1.5, outside its range (0, 1]");
+  });
+
+  test("a rule outside the family is a diagnostic on its statement", () => {
+    const file = write(
+      "soft.lasp",
+      "attention soft(q: [T, K], k: [T, K], v: [T, V]) -> [T, V] {\n  p = softmax(q @ k.T)\n  return p @ v\n}\n",
+    );
+    const run = laspc("run", file, ...small);
+    expect(run.status).toBe(1);
+    expect(run.stderr).toContain("error[unsupported-scores]");
+    expect(run.stderr).toContain("soft.lasp:2:7");
+  });
+});
+
+describe("compile", () => {
+  test("writes an artifact that opens, runs and refuses to be tricked", async () => {
+    const out = join(folder, "artifact");
+    const run = laspc(
+      "compile",
+      retention,
+      "--target",
+      "cuda,wgsl",
+      "--dim",
+      "K=8,V=8",
+      "--devices",
+      "3",
+      "--out",
+      out,
+    );
+    expect(run.status, run.stderr).toBe(0);
+    expect(readdirSync(out).sort()).toEqual([
+      "README.md",
+      "cuda",
+      "manifest.json",
+      "plans",
+      "reference",
+      "wgsl",
+    ]);
+    const artifact = openArtifact(out);
+    expect(artifact.manifest.plans.map(({ name }) => name)).toEqual(["ring-1", "ring-3"]);
+    await createReferenceDevice().load(artifact);
+    symlinkSync("/etc/hostname", join(out, "reference", "link.ir"));
+    expect(() => artifact.read("reference/link.ir")).toThrow("outside the artifact");
+    expect(() => artifact.read("../../etc/hostname")).toThrow();
+    const json = readFileSync(join(out, "manifest.json"), "utf8");
+    expect(parseManifest(json)).toEqual(artifact.manifest);
+    for (const [from, to, why] of [
+      ['"schema": 1', '"schema": 9', "manifest.schema is not version 1"],
+      ["reference/forward.ir", "../secret.ir", "not a path inside the artifact"],
+      ["wgsl/retention_forward.wgsl", "/etc/passwd", "not a path inside the artifact"],
+      ['"per": "token"', '"per": "byte"', "is not one of token"],
+      ["{", "", "not JSON"],
+    ] as const) {
+      expect(() => parseManifest(json.replace(from, to)), why).toThrow(why);
+    }
+  });
+
+  test("the same text gives the same bytes", () => {
+    const files = ["one", "two"].map((name) => {
+      const out = join(folder, name);
+      laspc("compile", retention, "--target", "cuda,wgsl", "--dim", "K=16,V=16", "--out", out);
+      return (
+        readFileSync(join(out, "cuda/retention_forward.cu"), "utf8") +
+        readFileSync(join(out, "manifest.json"), "utf8")
+      );
+    });
+    expect(files[0]).toBe(files[1]);
+  });
+});
+
+describe("the rest", () => {
+  test("plan prints, draws and is JSON", () => {
+    const svg = join(folder, "ring.svg");
+    const { stdout, status } = laspc("plan", retention, "--devices", "3", "--svg", svg);
+    expect(status).toBe(0);
+    expect(stdout.match(/^device/gm)?.length).toBe(3);
+    expect(readFileSync(svg, "utf8")).toMatch(/^<svg .*<\/svg>\n$/s);
+    expect(
+      JSON.parse(laspc("plan", retention, "--devices", "3", "--json").stdout).ranks.length,
+    ).toBe(3);
+  });
+
+  test("dump shows every level, after any pass", () => {
+    const dump = (...args: string[]) => laspc("dump", retention, ...args).stdout;
+    expect(JSON.parse(dump("--level", "ast")).items[0].kind).toBe("attention");
+    expect(dump("--level", "tensor", "--after", "right-product")).toContain("= scan ");
+    expect(dump("--level", "tensor", "--after", "chunk")).toContain("chunks (");
+    expect(dump("--level", "tile", "--after", "from-tensor")).toContain("kernel retention_forward");
+    expect(dump("--level", "tile")).toContain("barrier");
+    expect(dump("--level", "plan")).toContain("launch forward");
+    expect(laspc("dump", retention, "--after", "nothing").status).toBe(1);
+  });
+
+  test("explain tells flops, bytes and what crosses devices", () => {
+    const { stdout } = laspc("explain", retention, "--dim", "K=64,V=64");
+    expect(stdout).toMatch(/sent between neighbouring devices: H x 64 x 64 x 4 B/);
+    expect(stdout).toMatch(/memory traffic of forward: 1024 bytes/);
+  });
+
+  test("passes and opt", () => {
+    expect(laspc("passes").stdout).toMatch(/^right-product +\w/m);
+    const file = write("p.ir", laspc("dump", retention, "--after", "right-product").stdout);
+    expect(laspc("opt", file, "--passes", "chunk,fuse").stdout).toContain("chunks (");
+    expect(laspc("opt", write("bad.ir", "program {"), "--passes", "chunk").status).toBe(1);
+  });
+
+  test("verify runs what is here", () => {
+    const { status, stdout } = laspc(
+      "verify",
+      "dsl-examples/linear-attention.lasp",
+      "--device",
+      "reference",
+      "--dim",
+      "K=4,V=4",
+    );
+    expect(status).toBe(0);
+    expect(stdout).toContain("ok (24 runs)");
+  });
+});
