@@ -32,6 +32,8 @@ export class CLikeWalker {
   readonly writer = new TextWriter();
   private readonly names = new Map<StorageId, string>();
   private readonly paramNames = new Map<string, string>();
+  /** Names of what `declareBases` declares for each param. */
+  private readonly places = new Map<string, { readonly base: string; readonly stride: string }>();
   private readonly variables = new Map<string, string>();
   private readonly taken: Set<string>;
   private readonly kernel: Kernel;
@@ -44,8 +46,8 @@ export class CLikeWalker {
       "ty",
       "tx",
       "thread",
-      "b",
-      "h",
+      "batch",
+      "head",
       "i",
       "j",
       "row",
@@ -53,10 +55,14 @@ export class CLikeWalker {
       "at",
       "inner",
       "point",
-      "rest",
-      "x",
+      "value",
     ]);
+    for (const param of kernel.params) this.taken.add(param.heads);
     for (const param of kernel.params) this.paramNames.set(param.name, this.unique(param.name));
+    for (const [param, name] of this.paramNames) {
+      const places = { base: this.unique(`${name}_base`), stride: this.unique(`${name}_stride`) };
+      this.places.set(param, places);
+    }
     for (const axis of kernel.grid) this.variables.set(axis.name, this.unique(axis.name));
     for (const storage of kernel.storages) {
       const clash = kernel.params.some((param) => param.name === storage.name);
@@ -142,16 +148,17 @@ export class CLikeWalker {
         writer.line(dialect.constant("int", next, `${rest} / ${steps}`));
         rest = next;
       });
-      writer.line(dialect.constant("offset", "b", `${rest} / ${dialect.scalar("H")}`));
-      writer.line(dialect.constant("offset", "h", `${rest} % ${dialect.scalar("H")}`));
+      writer.line(dialect.constant("offset", "batch", `${rest} / ${dialect.scalar("H")}`));
+      writer.line(dialect.constant("offset", "head", `${rest} % ${dialect.scalar("H")}`));
       return;
     }
-    writer.line(dialect.constant("offset", "b", `point / ${dialect.scalar("H")}`));
-    writer.line(dialect.constant("offset", "h", `point % ${dialect.scalar("H")}`));
+    writer.line(dialect.constant("offset", "batch", `point / ${dialect.scalar("H")}`));
+    writer.line(dialect.constant("offset", "head", `point % ${dialect.scalar("H")}`));
   }
 
-  body(stmts: readonly Stmt[]): void {
-    let note: string | null = null;
+  /** Statements, each group under the source line it came from; `above` is already said. */
+  body(stmts: readonly Stmt[], above: string | null = null): void {
+    let note = above;
     for (const stmt of stmts) {
       if (stmt.note !== null && stmt.note !== note) this.writer.line(`// ${stmt.note}`);
       note = stmt.note ?? note;
@@ -224,32 +231,32 @@ export class CLikeWalker {
     const { writer, dialect } = this;
     for (const param of this.kernel.params) {
       const fixed = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
-      const name = this.paramName(param.name);
+      const places = this.places.get(param.name)!;
       const heads = dialect.scalar(param.heads);
-      const own = param.heads === "H" ? "h" : `h / (${dialect.scalar("H")} / ${heads})`;
+      const own = param.heads === "H" ? "head" : `head / (${dialect.scalar("H")} / ${heads})`;
       const T = dialect.scalar("T");
       const times = fixed === 1 ? "" : ` * ${fixed}`;
       const base = {
-        token: `(b * ${T} * ${heads} + ${own})${times}`,
-        state: `(b * ${dialect.scalar("H")} + h)${times}`,
+        token: `(batch * ${T} * ${heads} + ${own})${times}`,
+        state: `(batch * ${dialect.scalar("H")} + head)${times}`,
         head: `${own.includes(" ") && fixed !== 1 ? `(${own})` : own}${times}`,
         shared: "0",
       }[param.per];
-      writer.line(dialect.constant("offset", `${name}_base`, base));
+      writer.line(dialect.constant("offset", places.base, bare(base)));
       if (param.per === "token") {
-        writer.line(dialect.constant("offset", `${name}_stride`, `${heads}${times}`));
+        writer.line(dialect.constant("offset", places.stride, `${heads}${times}`));
       }
     }
   }
 
   private bufferIndex(view: View, row: string, col: string | null): string {
     const param = this.param(view.param);
-    const name = this.paramName(view.param);
+    const { base, stride: tokens } = this.places.get(view.param)!;
     const cols = this.colsOf(param);
-    const stride = param.per === "token" ? `${name}_stride` : String(cols);
+    const stride = param.per === "token" ? tokens : String(cols);
     const first = this.plus(view.row, row);
     const times = stride === "1" ? "" : ` * ${stride}`;
-    const at = first === "0" ? `${name}_base` : `${name}_base + ${group(first)}${times}`;
+    const at = first === "0" ? base : `${base} + ${group(first)}${times}`;
     return col === null ? at : `${at} + ${this.plus(view.col, col)}`;
   }
 
@@ -287,15 +294,15 @@ export class CLikeWalker {
   ): void {
     const { writer, dialect } = this;
     const param = this.param(view.param);
-    const value = dialect.read(param, this.bufferIndex(view, row ?? "0", col));
+    const read = dialect.read(param, this.bufferIndex(view, row ?? "0", col));
     const condition = this.inBuffer(view, id, row, col);
     if (condition === null) {
-      writer.line(`${to} = ${value};`);
+      writer.line(`${to} = ${read};`);
       return;
     }
-    writer.line(dialect.variable("float", "x", dialect.float(0)));
-    writer.block(`if (${condition}) {`, () => writer.line(`x = ${value};`));
-    writer.line(`${to} = x;`);
+    writer.line(dialect.variable("float", "value", dialect.float(0)));
+    writer.block(`if (${condition}) {`, () => writer.line(`value = ${read};`));
+    writer.line(`${to} = value;`);
   }
 
   private guardedWrite(
@@ -348,9 +355,9 @@ export class CLikeWalker {
       case "loop":
         return this.loop(stmt);
       case "barrier":
-        writer.line(dialect.barrier);
-        return;
       case "wait":
+        // Copies are made on the spot, so waiting for them is waiting for the other threads.
+        writer.line(dialect.barrier);
         return;
     }
   }
@@ -366,7 +373,7 @@ export class CLikeWalker {
     const head = stmt.reverse
       ? dialect.loopDown(name, last, step)
       : dialect.loop(name, "0", extent, step);
-    writer.block(`${head} {`, () => this.body(stmt.body));
+    writer.block(`${head} {`, () => this.body(stmt.body, stmt.note));
     this.taken.delete(name);
   }
 
@@ -558,34 +565,50 @@ export class CLikeWalker {
     const stride = scratch.shape[1]! + scratch.pad;
     // Each thread folds what it holds, then one thread a row folds the 16 partial results.
     this.fixedLoop(outer, kept / side, () => {
-      writer.line(dialect.variable("float", "x", start));
-      this.fixedLoop(inner, folded / side, () => writer.line(`x = ${fold("x", `${src}[i][j]`)};`));
+      writer.line(dialect.variable("float", "value", start));
+      this.fixedLoop(inner, folded / side, () => writer.line(`value = ${fold("value", `${src}[i][j]`)};`));
       writer.line(
-        `${this.nameOf(scratch.id)}[(${own} + ${side} * ${outer}) * ${stride} + ${lane}] = x;`,
+        `${this.nameOf(scratch.id)}[(${own} + ${side} * ${outer}) * ${stride} + ${lane}] = value;`,
       );
     });
     writer.line(dialect.barrier);
     this.eachShared(kept, "row", () => {
-      writer.line(dialect.variable("float", "x", start));
+      writer.line(dialect.variable("float", "value", start));
       this.fixedLoop("inner", side, () => {
-        writer.line(`x = ${fold("x", `${this.nameOf(scratch.id)}[row * ${stride} + inner]`)};`);
+        writer.line(`value = ${fold("value", `${this.nameOf(scratch.id)}[row * ${stride} + inner]`)};`);
       });
-      writer.line(`${dst}[row] = x;`);
+      writer.line(`${dst}[row] = value;`);
     });
     writer.line(dialect.barrier);
   }
 
-  /** Every thread sums up its own prefix: a chunk is short, and nobody waits for a neighbour. */
+  /**
+   * Of a vector every thread sums up its own prefix: a chunk is short, and nobody waits for a
+   * neighbour. Of a shared tile every thread walks down its own columns.
+   */
   private cumsum(dst: StorageId, src: StorageId, reverse: boolean): void {
     const { writer, dialect } = this;
-    const size = this.storage(src).shape[0]!;
+    const [size, cols] = this.storage(src).shape as [number, number?];
+    if (cols !== undefined) {
+      this.eachShared(cols, "col", () => {
+        writer.line(dialect.variable("float", "value", dialect.float(0)));
+        const head = reverse
+          ? dialect.loopDown("row", String(size - 1), "1")
+          : dialect.loop("row", "0", String(size), "1");
+        writer.block(`${head} {`, () => {
+          writer.line(`value += ${this.sharedAt(src, "row", "col")};`);
+          writer.line(`${this.sharedAt(dst, "row", "col")} = value;`);
+        });
+      });
+      return;
+    }
     this.eachShared(size, "row", () => {
-      writer.line(dialect.variable("float", "x", dialect.float(0)));
+      writer.line(dialect.variable("float", "value", dialect.float(0)));
       const [from, to] = reverse ? ["row", String(size)] : ["0", "row + 1"];
       writer.block(`${dialect.loop("inner", from!, to!, "1")} {`, () => {
-        writer.line(`x += ${this.nameOf(src)}[inner];`);
+        writer.line(`value += ${this.nameOf(src)}[inner];`);
       });
-      writer.line(`${this.nameOf(dst)}[row] = x;`);
+      writer.line(`${this.nameOf(dst)}[row] = value;`);
     });
   }
 
@@ -607,10 +630,10 @@ export class CLikeWalker {
     this.eachRegister(rows, cols, () => {
       const low = `-${this.sharedAt(stmt.src, "row", `col + ${half}`)}`;
       const high = this.sharedAt(stmt.src, "row", `col - ${half}`);
-      writer.line(dialect.variable("float", "x", dialect.float(0)));
-      writer.block(`if (col < ${half}) {`, () => writer.line(`x = ${low};`));
-      writer.block(`else if (col < ${stmt.width}) {`, () => writer.line(`x = ${high};`));
-      writer.line(`${dst}[i][j] = x;`);
+      writer.line(dialect.variable("float", "value", dialect.float(0)));
+      writer.block(`if (col < ${half}) {`, () => writer.line(`value = ${low};`));
+      writer.block(`else if (col < ${stmt.width}) {`, () => writer.line(`value = ${high};`));
+      writer.line(`${dst}[i][j] = value;`);
     });
   }
 }
@@ -634,7 +657,7 @@ export function infix(fn: string, [a, b]: readonly string[]): string | null {
 }
 
 /** Without brackets around the whole. */
-function bare(text: string): string {
+export function bare(text: string): string {
   if (!text.startsWith("(") || !text.endsWith(")")) return text;
   let depth = 0;
   for (let i = 0; i < text.length - 1; i++) {

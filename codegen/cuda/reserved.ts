@@ -1,11 +1,21 @@
-/** Words that CUDA C++17 keeps, and functions of its device library that names must not hide. */
-export const reservedWords: ReadonlySet<string> = new Set(
-  `alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl const constexpr
-  const_cast continue decltype default delete do double dynamic_cast else enum explicit export extern false
-  float for friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or
-  or_eq private protected public register reinterpret_cast return short signed sizeof static static_assert
-  static_cast struct switch template this thread_local throw true try typedef typeid typename union unsigned
-  using virtual void volatile wchar_t while xor xor_eq threadIdx blockIdx blockDim gridDim warpSize half
-  exp log sqrt rsqrt abs sin cos tanh floor pow max min expf logf erff 
-  factor factors from_f16 to_f16 from_bf16 to_bf16 B T H T_total token_offset`.split(/\s+/),
-);
+/**
+ * Names a kernel must not give to its own things: the words of C++17 (ISO/IEC 14882:2017, 5.11 and
+ * 5.5), CUDA's built-in variables, and what an emitted kernel itself calls or takes.
+ */
+import { helpers } from "./ops.ts";
+
+const words = `
+  alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class
+  compl const const_cast constexpr continue decltype default delete do double dynamic_cast else enum
+  explicit export extern false float for friend goto if inline int long mutable namespace new noexcept
+  not not_eq nullptr operator or or_eq private protected public register reinterpret_cast return short
+  signed sizeof static static_assert static_cast struct switch template this thread_local throw true try
+  typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
+  threadIdx blockIdx blockDim gridDim warpSize
+  expf logf sqrtf rsqrtf fabsf tanhf floorf fmaxf fminf powf
+  factor factors T H T_total token_offset`;
+
+export const reservedWords: ReadonlySet<string> = new Set([
+  ...words.trim().split(/\s+/),
+  ...Object.keys(helpers),
+]);

@@ -1,292 +1,178 @@
 /**
- * The CUDA device: koffi on libcuda and NVRTC. Kernels are compiled for the GPU at hand when an
- * artifact is loaded, and kept by content; launches go to one stream, in order.
+ * The CUDA device: one GPU through the driver API. Kernels are compiled for it when an artifact is
+ * loaded (see cuda-images.ts). Everything it does is queued on one stream, memory included, and nothing
+ * blocks Node: what waits asks the stream again and again until it is done.
  */
-import { createHash, randomUUID } from "node:crypto";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
-import { homedir } from "node:os";
-import { join } from "node:path";
+import { setImmediate, setTimeout } from "node:timers/promises";
 import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } from "../device.ts";
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf, newData } from "../dtype.ts";
 import type { Dtype, FormCode, FormSpec, KernelSpec } from "../plan.ts";
+import { imageOf } from "./cuda-images.ts";
+import { type Cuda, type CudaLibraries, openCuda } from "./cuda-library.ts";
 
 export interface CudaOptions {
   /** Which GPU, counted from 0. */
   readonly ordinal?: number;
   /** Fill new memory with NaN, so that what was never written shows. */
   readonly poison?: boolean;
+  readonly libraries?: CudaLibraries;
 }
 
 interface CudaBuffer extends DeviceBuffer {
-  readonly pointer: bigint;
+  /** null once it is freed. */
+  pointer: bigint | null;
 }
 
-type Native = (...args: unknown[]) => unknown;
-interface Koffi {
-  load(path: string): { func(prototype: string): Native };
-  address(value: unknown): bigint;
-}
+/** What the kernels need: conversions to bf16 came with it. */
+const lowestCapability = 80;
+/** Blocks along x, and what 32-bit counters of the kernels hold. */
+const largestCount = 2 ** 31 - 1;
+/** Two NaNs of 16 bits, and one of 32. */
+const nanPattern = 0x7fff7fff;
 
-/** Throws an Error that names what is missing: koffi, the driver, NVRTC or a GPU. */
+/** Throws an Error that names what is missing: koffi, the driver, NVRTC or a GPU new enough. */
 export async function createCudaDevice(options: CudaOptions = {}): Promise<Device> {
-  const koffi = await loadKoffi();
-  const driver = open(koffi, "the CUDA driver", ["libcuda.so.1", "libcuda.so", "nvcuda.dll"]);
-  const nvrtc = open(koffi, "NVRTC", nvrtcNames());
-  return new CudaDevice(koffi, new Driver(driver), new Nvrtc(nvrtc), options);
-}
-
-async function loadKoffi(): Promise<Koffi> {
-  try {
-    // @ts-ignore: an optional peer, not there for everybody.
-    return (await import("koffi")).default as Koffi;
-  } catch {
-    throw new Error("the cuda device needs the package koffi; install it with `npm install koffi`");
-  }
-}
-
-function nvrtcNames(): string[] {
-  const names = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
-  const homes = [process.env["CUDA_HOME"], "/usr/local/cuda"].filter((home) => home !== undefined);
-  return [...names, ...homes.flatMap((home) => names.map((name) => `${home}/lib64/${name}`))];
-}
-
-function open(koffi: Koffi, what: string, names: readonly string[]) {
-  for (const name of names) {
-    try {
-      return koffi.load(name);
-    } catch {
-      // The next name may be there.
-    }
-  }
-  throw new Error(
-    `the cuda device needs ${what}: none of ${names.slice(0, 3).join(", ")} was found`,
-  );
-}
-
-type Library = ReturnType<Koffi["load"]>;
-
-/** The driver API, each call checked. */
-class Driver {
-  private readonly calls = new Map<string, Native>();
-  private readonly library: Library;
-
-  constructor(library: Library) {
-    this.library = library;
-  }
-
-  call(prototype: string, ...args: unknown[]): void {
-    const name = /(\w+)\(/.exec(prototype)![1]!;
-    let native = this.calls.get(name);
-    if (!native) {
-      native = this.library.func(`int ${prototype}`);
-      this.calls.set(name, native);
-    }
-    const result = native(...args) as number;
-    if (result !== 0) throw new Error(`cuda: ${name} failed with error ${result}`);
-  }
-}
-
-class Nvrtc {
-  private readonly library: Library;
-
-  constructor(library: Library) {
-    this.library = library;
-  }
-
-  /** CUDA C++ to a cubin for `arch` ("sm_90"). Throws an Error with the compiler's log. */
-  compile(source: string, name: string, arch: string): Uint8Array {
-    const f = (prototype: string) => this.library.func(`int ${prototype}`);
-    const handle = word();
-    const text = cString(source);
-    const create = f(
-      "nvrtcCreateProgram(void *program, void *source, void *name, int n, uint64_t headers, uint64_t names)",
-    );
-    check(create(handle, text, cString(`${name}.cu`), 0, 0n, 0n), "nvrtcCreateProgram");
-    const options = [cString(`--gpu-architecture=${arch}`), cString("--std=c++17")];
-    const compile = f("nvrtcCompileProgram(uint64_t program, int n, void *options)");
-    const failed = compile(handle[0], options.length, pointers(this.addressOf, options)) as number;
-    if (failed !== 0) throw new Error(`${name}: ${this.log(handle[0]!)}`);
-    const size = word();
-    check(
-      f("nvrtcGetCUBINSize(uint64_t program, void *size)")(handle[0], size),
-      "nvrtcGetCUBINSize",
-    );
-    const cubin = new Uint8Array(new ArrayBuffer(Number(size[0])));
-    check(f("nvrtcGetCUBIN(uint64_t program, void *cubin)")(handle[0], cubin), "nvrtcGetCUBIN");
-    f("nvrtcDestroyProgram(void *program)")(handle);
-    return cubin;
-  }
-
-  addressOf: (value: unknown) => bigint = () => 0n;
-
-  private log(program: bigint): string {
-    const size = word();
-    this.library.func("int nvrtcGetProgramLogSize(uint64_t program, void *size)")(program, size);
-    const log = new Uint8Array(new ArrayBuffer(Math.max(64, Number(size[0]))));
-    this.library.func("int nvrtcGetProgramLog(uint64_t program, void *log)")(program, log);
-    return new TextDecoder().decode(log).replace(/\0+$/, "");
-  }
-}
-
-function check(result: unknown, name: string): void {
-  if (result !== 0) throw new Error(`cuda: ${name} failed with error ${String(result)}`);
-}
-
-/** Memory of its own for one 64-bit number: short typed arrays may move in the heap. */
-function word(value = 0n): BigUint64Array {
-  const array = new BigUint64Array(new ArrayBuffer(128)).subarray(0, 1);
-  array[0] = value;
-  return array;
-}
-
-function cString(text: string): Uint8Array {
-  const bytes = new TextEncoder().encode(text);
-  const terminated = new Uint8Array(new ArrayBuffer(Math.max(128, bytes.length + 1)));
-  terminated.set(bytes);
-  return terminated;
-}
-
-function pointers(address: (value: unknown) => bigint, values: readonly unknown[]): BigUint64Array {
-  const array = new BigUint64Array(new ArrayBuffer(Math.max(128, values.length * 8)));
-  values.forEach((value, i) => (array[i] = address(value)));
-  return array;
+  return new CudaDevice(await openCuda(options.libraries), options);
 }
 
 class CudaDevice implements Device {
   readonly kind = "cuda";
   readonly description: string;
-  private readonly arch: string;
+  private readonly cuda: Cuda;
+  private readonly poison: boolean;
+  private readonly device: number;
+  private readonly capability: number;
   private readonly context: bigint;
   private readonly stream: bigint;
   private readonly functions = new Map<string, bigint>();
   private readonly modules: bigint[] = [];
+  private readonly buffers = new Set<CudaBuffer>();
+  private readonly uploading = new Set<HostTensor>();
   private forms: ReadonlyMap<string, FormCode> = new Map();
-  private readonly koffi: Koffi;
-  private readonly driver: Driver;
-  private readonly nvrtc: Nvrtc;
-  private readonly poison: boolean;
+  private isClosed = false;
 
-  constructor(koffi: Koffi, driver: Driver, nvrtc: Nvrtc, options: CudaOptions) {
-    this.koffi = koffi;
-    this.driver = driver;
-    this.nvrtc = nvrtc;
-    this.nvrtc.addressOf = (value) => koffi.address(value);
+  constructor(cuda: Cuda, options: CudaOptions) {
+    const { driver } = cuda;
+    this.cuda = cuda;
     this.poison = options.poison ?? false;
-    driver.call("cuInit(unsigned int flags)", 0);
-    const device = new Int32Array(new ArrayBuffer(128));
-    driver.call("cuDeviceGet(void *device, int ordinal)", device, options.ordinal ?? 0);
-    const attribute = (which: number): number => {
-      const value = new Int32Array(new ArrayBuffer(128));
-      driver.call(
-        "cuDeviceGetAttribute(void *value, int attribute, int device)",
-        value,
+    this.device = openGpu(cuda, options.ordinal ?? 0);
+    const attribute = (which: number) =>
+      driver.number(
+        "cuDeviceGetAttribute(_Out_ int *value, int which, int device)",
         which,
-        device[0],
+        this.device,
       );
-      return value[0]!;
-    };
-    // Compute capability, major and minor: attributes 75 and 76.
-    this.arch = `sm_${attribute(75)}${attribute(76)}`;
+    // The compute capability's major and minor number are attributes 75 and 76.
+    this.capability = attribute(75) * 10 + attribute(76);
     const name = new Uint8Array(new ArrayBuffer(256));
-    driver.call("cuDeviceGetName(void *name, int length, int device)", name, 256, device[0]);
-    this.description = `cuda: ${new TextDecoder().decode(name).replace(/\0.*$/s, "")} (${this.arch})`;
-    const context = word();
-    driver.call("cuDevicePrimaryCtxRetain(void *context, int device)", context, device[0]);
-    this.context = context[0]!;
+    driver.call("cuDeviceGetName(void *name, int length, int device)", name, 256, this.device);
+    const model = new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
+    this.description = `cuda: ${model} (sm_${this.capability})`;
+    if (this.capability < lowestCapability) {
+      throw new Error(
+        `the cuda device needs sm_${lowestCapability} or newer, not ${model}'s sm_${this.capability}`,
+      );
+    }
+    this.context = driver.handle(
+      "cuDevicePrimaryCtxRetain(_Out_ uint64_t *context, int device)",
+      this.device,
+    );
     this.use();
-    const stream = word();
-    driver.call("cuStreamCreate(void *stream, unsigned int flags)", stream, 1);
-    this.stream = stream[0]!;
+    // 1: does not wait for the default stream, which is not ours.
+    this.stream = driver.handle("cuStreamCreate(_Out_ uint64_t *stream, unsigned int flags)", 1);
   }
 
-  private use(): void {
-    this.driver.call("cuCtxSetCurrent(uint64_t context)", this.context);
+  /** Makes the calls that follow, up to the next await, about this GPU. */
+  private use(): Cuda["driver"] {
+    if (this.isClosed) throw new Error("the cuda device was used after it was closed");
+    this.cuda.driver.call("cuCtxSetCurrent(uint64_t context)", this.context);
+    return this.cuda.driver;
   }
 
   async load(artifact: ArtifactFiles): Promise<void> {
     const code = artifact.manifest.targets.find((target) => target.target === "cuda");
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for cuda`);
+    const kernels = code.forms.flatMap((form) => form.kernels);
+    const images = await Promise.all(
+      kernels.map(({ file, entry }) => {
+        const source = new TextDecoder().decode(artifact.read(file));
+        return imageOf(source, entry, this.capability, this.cuda.nvrtc);
+      }),
+    );
+    const driver = this.use();
+    kernels.forEach(({ entry }, i) => {
+      const module = driver.handle(
+        "cuModuleLoadData(_Out_ uint64_t *module, void *image)",
+        images[i],
+      );
+      this.modules.push(module);
+      const prototype =
+        "cuModuleGetFunction(_Out_ uint64_t *function, uint64_t module, const char *name)";
+      this.functions.set(entry, driver.handle(prototype, module, entry));
+    });
     this.forms = new Map(code.forms.map((form) => [form.form, form]));
-    this.use();
-    for (const spec of code.forms.flatMap((form) => form.kernels)) {
-      const cubin = await this.cubin(
-        new TextDecoder().decode(artifact.read(spec.file)),
-        spec.entry,
-      );
-      const module = word();
-      this.driver.call("cuModuleLoadData(void *module, void *image)", module, cubin);
-      this.modules.push(module[0]!);
-      const fn = word();
-      this.driver.call(
-        "cuModuleGetFunction(void *fn, uint64_t module, void *name)",
-        fn,
-        module[0],
-        cString(spec.entry),
-      );
-      this.functions.set(spec.entry, fn[0]!);
-    }
-  }
-
-  /** The compiled kernel, from the cache when this source was compiled for this GPU before. */
-  private async cubin(source: string, entry: string): Promise<Uint8Array> {
-    const key = createHash("sha256").update(source).update(this.arch).update("1").digest("hex");
-    const base = process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache");
-    const folder = join(base, "laspc");
-    const path = join(folder, `${key.slice(0, 32)}.cubin`);
-    const known = await readFile(path).catch(() => null);
-    if (known) return new Uint8Array(known);
-    const cubin = this.nvrtc.compile(source, entry, this.arch);
-    await mkdir(folder, { recursive: true, mode: 0o700 });
-    const staged = `${path}.${randomUUID()}`;
-    await writeFile(staged, cubin, { mode: 0o600 });
-    await rename(staged, path);
-    return cubin;
   }
 
   async alloc(dtype: Dtype, shape: readonly number[], zero: boolean): Promise<DeviceBuffer> {
+    return this.newBuffer(dtype, shape, zero);
+  }
+
+  private newBuffer(dtype: Dtype, shape: readonly number[], zero: boolean): CudaBuffer {
     const sizeBytes = bytesOf(dtype, shape);
-    const pointer = word();
-    this.use();
-    const rounded = Math.max(16, Math.ceil(sizeBytes / 16) * 16);
-    this.driver.call("cuMemAlloc_v2(void *pointer, size_t bytes)", pointer, rounded);
-    const value = zero ? 0 : 0x7fff7fff;
+    const words = Math.max(1, Math.ceil(sizeBytes / 4));
+    const driver = this.use();
+    const pointer = driver.handle(
+      "cuMemAllocAsync(_Out_ uint64_t *pointer, size_t bytes, uint64_t stream)",
+      words * 4,
+      this.stream,
+    );
+    const buffer: CudaBuffer = { spec: { dtype, shape }, sizeBytes, pointer };
+    this.buffers.add(buffer);
     if (zero || this.poison) {
-      this.driver.call(
-        "cuMemsetD32Async(uint64_t pointer, unsigned int value, size_t n, uint64_t stream)",
-        pointer[0],
-        value,
-        rounded / 4,
+      driver.call(
+        "cuMemsetD32Async(uint64_t pointer, unsigned int value, size_t count, uint64_t stream)",
+        pointer,
+        zero ? 0 : nanPattern,
+        words,
         this.stream,
       );
     }
-    const buffer: CudaBuffer = { spec: { dtype, shape }, sizeBytes, pointer: pointer[0]! };
     return buffer;
   }
 
   async upload(buffer: DeviceBuffer, tensor: HostTensor): Promise<void> {
-    await this.wait();
-    const { pointer, sizeBytes } = buffer as CudaBuffer;
-    if (sizeBytes === 0) return;
-    this.driver.call(
-      "cuMemcpyHtoD_v2(uint64_t to, void *from, size_t bytes)",
+    const pointer = pointerOf(buffer);
+    const [wanted, given] = [describe(buffer.spec), describe(tensor)];
+    if (wanted !== given)
+      throw new Error(`a tensor of ${given} does not fit a buffer of ${wanted}`);
+    if (buffer.sizeBytes === 0) return;
+    this.use().call(
+      "cuMemcpyHtoDAsync_v2(uint64_t to, void *from, size_t bytes, uint64_t stream)",
       pointer,
       tensor.data,
-      sizeBytes,
+      buffer.sizeBytes,
+      this.stream,
     );
+    // Its memory must stay, and stay as it is, until the GPU has it.
+    this.uploading.add(tensor);
+    await this.wait().finally(() => this.uploading.delete(tensor));
   }
 
   async download(buffer: DeviceBuffer): Promise<HostTensor> {
+    // The copy itself would block until everything before it is done.
     await this.wait();
-    const { spec, pointer, sizeBytes } = buffer as CudaBuffer;
+    const { spec, sizeBytes } = buffer;
     const data = newData(spec.dtype, elementsOf(spec.shape));
     if (sizeBytes > 0) {
-      this.driver.call(
-        "cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes)",
+      this.use().call(
+        "cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, uint64_t stream)",
         data,
-        pointer,
+        pointerOf(buffer),
         sizeBytes,
+        this.stream,
       );
+      await this.wait();
     }
     return { dtype: spec.dtype, shape: spec.shape, data };
   }
@@ -298,17 +184,23 @@ class CudaDevice implements Device {
   ): Promise<void> {
     const code = this.forms.get(form.name);
     if (!code) throw new Error(`the artifact has no form ${form.name} for cuda`);
-    const buffers = new Map(args);
-    const work: DeviceBuffer[] = [];
-    for (const spec of code.workspaces) {
-      const buffer = await this.alloc(spec.dtype, shapeOf(spec, sizes), false);
-      buffers.set(spec.name, buffer);
-      work.push(buffer);
+    for (const spec of [...form.inputs, ...form.outputs]) {
+      const buffer = args.get(spec.name);
+      if (!buffer) throw new Error(`${form.name} needs ${spec.name}, which was not given`);
+      const wanted = describe({ dtype: spec.dtype, shape: shapeOf(spec, sizes) });
+      const given = describe(buffer.spec);
+      if (wanted !== given) {
+        throw new Error(`${form.name} needs ${spec.name} as ${wanted}, not ${given}`);
+      }
     }
+    const buffers = new Map(args);
+    const workspaces = code.workspaces.map((work) => {
+      const buffer = this.newBuffer(work.dtype, shapeOf(work, sizes), false);
+      buffers.set(work.name, buffer);
+      return buffer;
+    });
     for (const kernel of code.kernels) this.launchKernel(kernel, buffers, sizes);
-    if (work.length === 0) return;
-    await this.wait();
-    for (const buffer of work) this.free(buffer);
+    for (const buffer of workspaces) this.free(buffer);
   }
 
   private launchKernel(
@@ -318,23 +210,17 @@ class CudaDevice implements Device {
   ): void {
     const points = gridPoints(kernel, sizes);
     if (points === 0) return;
-    // Each argument in a slot of its own; the driver reads as many bytes of it as the kernel takes.
-    const slots = new BigUint64Array(
-      new ArrayBuffer(Math.max(128, (kernel.buffers.length + kernel.scalars.length) * 8)),
-    );
-    kernel.buffers.forEach(({ name }, i) => {
-      slots[i] = (buffers.get(name) as CudaBuffer).pointer;
-    });
-    kernel.scalars.forEach((name, i) => {
-      slots[kernel.buffers.length + i] = BigInt(scalarOf(name, sizes));
-    });
-    const base = this.koffi.address(slots);
-    const addresses = new BigUint64Array(new ArrayBuffer(Math.max(128, slots.byteLength)));
-    addresses.forEach((_, i) => (addresses[i] = base + BigInt(8 * i)));
-    this.use();
-    this.driver.call(
-      "cuLaunchKernel(uint64_t fn, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx, " +
-        "unsigned int by, unsigned int bz, unsigned int shared, uint64_t stream, void *args, uint64_t extra)",
+    if (points > largestCount || sizes.T_total > largestCount) {
+      throw new Error(
+        `${kernel.entry}: ${points} blocks, ${sizes.T_total} tokens: too many for cuda`,
+      );
+    }
+    const pointers = kernel.buffers.map(({ name }) => pointerOf(buffers.get(name)!));
+    const scalars = kernel.scalars.map((name) => BigInt(scalarOf(name, sizes)));
+    this.use().call(
+      "cuLaunchKernel(uint64_t function, unsigned int gx, unsigned int gy, unsigned int gz, " +
+        "unsigned int bx, unsigned int by, unsigned int bz, unsigned int shared, uint64_t stream, " +
+        "void *args, uint64_t extra)",
       this.functions.get(kernel.entry)!,
       points,
       1,
@@ -344,24 +230,78 @@ class CudaDevice implements Device {
       1,
       0,
       this.stream,
-      addresses,
-      0n,
+      this.argumentBlock([...pointers, ...scalars]),
+      0,
     );
   }
 
+  /**
+   * What cuLaunchKernel takes: an address for each argument, here of the values behind the addresses.
+   * Of each the driver reads as many bytes as the kernel declares; integers are little-endian.
+   */
+  private argumentBlock(values: readonly bigint[]): BigUint64Array {
+    const words = new BigUint64Array(new ArrayBuffer(16 * values.length));
+    const first = this.cuda.addressOf(words) + BigInt(8 * values.length);
+    values.forEach((value, i) => {
+      words[i] = first + BigInt(8 * i);
+      words[values.length + i] = value;
+    });
+    return words;
+  }
+
+  /** Errors of kernels show here: the driver tells them to whoever asks next. */
   async wait(): Promise<void> {
-    this.use();
-    this.driver.call("cuStreamSynchronize(uint64_t stream)", this.stream);
+    for (let asked = 0; !this.use().isDone(this.stream); asked++) {
+      // A short kernel is waited for closely, a long one without keeping a processor busy.
+      await (asked < 1000 ? setImmediate() : setTimeout(1));
+    }
   }
 
   free(buffer: DeviceBuffer): void {
-    this.use();
-    this.driver.call("cuMemFree_v2(uint64_t pointer)", (buffer as CudaBuffer).pointer);
+    const own = buffer as CudaBuffer;
+    const pointer = pointerOf(own);
+    own.pointer = null;
+    this.buffers.delete(own);
+    this.use().call("cuMemFreeAsync(uint64_t pointer, uint64_t stream)", pointer, this.stream);
   }
 
   async close(): Promise<void> {
-    await this.wait();
-    for (const module of this.modules) this.driver.call("cuModuleUnload(uint64_t module)", module);
-    this.driver.call("cuStreamDestroy_v2(uint64_t stream)", this.stream);
+    if (this.isClosed) return;
+    try {
+      for (const buffer of this.buffers) this.free(buffer);
+      await this.wait();
+      const driver = this.use();
+      for (const module of this.modules) driver.call("cuModuleUnload(uint64_t module)", module);
+      driver.call("cuStreamDestroy_v2(uint64_t stream)", this.stream);
+    } finally {
+      // After a kernel's failure nothing above works; the context is let go all the same.
+      this.cuda.driver.call("cuDevicePrimaryCtxRelease_v2(int device)", this.device);
+      this.isClosed = true;
+    }
   }
+}
+
+/** The driver's handle of a GPU; throws when there is none. */
+function openGpu({ driver }: Cuda, ordinal: number): number {
+  try {
+    driver.call("cuInit(unsigned int flags)", 0);
+  } catch (error) {
+    throw new Error(`the cuda device found no GPU (${(error as Error).message})`, { cause: error });
+  }
+  const count = driver.number("cuDeviceGetCount(_Out_ int *count)");
+  if (ordinal >= count) {
+    throw new Error(`there is no GPU ${ordinal}: this machine has ${count}, counted from 0`);
+  }
+  return driver.number("cuDeviceGet(_Out_ int *device, int ordinal)", ordinal);
+}
+
+function pointerOf(buffer: DeviceBuffer): bigint {
+  const { pointer } = buffer as CudaBuffer;
+  if (pointer === null) throw new Error("a buffer was used after it was freed");
+  return pointer;
+}
+
+/** "bf16[1, 64, 8, 128]" */
+function describe({ dtype, shape }: { dtype: Dtype; shape: readonly number[] }): string {
+  return `${dtype}[${shape.join(", ")}]`;
 }

@@ -1,0 +1,177 @@
+/** Statements that no shipped attention uses yet, as hand-written kernels, executed in software. */
+import { expect, test } from "vitest";
+import { emitCuda } from "../../../codegen/cuda/emit.ts";
+import type { Kernel, Stmt, Storage, StorageId } from "../../../compiler/tile/ir.ts";
+import { verifyTile } from "../../../compiler/tile/verify.ts";
+import type { Manifest, TensorSpec } from "../../../runtime/plan.ts";
+import { schemaVersion } from "../../../runtime/plan.ts";
+import { sizesOf } from "../../support/examples.ts";
+import { available, backward, createSoftwareCuda, why } from "./software/index.ts";
+
+const [rows, cols] = [32, 16];
+
+function storage(id: number, name: string, memory: Storage["memory"], shape: number[]): Storage {
+  const pad = memory === "shared" && shape.length === 2 ? 1 : 0;
+  return { id: id as StorageId, name, memory, dtype: "f32", shape, pad };
+}
+
+/** Loads a chunk of x, does something with it, stores it to y; runs over T in either direction. */
+function kernel(storages: Storage[], body: Stmt[], reverse = false): Kernel {
+  const param = { per: "token", dtype: "f32", shape: ["T", cols], heads: "H" } as const;
+  const loop: Stmt = {
+    kind: "loop",
+    variable: "t",
+    extent: "T",
+    step: rows,
+    reverse,
+    body,
+    note: null,
+  };
+  return {
+    name: "by_hand",
+    params: [
+      { ...param, name: "x", access: "read" },
+      { ...param, name: "y", access: "write" },
+    ],
+    grid: [],
+    threads: 256,
+    storages,
+    body: [loop],
+  };
+}
+
+function artifactOf(hand: Kernel) {
+  verifyTile({ name: "by_hand", kernels: [hand] }, "test");
+  const emitted = emitCuda(hand, { source: "by hand", passes: [] });
+  const spec = (name: string): TensorSpec => ({
+    name,
+    per: "token",
+    dtype: "f32",
+    dims: [cols],
+    dimNames: ["K"],
+    range: null,
+  });
+  const form = { name: "form", inputs: [spec("x")], outputs: [spec("y")] };
+  const buffers = hand.params.map(({ name, access }) => ({ name, access }));
+  const kernels = [
+    {
+      ...emitted,
+      buffers,
+      grid: [{ of: ["B", "H"], by: 1 }],
+      threads: 256,
+    },
+  ];
+  const manifest: Manifest = {
+    schema: schemaVersion,
+    name: "by_hand",
+    source: "by hand",
+    dims: { K: cols },
+    inputs: form.inputs,
+    outputs: form.outputs,
+    states: [],
+    forms: [form],
+    targets: [{ target: "cuda", files: [], forms: [{ form: "form", kernels, workspaces: [] }] }],
+    plans: [],
+  };
+  return { manifest, form, read: () => new TextEncoder().encode(emitted.text) };
+}
+
+const T = 75;
+const x = Float32Array.from({ length: T * cols }, (_, i) => ((i * 37) % 11) - 5);
+
+async function run(hand: Kernel): Promise<Float32Array> {
+  const artifact = artifactOf(hand);
+  const device = await createSoftwareCuda();
+  await device.load(artifact);
+  const shape = [1, T, 1, cols];
+  const [input, output] = [
+    await device.alloc("f32", shape, false),
+    await device.alloc("f32", shape, false),
+  ];
+  await device.upload(input, { dtype: "f32", shape, data: x });
+  const args = new Map([
+    ["x", input],
+    ["y", output],
+  ]);
+  await device.launch(artifact.form, args, sizesOf({ T, H: 1 }));
+  const { data } = await device.download(output);
+  await device.close();
+  return data as Float32Array;
+}
+
+const view = (param: string) => ({
+  param,
+  row: { base: "t", offset: 0 },
+  col: { base: null, offset: 0 },
+});
+const barrier: Stmt = { kind: "barrier", note: null };
+const [first, second] = [0 as StorageId, 1 as StorageId];
+
+test.skipIf(!available).each([false, true])(
+  `sums down the rows of a shared tile, reverse %s${why}`,
+  async (reverse) => {
+    const tiles = [
+      storage(0, "chunk", "shared", [rows, cols]),
+      storage(1, "sums", "shared", [rows, cols]),
+    ];
+    const hand = kernel(tiles, [
+      { kind: "load", dst: first, view: view("x"), note: null },
+      barrier,
+      { kind: "cumsum", reverse, dst: second, src: first, note: null },
+      barrier,
+      { kind: "store", src: second, view: view("y"), note: null },
+    ]);
+    const expected = x.map((_, i) => {
+      const [row, col] = [Math.floor(i / cols), i % cols];
+      const start = row - (row % rows);
+      const [from, to] = reverse ? [row, Math.min(start + rows, T) - 1] : [start, row];
+      let sum = 0;
+      for (let r = from; r <= to; r++) sum += x[r * cols + col]!;
+      return sum;
+    });
+    expect(await run(hand)).toEqual(expected);
+    expect(await backward(() => run(hand))).toEqual(expected);
+  },
+);
+
+test.skipIf(!available)(`a copy is there after the wait, for every thread${why}`, async () => {
+  const tiles = [
+    storage(0, "ahead", "shared", [rows, cols]),
+    storage(1, "turned", "register", [rows, cols]),
+  ];
+  // Every thread reads what another one copied: the tile's rows upside down, in two halves.
+  const window = (id: StorageId, row: number) => ({
+    storage: id,
+    row: { base: null, offset: row },
+    col: { base: null, offset: 0 },
+    rows: 16,
+    cols,
+  });
+  const swap = (to: number, from: number): Stmt => ({
+    kind: "copy",
+    transpose: true,
+    dst: window(second, to),
+    src: window(first, from),
+    note: null,
+  });
+  const body: Stmt[] = [
+    barrier,
+    { kind: "copy-async", dst: first, view: view("x"), note: null },
+    { kind: "wait", pending: 0, note: null },
+    swap(0, 16),
+    swap(16, 0),
+    { kind: "store", src: second, view: view("y"), note: null },
+  ];
+  const expected = x.map((_, i) => {
+    const [row, col] = [Math.floor(i / cols), i % cols];
+    const start = row - (row % rows);
+    const half = row % rows < 16 ? 16 : 0;
+    const from = start + half + col;
+    return from < T ? x[from * cols + (row % 16)]! : 0;
+  });
+  for (const reverse of [false, true]) {
+    const hand = kernel(tiles, body, reverse);
+    expect(await run(hand)).toEqual(expected);
+    expect(await backward(() => run(hand))).toEqual(expected);
+  }
+});

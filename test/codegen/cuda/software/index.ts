@@ -1,0 +1,44 @@
+/** CUDA in software for tests: built by g++ when a test file asks for it, gone when the file is done. */
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll } from "vitest";
+import { createCudaDevice } from "../../../../runtime/devices/cuda.ts";
+import type { Device } from "../../../../runtime/device.ts";
+import { has } from "../../../support/devices.ts";
+
+export const available = has("g++");
+/** "" or " (skipped: reason)", for a test's title. */
+export const why = available ? "" : " (skipped: g++ is not installed)";
+
+const folder = mkdtempSync(join(tmpdir(), "laspc-software-cuda-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+// What is compiled here must not be found by a GPU, nor by the next run of the tests.
+process.env["XDG_CACHE_HOME"] = join(folder, "cache");
+
+let library: string | null = null;
+
+/** The paths `createCudaDevice` takes: one library is both driver and compiler. */
+export function softwareLibraries(): { driver: string; nvrtc: string } {
+  library ??= build();
+  return { driver: library, nvrtc: library };
+}
+
+/** A device that runs kernels in software, and poisons what it allocates. */
+export function createSoftwareCuda(): Promise<Device> {
+  return createCudaDevice({ poison: true, libraries: softwareLibraries() });
+}
+
+/** Does something with the threads of every block taken in the other order. */
+export async function backward<Result>(work: () => Promise<Result>): Promise<Result> {
+  process.env["SOFTWARE_CUDA_ORDER"] = "backward";
+  return work().finally(() => delete process.env["SOFTWARE_CUDA_ORDER"]);
+}
+
+function build(): string {
+  const path = join(folder, "libsoftwarecuda.so");
+  const source = join(import.meta.dirname, "cuda.cpp");
+  execFileSync("g++", ["-std=c++17", "-O1", "-shared", "-fPIC", "-o", path, source, "-ldl"]);
+  return path;
+}
