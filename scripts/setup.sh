@@ -45,6 +45,10 @@ done
 
 say "installing npm packages (compiling llvm-bindings takes a minute or two) ..."
 npm install --no-audit --no-fund --loglevel=error
+if [ ! -d node_modules/llvm-bindings ]; then
+  # It could not be compiled, and npm took it away again; its types still serve the type checker.
+  npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error llvm-bindings@0.4.2 || true
+fi
 npm run --silent build
 
 if node -e 'import("llvm-bindings").then(() => {}, () => process.exit(1))' 2>/dev/null && command -v cc >/dev/null \

@@ -566,7 +566,9 @@ export class CLikeWalker {
     // Each thread folds what it holds, then one thread a row folds the 16 partial results.
     this.fixedLoop(outer, kept / side, () => {
       writer.line(dialect.variable("float", "value", start));
-      this.fixedLoop(inner, folded / side, () => writer.line(`value = ${fold("value", `${src}[i][j]`)};`));
+      this.fixedLoop(inner, folded / side, () =>
+        writer.line(`value = ${fold("value", `${src}[i][j]`)};`),
+      );
       writer.line(
         `${this.nameOf(scratch.id)}[(${own} + ${side} * ${outer}) * ${stride} + ${lane}] = value;`,
       );
@@ -575,7 +577,9 @@ export class CLikeWalker {
     this.eachShared(kept, "row", () => {
       writer.line(dialect.variable("float", "value", start));
       this.fixedLoop("inner", side, () => {
-        writer.line(`value = ${fold("value", `${this.nameOf(scratch.id)}[row * ${stride} + inner]`)};`);
+        writer.line(
+          `value = ${fold("value", `${this.nameOf(scratch.id)}[row * ${stride} + inner]`)};`,
+        );
       });
       writer.line(`${dst}[row] = value;`);
     });

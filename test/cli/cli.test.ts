@@ -145,7 +145,7 @@ describe("run", () => {
   });
 
   const cpu = findDevice("cpu");
-  test.skipIf(!cpu.available)(`the issue's bar on four cpu devices${cpu.why}`, () => {
+  test.skipIf(!cpu.available)(`retention on four cpu devices${cpu.why}`, () => {
     const dims = "B=1,H=8,T=4096,K=64,V=64";
     const run = laspc(
       "run",
@@ -168,6 +168,15 @@ describe("run", () => {
   });
 
   const gpu = findDevice("webgpu");
+  test.skipIf(!gpu.available)(`the same on webgpu, T = 512${gpu.why}`, () => {
+    const dims = "B=1,H=8,T=512,K=64,V=64";
+    const args = ["--device", "webgpu", "--devices", "4", "--dim", dims, "--verify", "--json"];
+    const report = JSON.parse(laspc("run", retention, ...args).stdout);
+    expect(report.ok).toBe(true);
+    expect(report.outputs.o.rmse_ratio).toBeLessThanOrEqual(1e-5);
+    expect(report.bytes_sent_per_rank).toEqual([131072, 131072, 131072, 0]);
+  });
+
   test.skipIf(!cpu.available || !gpu.available)(`two cpu and two webgpu ranks${gpu.why}`, () => {
     const args = [
       "--device",
