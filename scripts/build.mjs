@@ -1,4 +1,5 @@
 // Bundles the command line and the runtime, so that starting either reads one file.
+import { rmSync } from "node:fs";
 import { build } from "esbuild";
 
 const common = {
@@ -10,6 +11,9 @@ const common = {
 };
 // Native and optional packages stay outside: they are looked for when a device asks for them.
 const optional = ["koffi", "llvm-bindings", "webgpu"];
+
+// Chunks carry a hash in their names: older ones would be published too.
+rmSync("dist", { recursive: true, force: true });
 
 await Promise.all([
   build({

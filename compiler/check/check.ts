@@ -185,7 +185,12 @@ class AttentionChecker {
         label: name,
         per,
         dtype: param.type.dtype ?? stored,
-        range: param.range,
+        range: param.range && {
+          low: param.range.low,
+          high: param.range.high,
+          lowOpen: param.range.lowOpen,
+          highOpen: param.range.highOpen,
+        },
       },
       { name, span: param.span },
       { shape },

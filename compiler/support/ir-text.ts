@@ -4,14 +4,18 @@ export class IrSyntaxError extends Error {}
 const token =
   /\s*(%[\w.?]+|-?(?:inf|nan)\b|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|[A-Za-z_][\w-]*|[^\s\w])/y;
 
-/** A cursor over the words of a text; `//` starts a comment. */
+/** A cursor over the words of a text; `//` starts a comment, which runs to the end of its line. */
 export class IrReader {
   private readonly words: { readonly text: string; readonly line: number }[] = [];
+  /** Comments by line, without their slashes. */
+  private readonly comments = new Map<number, string>();
   private at = 0;
 
   constructor(text: string) {
     for (const [i, raw] of text.split("\n").entries()) {
-      const line = raw.replace(/\/\/.*$/, "").trimEnd();
+      const slashes = raw.indexOf("//");
+      if (slashes >= 0) this.comments.set(i + 1, raw.slice(slashes + 2).trim());
+      const line = (slashes < 0 ? raw : raw.slice(0, slashes)).trimEnd();
       token.lastIndex = 0;
       while (token.lastIndex < line.length) {
         const start = token.lastIndex;
@@ -22,9 +26,9 @@ export class IrReader {
     }
   }
 
-  /** The next word, or null at the end. */
-  peek(): string | null {
-    return this.words[this.at]?.text ?? null;
+  /** The next word, or the one `ahead` words behind it; null at the end. */
+  peek(ahead = 0): string | null {
+    return this.words[this.at + ahead]?.text ?? null;
   }
 
   next(): string {
@@ -34,8 +38,29 @@ export class IrReader {
   }
 
   fail(why: string): never {
-    const line = this.words[Math.min(this.at, this.words.length) - 1]?.line ?? 1;
-    throw new IrSyntaxError(`line ${line}: ${why}`);
+    throw new IrSyntaxError(`line ${this.line()}: ${why}`);
+  }
+
+  /** The comment behind the word read last, on its line; null when there is none. */
+  comment(): string | null {
+    return this.comments.get(this.line()) ?? null;
+  }
+
+  private line(): number {
+    return this.words[Math.min(this.at, this.words.length) - 1]?.line ?? 1;
+  }
+
+  /** The next word, which has to be one of `words`. */
+  oneOf<W extends string>(words: readonly W[]): W {
+    const found = this.next();
+    const word = words.find((candidate) => candidate === found);
+    return word ?? this.fail(`expected one of ${words.join(", ")}; found \`${found}\``);
+  }
+
+  /** Nothing may be left. */
+  end(): void {
+    const word = this.peek();
+    if (word !== null) this.fail(`\`${word}\` stands behind the end`);
   }
 
   /** Takes `word` when it comes next. */
@@ -64,9 +89,12 @@ export class IrReader {
   /** inf, -inf, nan or a decimal. */
   number(): number {
     const word = this.next();
-    const value =
-      { inf: Infinity, "-inf": -Infinity, nan: NaN }[word] ??
-      (/^-?\d/.test(word) ? Number(word) : null);
-    return value ?? this.fail(`\`${word}\` is not a number`);
+    return numberOf(word) ?? this.fail(`\`${word}\` is not a number`);
   }
+}
+
+/** The number a word spells (inf, -inf, nan or a decimal); null: none. */
+export function numberOf(word: string): number | null {
+  if (/^-?\d/.test(word)) return Number(word);
+  return { inf: Infinity, "-inf": -Infinity, nan: NaN }[word] ?? null;
 }

@@ -126,7 +126,11 @@ class Interpreter {
         return this.matmul(this.get(op.lhs), this.get(op.rhs), this.shape(op.type));
       case "outer": {
         const [a, b] = [this.get(op.lhs).data, this.get(op.rhs).data];
-        return this.fill(op.type, (row, col) => a[row]! * b[col]!);
+        const out = ndArray(this.shape(op.type));
+        for (let i = 0; i < a.length; i++) {
+          for (let j = 0; j < b.length; j++) out.data[i * b.length + j] = a[i]! * b[j]!;
+        }
+        return out;
       }
       case "transpose": {
         const arg = this.get(op.arg);
@@ -181,12 +185,10 @@ class Interpreter {
     const [sa, sb, sc] = [steps[0]!, steps[1] ?? steps[0]!, steps[2] ?? steps[0]!];
     for (let i = 0; i < rows; i++) {
       for (let j = 0; j < cols; j++) {
-        const [x, y, z] = [
-          i * sa.row + j * sa.col,
-          i * sb.row + j * sb.col,
-          i * sc.row + j * sc.col,
-        ];
-        out.data[i * cols + j] = f(a[x]!, b[y]!, c[z]!);
+        const x = a[i * sa.row + j * sa.col]!;
+        const y = b[i * sb.row + j * sb.col]!;
+        const z = c[i * sc.row + j * sc.col]!;
+        out.data[i * cols + j] = f(x, y, z);
       }
     }
     return out;

@@ -1,5 +1,5 @@
 /** Tensor programs from text, as `print.ts` writes them. Throws IrSyntaxError on anything else. */
-import { IrReader } from "../support/ir-text.ts";
+import { IrReader, numberOf } from "../support/ir-text.ts";
 import { noSpan } from "../support/span.ts";
 import {
   type Dim,
@@ -24,6 +24,8 @@ export function parseTensor(text: string): Program {
 
 type Attributes = ReadonlyMap<string, string | Range>;
 
+const dtypes: readonly Dtype[] = ["f32", "f16", "bf16"];
+const pers: readonly Per[] = ["token", "head", "shared", "state"];
 const mapFns = new Set<string>([...unaryFns, ...binaryFns, "select"]);
 
 class TensorParser {
@@ -41,29 +43,34 @@ class TensorParser {
     reader.expect("program");
     const name = reader.next();
     reader.expect("{");
-    reader.expect("dims");
-    do {
-      const dim = reader.next();
-      reader.expect("=");
-      const size = reader.next();
-      this.dims.set(dim, size === "runtime" ? "runtime" : size === "?" ? null : Number(size));
-    } while (reader.accept(","));
+    if (reader.accept("dims")) {
+      do this.dim();
+      while (reader.accept(","));
+    }
     const ops: Op[] = [];
     while (!reader.accept("return")) ops.push(this.op());
     const outputs: Output[] = [];
     do outputs.push(this.output());
     while (reader.accept(","));
     reader.expect("}");
-    if (reader.peek() !== null) reader.fail("there is more after the program");
+    reader.end();
     return { name, dims: this.dims, ops, outputs };
+  }
+
+  private dim(): void {
+    const { reader } = this;
+    const dim = reader.next();
+    reader.expect("=");
+    if (reader.accept("runtime")) this.dims.set(dim, "runtime");
+    else this.dims.set(dim, reader.accept("?") ? null : reader.number());
   }
 
   private output(): Output {
     const { reader } = this;
     const label = reader.next();
     reader.expect(":");
-    const per = reader.next() as Output["per"];
-    const dtype = reader.next() as Dtype;
+    const per = reader.oneOf(["token", "state"]);
+    const dtype = reader.oneOf(dtypes);
     reader.expect("=");
     return { label, per, dtype, value: this.value() };
   }
@@ -100,7 +107,8 @@ class TensorParser {
     reader.expect("=");
     const kind = reader.next();
     const args: ValueId[] = [];
-    while (reader.peek()?.startsWith("%")) {
+    // A name with a colon behind it is the next op, where this one has no operands.
+    while (reader.peek()?.startsWith("%") && reader.peek(1) !== ":") {
       args.push(this.value());
       if (!reader.accept(",")) break;
     }
@@ -182,17 +190,22 @@ class TensorParser {
       const value = attributes.get(name);
       return typeof value === "string" ? value : this.reader.fail(`${kind} needs ${name}`);
     };
-    const flag = (name: string) => text(name) === "true";
+    const oneOf = <W extends string>(name: string, words: readonly W[]): W => {
+      const word = words.find((candidate) => candidate === text(name));
+      return word ?? this.reader.fail(`${name} is one of ${words.join(", ")}`);
+    };
+    const flag = (name: string) => oneOf(name, ["true", "false"]) === "true";
+    const number = (name: string) => numberOf(text(name)) ?? this.reader.fail(`${name} = number`);
     const arg = (i: number): ValueId => args[i] ?? this.reader.fail(`${kind} needs more operands`);
     if (mapFns.has(kind)) return { ...base, kind: "map", fn: kind as MapFn, args };
     switch (kind) {
       case "input": {
         const range = (attributes.get("range") as Range | undefined) ?? null;
-        const per = text("per") as Per;
-        return { ...base, kind, label: text("label"), per, dtype: text("dtype") as Dtype, range };
+        const [per, dtype] = [oneOf("per", pers), oneOf("dtype", dtypes)];
+        return { ...base, kind, label: text("label"), per, dtype, range };
       }
       case "const":
-        return { ...base, kind, value: numberOf(text("value")) };
+        return { ...base, kind, value: number("value") };
       case "dim-size":
         return { ...base, kind, dim: text("dim") };
       case "token-index":
@@ -202,9 +215,9 @@ class TensorParser {
         return {
           ...base,
           kind,
-          fn: text("fn") as "sum" | "max",
+          fn: oneOf("fn", ["sum", "max"]),
           arg: arg(0),
-          axis: Number(text("axis")),
+          axis: number("axis"),
         };
       case "rotate-half":
       case "transpose":
@@ -222,15 +235,15 @@ class TensorParser {
           ...base,
           kind,
           of: arg(0),
-          part: text("part") as "yield" | "carry",
-          index: Number(text("index")),
+          part: oneOf("part", ["yield", "carry"]),
+          index: number("index"),
         };
       case "scan":
       case "scan-state": {
         const rest = [...args];
         const take = (wanted: boolean) =>
           wanted ? (rest.shift() ?? this.reader.fail(`${kind} needs more operands`)) : null;
-        const axis = text("axis") as "none" | "scalar" | "key" | "value";
+        const axis = oneOf("axis", ["none", "scalar", "key", "value"]);
         const q = take(kind === "scan");
         const [k, v] = [take(true)!, take(true)!];
         const logDecay = take(axis !== "none");
@@ -246,7 +259,7 @@ class TensorParser {
           reverse: flag("reverse"),
         };
         if (kind === "scan-state") return { ...common, kind };
-        const read = text("read") as "after" | "before";
+        const read = oneOf("read", ["after", "before"]);
         return { ...common, kind, q: q!, read, causal: flag("causal") };
       }
       default:
@@ -259,8 +272,4 @@ class TensorParser {
 function nameOf(word: string): string | null {
   const name = word.slice(1).replace(/\.\d+$/, "");
   return /^\d+$/.test(name) ? null : name;
-}
-
-function numberOf(text: string): number {
-  return { inf: Infinity, "-inf": -Infinity, nan: NaN }[text] ?? Number(text);
 }

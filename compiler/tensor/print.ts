@@ -20,7 +20,7 @@ export function printTensor(program: Program, options: PrintOptions = {}): strin
   const names = new Names();
   const dims = [...program.dims].map(([name, size]) => `${name} = ${size ?? "?"}`);
   writer.block(`program ${program.name} {`, () => {
-    writer.line(`dims ${dims.join(", ")}`);
+    if (dims.length > 0) writer.line(`dims ${dims.join(", ")}`);
     for (const op of program.ops) printOp(op, writer, names, options);
     const outputs = program.outputs.map(
       (out) => `${out.label}: ${out.per} ${out.dtype} = ${names.of(out.value)}`,

@@ -94,25 +94,23 @@ class Point {
   }
 
   /** Where element (row, col) of a view lies in its whole buffer, or -1 outside of it. */
-  private place(view: View, row: number, col: number): number {
+  private places(view: View): (row: number, col: number) => number {
     const param = this.kernel.params.find(({ name }) => name === view.param)!;
-    const [r, c] = [this.index(view.row) + row, this.index(view.col) + col];
-    const own = param.shape.map((dim) => (dim === "T" ? this.sizes["T"]! : dim));
-    const cols = own[1] ?? 1;
-    if (r >= (own[0] ?? 1) || c >= cols) return -1;
+    const [firstRow, firstCol] = [this.index(view.row), this.index(view.col)];
+    const [rows = 1, cols = 1] = param.shape.map((dim) => (dim === "T" ? this.sizes["T"]! : dim));
     const heads = this.heads(param);
     const part = Math.floor(this.head / (this.sizes["H"]! / heads));
-    const fixed = own.reduce((product, n) => product * n, 1);
-    switch (param.per) {
-      case "token":
-        return ((this.batch * this.sizes["T"]! + r) * heads + part) * cols + c;
-      case "state":
-        return (this.batch * this.sizes["H"]! + this.head) * fixed + r * cols + c;
-      case "head":
-        return part * fixed + r * cols + c;
-      case "shared":
-        return r * cols + c;
-    }
+    // The first element of what belongs to this batch and head, and how far apart rows lie there.
+    const [first, stride] = {
+      token: [(this.batch * rows * heads + part) * cols, heads * cols],
+      state: [(this.batch * this.sizes["H"]! + this.head) * rows * cols, cols],
+      head: [part * rows * cols, cols],
+      shared: [0, cols],
+    }[param.per] as [number, number];
+    return (row, col) => {
+      const [r, c] = [firstRow + row, firstCol + col];
+      return r < rows && c < cols ? first + r * stride + c : -1;
+    };
   }
 
   private heads(param: Param): number {
@@ -132,16 +130,18 @@ class Point {
       case "load":
       case "copy-async": {
         const [to, from] = [this.data[stmt.dst]!, this.buffers.get(stmt.view.param)!];
+        const placeOf = this.places(stmt.view);
         this.each(stmt.dst, (row, col, at) => {
-          const place = this.place(stmt.view, row, col);
+          const place = placeOf(row, col);
           to[at] = place < 0 ? 0 : from[place]!;
         });
         return;
       }
       case "store": {
         const [from, to] = [this.data[stmt.src]!, this.buffers.get(stmt.view.param)!];
+        const placeOf = this.places(stmt.view);
         this.each(stmt.src, (row, col, at) => {
-          const place = this.place(stmt.view, row, col);
+          const place = placeOf(row, col);
           if (place >= 0) to[place] = from[at]!;
         });
         return;
@@ -158,9 +158,7 @@ class Point {
       }
       case "map": {
         const to = this.data[stmt.dst]!;
-        const next = to.slice();
-        this.each(stmt.dst, (row, col, at) => (next[at] = this.expr(stmt.expr, row, col, at)));
-        to.set(next);
+        this.each(stmt.dst, (row, col, at) => (to[at] = this.expr(stmt.expr, row, col, at)));
         return;
       }
       case "mma": {

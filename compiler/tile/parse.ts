@@ -1,13 +1,12 @@
 /** Tile programs from text, as `print.ts` writes them. Throws IrSyntaxError on anything else. */
 import { IrReader } from "../support/ir-text.ts";
-import type { Dtype, MapFn, Per } from "../tensor/ir.ts";
+import { type Dtype, type MapFn, type Per, binaryFns, unaryFns } from "../tensor/ir.ts";
 import type {
   Axis,
   Expr,
   GridAxis,
   Index,
   Kernel,
-  Memory,
   Param,
   Stmt,
   Storage,
@@ -16,6 +15,11 @@ import type {
   View,
   Window,
 } from "./ir.ts";
+
+const dtypes: readonly Dtype[] = ["f32", "f16", "bf16"];
+const pers: readonly Per[] = ["token", "head", "shared", "state"];
+const axes: readonly Axis[] = ["row", "col"];
+const mapFns: readonly MapFn[] = [...unaryFns, ...binaryFns, "select"];
 
 export function parseTile(text: string): TileProgram {
   return new TileParser(new IrReader(text)).program();
@@ -36,6 +40,7 @@ class TileParser {
     reader.expect("{");
     const kernels: Kernel[] = [];
     while (!reader.accept("}")) kernels.push(this.kernel());
+    reader.end();
     return { name, kernels };
   }
 
@@ -65,11 +70,11 @@ class TileParser {
 
   private param(): Param {
     const { reader } = this;
-    const access = reader.next() as Param["access"];
-    const per = reader.next() as Per;
+    const access = reader.oneOf(["read", "write"]);
+    const per = reader.oneOf(pers);
     const name = reader.next();
     reader.expect(":");
-    const dtype = reader.next() as Dtype;
+    const dtype = reader.oneOf(dtypes);
     const shape = reader.list("[", "]", () => this.extent());
     reader.expect("heads");
     return { name, access, per, dtype, shape, heads: reader.next() };
@@ -86,10 +91,10 @@ class TileParser {
 
   private storage(): void {
     const { reader } = this;
-    const memory = reader.next() as Memory;
+    const memory = reader.oneOf(["register", "shared"]);
     const name = reader.next();
     reader.expect(":");
-    const dtype = reader.next() as Dtype;
+    const dtype = reader.oneOf(dtypes);
     const shape = reader.list("[", "]", () => reader.number());
     const pad = reader.accept("pad") ? reader.number() : 0;
     const id = this.storages.length as StorageId;
@@ -102,17 +107,21 @@ class TileParser {
     return found ? found.id : this.reader.fail(`there is no storage ${name}`);
   }
 
-  /** Statements up to the closing bracket. Notes are comments and not read back. */
+  /** Statements up to the closing bracket; a note holds until the next one. */
   private body(): Stmt[] {
     const stmts: Stmt[] = [];
-    while (!this.reader.accept("}")) stmts.push(this.statement());
+    let note: string | null = null;
+    while (!this.reader.accept("}")) {
+      const kind = this.reader.next();
+      const comment = this.reader.comment();
+      if (comment !== null) note = comment === "" ? null : comment;
+      stmts.push(this.statement(kind, note));
+    }
     return stmts;
   }
 
-  private statement(): Stmt {
+  private statement(kind: string, note: string | null): Stmt {
     const { reader } = this;
-    const note = null;
-    const kind = reader.next();
     switch (kind) {
       case "load":
       case "copy-async": {
@@ -159,8 +168,8 @@ class TileParser {
       case "reduce": {
         const dst = this.named();
         reader.expect("=");
-        const fn = reader.next() as "sum" | "max";
-        const axis = reader.next() as Axis;
+        const fn = reader.oneOf(["sum", "max"]);
+        const axis = reader.oneOf(axes);
         const src = this.named();
         return {
           kind,
@@ -213,7 +222,7 @@ class TileParser {
     const { reader } = this;
     const param = reader.next();
     const [row, col] = reader.list("[", "]", () => this.index());
-    return { param, row: row!, col: col! };
+    return row && col ? { param, row, col } : reader.fail("a view has a row and a column");
   }
 
   private window(): Window {
@@ -225,33 +234,35 @@ class TileParser {
       return { start, size: reader.number() };
     };
     const [row, col] = reader.list("[", "]", range);
-    return { storage, row: row!.start, rows: row!.size, col: col!.start, cols: col!.size };
+    if (!row || !col) return reader.fail("a window has rows and columns");
+    return { storage, row: row.start, rows: row.size, col: col.start, cols: col.size };
   }
 
   private expr(): Expr {
     const { reader } = this;
     const word = reader.peek() ?? "";
-    if (/^-?(\d|inf|nan)/.test(word)) return { kind: "const", value: reader.number() };
+    if (/^-?(\d|inf$|nan$)/.test(word)) return { kind: "const", value: reader.number() };
     if (reader.accept("$")) {
-      return { kind: "runtime", scalar: reader.next() as "T_total" };
+      return { kind: "runtime", scalar: reader.oneOf(["T_total"]) };
     }
     const stored = this.storages.find((storage) => storage.name === word);
     reader.next();
     if (reader.peek() !== "(") {
       if (!stored) return reader.fail(`there is no storage ${word}`);
-      const at = reader.accept("@") ? (reader.next() as Axis) : null;
+      const at = reader.accept("@") ? reader.oneOf(axes) : null;
       const own = stored.shape.length === 2 ? "tile" : "scalar";
       return { kind: "read", storage: stored.id, at: at ?? own };
     }
     if (word === "at" || word === "token" || word === "inside") return this.place(word);
-    const args = reader.list("(", ")", () => this.expr());
-    return { kind: "call", fn: word as MapFn, args };
+    const fn = mapFns.find((candidate) => candidate === word);
+    if (!fn) return reader.fail(`there is no function ${word}`);
+    return { kind: "call", fn, args: reader.list("(", ")", () => this.expr()) };
   }
 
   private place(word: "at" | "token" | "inside"): Expr {
     const { reader } = this;
     reader.expect("(");
-    const axis = reader.next() as Axis;
+    const axis = reader.oneOf(axes);
     reader.expect(",");
     const start = this.index();
     if (word === "inside") {

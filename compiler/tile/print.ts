@@ -23,9 +23,12 @@ import type {
  *     loop t below T step 32 {
  *       load q = q[t, 0]
  *       mma scores[0:32, 0:32] += q[0:32, 0:64] @ k[0:32, 0:64]^T
- *       map masked = select(ge(row, col), mul(scores, 2), 0)      // retention.lasp:6  ...
+ *       map masked = select(ge(at(row, 0), at(col, 0)), mul(scores, 2), 0)  // retention.lasp:6  ...
  *     }
  *   }
+ *
+ * A note stands behind the first statement it is about and holds for those after it in the same
+ * body, until the next one; an empty `//` ends it.
  */
 export function printTile(program: TileProgram): string {
   const writer = new TextWriter();
@@ -61,7 +64,7 @@ function storageText({ memory, name, dtype, shape, pad }: Storage): string {
 function printBody(body: readonly Stmt[], nameOf: NameOf, writer: TextWriter): void {
   let note: string | null = null;
   for (const stmt of body) {
-    const fresh = stmt.note !== null && stmt.note !== note ? `  // ${stmt.note}` : "";
+    const fresh = stmt.note === note ? "" : `  // ${stmt.note ?? ""}`.trimEnd();
     note = stmt.note;
     if (stmt.kind === "loop") {
       const direction = stmt.reverse ? " reverse" : "";

@@ -1,19 +1,43 @@
-/** What every tile program satisfies; a failure is a bug of the pass that made it. */
+/**
+ * What every tile program satisfies; a failure is a bug of the pass that made it. Windows are followed
+ * through the loops they stand in, so that none leaves its tile in any iteration.
+ */
 import { CompilerBug } from "../support/never.ts";
-import type { Expr, Kernel, Stmt, Storage, StorageId, TileProgram, View, Window } from "./ir.ts";
+import { arityOf } from "../tensor/verify.ts";
+import type {
+  Expr,
+  GridAxis,
+  Index,
+  Kernel,
+  Loop,
+  Param,
+  ReduceStmt,
+  Stmt,
+  Storage,
+  StorageId,
+  TileProgram,
+  View,
+  Window,
+} from "./ir.ts";
 import { printTile, stmtText } from "./print.ts";
 
 /** Throws CompilerBug naming `after`, the pass that ran last, and showing the program. */
 export function verifyTile(program: TileProgram, after: string): void {
+  const fail = (why: string): never => {
+    throw new CompilerBug(`${after}: ${why}`, printTile(program));
+  };
+  const names = program.kernels.map((kernel) => kernel.name);
+  if (new Set(names).size !== names.length) fail(`${program.name}: two kernels share a name`);
   for (const kernel of program.kernels) {
     const problem = new Checker(kernel).firstProblem();
-    if (problem !== null) {
-      throw new CompilerBug(`${after}: kernel ${kernel.name}: ${problem}`, printTile(program));
-    }
+    if (problem !== null) fail(`kernel ${kernel.name}: ${problem}`);
   }
 }
 
 class Problem extends Error {}
+
+/** The largest value each variable in scope takes; Infinity where the tokens decide. */
+type Variables = ReadonlyMap<string, number>;
 
 class Checker {
   private readonly storages: ReadonlyMap<StorageId, Storage>;
@@ -27,7 +51,8 @@ class Checker {
   firstProblem(): string | null {
     try {
       this.checkHead();
-      this.checkBody(this.kernel.body, new Set(this.kernel.grid.map((axis) => axis.name)));
+      const { grid, body } = this.kernel;
+      this.checkBody(body, new Map(grid.map((axis) => [axis.name, lastOf(axis)])));
       return null;
     } catch (error) {
       if (error instanceof Problem) return error.message;
@@ -36,25 +61,33 @@ class Checker {
   }
 
   private checkHead(): void {
-    const { storages, params } = this.kernel;
-    const names = storages.map((storage) => storage.name);
-    if (new Set(names).size !== names.length) throw new Problem("two storages share a name");
-    if (new Set(params.map((param) => param.name)).size !== params.length) {
-      throw new Problem("two params share a name");
-    }
-    for (const { name, shape, memory } of storages) {
-      if (shape.length > 2 || shape.some((size) => !(size > 0))) {
+    const { storages, params, grid } = this.kernel;
+    unique(storages, "storages");
+    unique(params, "params");
+    unique(grid, "grid axes");
+    if (storages.some(({ id }, i) => id !== i)) throw new Problem("storage ids skip a number");
+    grid.forEach(checkRange);
+    for (const { name, shape, memory, pad } of storages) {
+      if (shape.length > 2 || shape.some((size) => !isCount(size))) {
         throw new Problem(`${name} has shape [${shape.join(", ")}]`);
       }
       if (shape.length === 0 && memory !== "register") throw new Problem(`${name} is no register`);
+      if (pad > 0 && (memory !== "shared" || shape.length !== 2)) {
+        throw new Problem(`${name} has a pad but is no shared tile`);
+      }
+    }
+    for (const { name, per, shape } of params) {
+      if (shape.length > 2) throw new Problem(`${name} has shape [${shape.join(", ")}]`);
+      if ((per === "token") !== (shape[0] === "T") || shape.slice(1).includes("T")) {
+        throw new Problem(`${name} is per ${per} but has shape [${shape.join(", ")}]`);
+      }
     }
   }
 
-  private checkBody(body: readonly Stmt[], variables: ReadonlySet<string>): void {
+  private checkBody(body: readonly Stmt[], variables: Variables): void {
     for (const stmt of body) {
       if (stmt.kind === "loop") {
-        if (variables.has(stmt.variable)) throw new Problem(`${stmt.variable} is shadowed`);
-        this.checkBody(stmt.body, new Set([...variables, stmt.variable]));
+        this.checkLoop(stmt, variables);
         continue;
       }
       try {
@@ -67,96 +100,135 @@ class Checker {
     }
   }
 
+  private checkLoop(loop: Loop, variables: Variables): void {
+    const { variable, extent, step } = loop;
+    if (variables.has(variable)) throw new Problem(`${variable} is shadowed`);
+    checkRange({ name: variable, extent, step });
+    const last = lastOf({ name: variable, extent, step });
+    this.checkBody(loop.body, new Map([...variables, [variable, last]]));
+  }
+
   private storage(id: StorageId): Storage {
     const storage = this.storages.get(id);
     if (!storage) throw new Problem(`there is no storage ${id}`);
     return storage;
   }
 
-  private checkStmt(stmt: Exclude<Stmt, { kind: "loop" }>, variables: ReadonlySet<string>): void {
+  private checkStmt(stmt: Exclude<Stmt, { kind: "loop" }>, variables: Variables): void {
     switch (stmt.kind) {
       case "load":
-      case "copy-async":
-        this.checkView(stmt.view, "read", variables);
-        if (stmt.kind === "copy-async" && this.storage(stmt.dst).memory !== "shared") {
+        this.checkView(stmt.view, "read", this.storage(stmt.dst), variables);
+        return;
+      case "copy-async": {
+        const dst = this.storage(stmt.dst);
+        const { dtype } = this.checkView(stmt.view, "read", dst, variables);
+        if (dst.memory !== "shared") {
           throw new Problem("an asynchronous copy needs shared memory");
         }
-        this.storage(stmt.dst);
-        break;
+        if (dst.dtype !== dtype) throw new Problem("an asynchronous copy converts nothing");
+        return;
+      }
       case "store":
-        this.checkView(stmt.view, "write", variables);
-        this.storage(stmt.src);
-        break;
+        this.checkView(stmt.view, "write", this.storage(stmt.src), variables);
+        return;
       case "copy": {
         this.checkWindow(stmt.dst, variables);
         this.checkWindow(stmt.src, variables);
-        const [rows, cols] = stmt.transpose
-          ? [stmt.src.cols, stmt.src.rows]
-          : [stmt.src.rows, stmt.src.cols];
+        const [rows, cols] = sizesOf(stmt.src, stmt.transpose);
         if (rows !== stmt.dst.rows || cols !== stmt.dst.cols) throw new Problem("sizes differ");
-        break;
+        this.checkApart(stmt.dst.storage, [stmt.src.storage]);
+        return;
       }
       case "map":
-        this.checkExpr(stmt.expr, this.storage(stmt.dst), variables);
-        break;
+        return this.checkExpr(stmt.expr, this.storage(stmt.dst), variables);
       case "mma": {
         for (const window of [stmt.dst, stmt.lhs, stmt.rhs]) this.checkWindow(window, variables);
-        const lhs = stmt.transposeLhs
-          ? [stmt.lhs.cols, stmt.lhs.rows]
-          : [stmt.lhs.rows, stmt.lhs.cols];
-        const rhs = stmt.transposeRhs
-          ? [stmt.rhs.cols, stmt.rhs.rows]
-          : [stmt.rhs.rows, stmt.rhs.cols];
+        const lhs = sizesOf(stmt.lhs, stmt.transposeLhs);
+        const rhs = sizesOf(stmt.rhs, stmt.transposeRhs);
         if (lhs[1] !== rhs[0] || lhs[0] !== stmt.dst.rows || rhs[1] !== stmt.dst.cols) {
           throw new Problem("sizes do not fit a product");
         }
-        break;
+        this.checkApart(stmt.dst.storage, [stmt.lhs.storage, stmt.rhs.storage]);
+        return;
       }
-      case "reduce": {
-        const [dst, src] = [this.storage(stmt.dst).shape, this.storage(stmt.src).shape];
-        const kept = src.length === 2 ? [src[stmt.axis === "col" ? 0 : 1]] : [];
-        if (dst.length !== kept.length || dst[0] !== kept[0]) throw new Problem("sizes differ");
-        if (stmt.scratch !== null) this.storage(stmt.scratch);
-        break;
-      }
+      case "reduce":
+        return this.checkReduce(stmt);
       case "cumsum":
       case "rotate-half": {
         const [dst, src] = [this.storage(stmt.dst).shape, this.storage(stmt.src).shape];
-        if (dst.join() !== src.join()) throw new Problem("sizes differ");
-        break;
+        if (dst.length === 0 || dst.join() !== src.join()) throw new Problem("sizes differ");
+        if (stmt.kind === "cumsum") return;
+        this.checkApart(stmt.dst, [stmt.src]);
+        const { width } = stmt;
+        const fits = isCount(width) && width % 2 === 0 && width <= src.at(-1)!;
+        if (!fits) throw new Problem(`halves of ${width} columns do not fit`);
+        return;
       }
       case "wait":
+        if (!(stmt.pending >= 0)) throw new Problem("a wait for less than nothing");
+        return;
       case "barrier":
-        break;
+        return;
     }
   }
 
-  private checkView(view: View, access: "read" | "write", variables: ReadonlySet<string>): void {
+  /** Threads run through a statement at their own pace: it must not write what it still reads. */
+  private checkApart(dst: StorageId, sources: readonly StorageId[]): void {
+    if (sources.includes(dst)) throw new Problem(`${this.storage(dst).name} is read and written`);
+  }
+
+  private checkReduce(stmt: ReduceStmt): void {
+    const [dst, src] = [this.storage(stmt.dst).shape, this.storage(stmt.src).shape];
+    if (src.length === 0) throw new Problem("a scalar has nothing to fold");
+    if (src.length === 1 && stmt.axis !== "row") throw new Problem("a vector has no columns");
+    const kept = src.length === 2 ? [src[stmt.axis === "col" ? 0 : 1]] : [];
+    if (dst.length !== kept.length || dst[0] !== kept[0]) throw new Problem("sizes differ");
+    if (stmt.scratch === null) return;
+    const { shape, memory, name } = this.storage(stmt.scratch);
+    if (memory !== "shared" || shape[1] !== foldLanes || shape[0]! < (dst[0] ?? 1)) {
+      throw new Problem(`${name} does not hold the partial results`);
+    }
+  }
+
+  private checkIndex({ base, offset }: Index, variables: Variables): number {
+    const last = base === null ? 0 : variables.get(base);
+    if (last === undefined) throw new Problem(`${base} is not in scope`);
+    if (!Number.isInteger(offset) || offset < 0) throw new Problem(`the offset is ${offset}`);
+    return last + offset;
+  }
+
+  /** The param of a view that fits `storage` and is there for `access`. */
+  private checkView(
+    view: View,
+    access: Param["access"],
+    storage: Storage,
+    variables: Variables,
+  ): Param {
     const param = this.kernel.params.find((candidate) => candidate.name === view.param);
     if (!param) throw new Problem(`there is no param ${view.param}`);
     if (param.access !== access) throw new Problem(`${view.param} is not for ${access}`);
-    for (const index of [view.row, view.col]) {
-      if (index.base !== null && !variables.has(index.base)) {
-        throw new Problem(`${index.base} is not in scope`);
-      }
+    if (param.shape.length !== storage.shape.length) {
+      throw new Problem(`${view.param} and ${storage.name} differ in rank`);
     }
+    for (const index of [view.row, view.col]) this.checkIndex(index, variables);
+    return param;
   }
 
-  private checkWindow(window: Window, variables: ReadonlySet<string>): void {
+  private checkWindow(window: Window, variables: Variables): void {
     const { shape, name } = this.storage(window.storage);
     if (shape.length !== 2) throw new Problem(`${name} is no tile`);
     for (const [index, size, whole] of [
       [window.row, window.rows, shape[0]!],
       [window.col, window.cols, shape[1]!],
     ] as const) {
-      if (index.base !== null && !variables.has(index.base)) {
-        throw new Problem(`${index.base} is not in scope`);
+      if (!isCount(size)) throw new Problem(`a window of ${size}`);
+      if (this.checkIndex(index, variables) + size > whole) {
+        throw new Problem(`the window leaves ${name}`);
       }
-      if (index.offset + size > whole) throw new Problem(`the window leaves ${name}`);
     }
   }
 
-  private checkExpr(expr: Expr, dst: Storage, variables: ReadonlySet<string>): void {
+  private checkExpr(expr: Expr, dst: Storage, variables: Variables): void {
     switch (expr.kind) {
       case "read": {
         const { shape, name } = this.storage(expr.storage);
@@ -169,20 +241,52 @@ class Checker {
         if (along !== null && along !== shape[0]) {
           throw new Problem(`${name} does not run along the ${expr.at} of ${dst.name}`);
         }
-        break;
+        return;
       }
       case "index":
       case "inside":
-        if (expr.start.base !== null && !variables.has(expr.start.base)) {
-          throw new Problem(`${expr.start.base} is not in scope`);
+        this.checkIndex(expr.start, variables);
+        // A scalar is its own row and column 0.
+        if (dst.shape.length === 1 && expr.axis === "col") {
+          throw new Problem(`${dst.name} is a vector and has no columns`);
         }
-        break;
+        return;
       case "call":
+        if (expr.args.length !== arityOf(expr.fn)) {
+          throw new Problem(`${expr.fn} takes ${arityOf(expr.fn)} operands`);
+        }
         for (const arg of expr.args) this.checkExpr(arg, dst, variables);
-        break;
+        return;
       case "const":
       case "runtime":
-        break;
     }
   }
+}
+
+/** Columns of the scratch that a fold of a register tile needs; see `ReduceStmt.scratch`. */
+const foldLanes = 16;
+
+function isCount(size: number): boolean {
+  return Number.isInteger(size) && size > 0;
+}
+
+function unique(things: readonly { readonly name: string }[], what: string): void {
+  if (new Set(things.map(({ name }) => name)).size !== things.length) {
+    throw new Problem(`two ${what} share a name`);
+  }
+}
+
+function checkRange({ name, extent, step }: GridAxis): void {
+  if (!isCount(step) || (extent !== "T" && !isCount(extent))) {
+    throw new Problem(`${name} runs below ${extent} by ${step}`);
+  }
+}
+
+function lastOf({ extent, step }: GridAxis): number {
+  return extent === "T" ? Infinity : (Math.ceil(extent / step) - 1) * step;
+}
+
+/** Rows and columns of a window, exchanged when it is read turned. */
+function sizesOf(window: Window, isTurned: boolean): readonly [number, number] {
+  return isTurned ? [window.cols, window.rows] : [window.rows, window.cols];
 }

@@ -74,22 +74,25 @@ describe("exit codes", () => {
 });
 
 describe("check", () => {
-  test("all examples are fine, and start in under three times a bare node", () => {
+  test("all examples are fine, and start in under three times a bare node", { retry: 2 }, () => {
     const files = exampleNames.map((name) => `dsl-examples/${name}.lasp`);
     const { status, stdout } = laspc("check", ...files);
     expect(status).toBe(0);
     expect(stdout.split("\n").filter((line) => line.endsWith(")")).length).toBe(files.length);
-    const fastest = (args: string[]) =>
-      Math.min(
-        ...Array.from({ length: 7 }, () => {
-          const started = performance.now();
-          spawnSync(process.execPath, args, { cwd: root });
-          return performance.now() - started;
-        }),
-      );
-    const bare = fastest(["-e", "0"]);
-    for (const file of files)
-      expect(fastest(["dist/laspc.js", "check", file]) / bare).toBeLessThan(3);
+    const time = (args: string[]) => {
+      const started = performance.now();
+      spawnSync(process.execPath, args, { cwd: root });
+      return performance.now() - started;
+    };
+    // Taken in turns, so that a busy machine slows both down.
+    for (const file of files) {
+      let [bare, checking] = [Infinity, Infinity];
+      for (let i = 0; i < 9; i++) {
+        bare = Math.min(bare, time(["-e", "0"]));
+        checking = Math.min(checking, time(["dist/laspc.js", "check", file]));
+      }
+      expect(checking / bare, file).toBeLessThan(3);
+    }
   });
 
   test("a mistake is shown with its line, and as JSON", () => {

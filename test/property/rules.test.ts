@@ -24,6 +24,7 @@ import { printTile } from "../../compiler/tile/print.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
 import { toNumbers } from "../../runtime/dtype.ts";
 import { findDevice } from "../support/devices.ts";
+import { rules } from "../tolerance.ts";
 import {
   compare,
   compileText,
@@ -35,8 +36,6 @@ import {
 import { type RandomRule, randomRule } from "../support/rules.ts";
 
 const seed = 20261123;
-/** Float64 on both sides; sums are taken in another order. */
-const close = 1e-9;
 
 const cpuLimits: Limits = {
   ...wgslTarget.limits,
@@ -70,7 +69,7 @@ function headInputs(compiled: Compiled, rule: RandomRule): Map<string, NdArray> 
 function expectSame(found: NdArray | Float64Array, wanted: NdArray, what: string): void {
   const data = found instanceof Float64Array ? found : found.data;
   expect(data.length, what).toBe(wanted.data.length);
-  expect(rmseRatio(wanted.data, data), what).toBeLessThan(close);
+  expect(rmseRatio(wanted.data, data), what).toBeLessThan(rules);
 }
 
 function runKernels(form: Program, name: string, inputs: ReadonlyMap<string, NdArray>, T: number) {
