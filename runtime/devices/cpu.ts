@@ -57,6 +57,10 @@ interface CpuBuffer extends DeviceBuffer {
 /** Cache lines, and the widest vectors, are aligned to this many bytes. */
 const alignBytes = 64;
 
+/** Large buffers lie in huge pages where the system gives them: madvise(2), MADV_HUGEPAGE. */
+const hugePageBytes = 2 ** 21;
+const hugePageAdvice = 14;
+
 class CpuDevice implements Device {
   readonly kind = "cpu";
   readonly description: string;
@@ -71,6 +75,8 @@ class CpuDevice implements Device {
   private readonly options: CpuOptions;
   private readonly allocate: NativeFunction;
   private readonly release: NativeFunction;
+  /** Linux only: what memory is used for. */
+  private readonly advise: NativeFunction | null = null;
 
   constructor(koffi: Koffi, tools: Tools, options: CpuOptions) {
     this.koffi = koffi;
@@ -83,6 +89,9 @@ class CpuDevice implements Device {
     const system = koffi.load(null);
     this.allocate = system.func("uint64_t aligned_alloc(size_t alignment, size_t size)");
     this.release = system.func("void free(uint64_t pointer)");
+    if (process.platform === "linux") {
+      this.advise = system.func("int madvise(uint64_t pointer, size_t size, int advice)");
+    }
   }
 
   async load(artifact: ArtifactFiles): Promise<void> {
@@ -116,9 +125,12 @@ class CpuDevice implements Device {
 
   /** The address of at least `sizeBytes` bytes of new memory. */
   private take(sizeBytes: number): bigint {
-    const whole = Math.max(1, Math.ceil(sizeBytes / alignBytes)) * alignBytes;
-    const address = BigInt(this.allocate(alignBytes, whole) as number | bigint);
+    const align = sizeBytes >= hugePageBytes ? hugePageBytes : alignBytes;
+    const whole = Math.max(1, Math.ceil(sizeBytes / align)) * align;
+    const address = BigInt(this.allocate(align, whole) as number | bigint);
     if (address === 0n) throw new Error(`the cpu device found no ${whole} bytes of memory`);
+    // Streams of small pages stop the processor's prefetching at every page's end.
+    if (align === hugePageBytes) this.advise?.(address, whole, hugePageAdvice);
     return address;
   }
 
