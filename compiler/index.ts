@@ -89,7 +89,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   const report = new Report();
   const { program } = picked;
   const scans = toScans(program, report, options.watch?.tensor?.(null));
-  if (report.limitations.length > 0) return failed(report.limitations);
+  if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
   const sharded = toForms(scans);
   const loops = sharded.forms.map((form) => {
     const watch = options.watch?.tensor?.(form.name);
@@ -167,11 +167,12 @@ function openDims(attention: CheckedAttention): Diagnostic[] {
   }));
 }
 
-/** Several forms meet the same limit: it is said once. */
+/** Several forms, and several ops of a statement, meet the same limit: it is said once. */
 function firstOfEach(limitations: readonly Diagnostic[]): Diagnostic[] {
   const seen = new Set<string>();
-  return limitations.filter(({ code, message, labels }) => {
-    const key = `${code} ${message} ${labels[0]?.span.start}`;
+  return limitations.filter(({ code, message, labels: [at] }) => {
+    // One statement breaks the rule once, however many ops it became; a size limit has no place.
+    const key = `${code} ${at && at.span.end > 0 ? at.span.start : message}`;
     return !seen.has(key) && seen.add(key);
   });
 }

@@ -42,6 +42,8 @@ export function runPasses<P>(
 ): P {
   let program = input;
   for (const pass of passes) {
+    // What cannot be compiled is not compiled any further.
+    if (report.limitations.length > 0) return program;
     const next = pass.run(program, report);
     verify(next, pass.name);
     observe(pass.name, next, next !== program);

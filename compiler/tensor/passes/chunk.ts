@@ -38,7 +38,8 @@ export const chunk: Pass<Program> = {
   run: (program, report) => {
     const hasWork = program.ops.some((op) => op.kind === "scan" || op.kind === "scan-state");
     if (!hasWork && tokenSums(program).size === 0) return program;
-    return simplify.run(new Chunker(program, report).run(), report);
+    if (program.ops.filter((op) => isUnsupported(op, report)).length > 0) return program;
+    return simplify.run(new Chunker(program).run(), report);
   },
 };
 
@@ -47,11 +48,9 @@ class Chunker {
   /** The final state of loops made so far, by what they compute. */
   private readonly finals = new Map<string, ValueId>();
   private readonly program: Program;
-  private readonly report: Report;
 
-  constructor(program: Program, report: Report) {
+  constructor(program: Program) {
     this.program = program;
-    this.report = report;
     this.rewriter = new Rewriter(program);
   }
 
@@ -69,7 +68,6 @@ class Chunker {
 
   private scan(op: Scan): ValueId {
     const { build, get } = this.rewriter;
-    this.checkSupported(op);
     if (!op.causal) return build.matmul(get(op.q), this.finalState(op), originOf(op));
     const owner = this.loop(op, op);
     this.finals.set(this.key(op), owner.carries[0]!);
@@ -77,7 +75,6 @@ class Chunker {
   }
 
   private finalState(op: Scan | ScanState): ValueId {
-    this.checkSupported(op);
     const known = this.finals.get(this.key(op));
     if (known !== undefined) return known;
     const final = this.loop(op, null).carries[0]!;
@@ -174,21 +171,23 @@ class Chunker {
     });
     return owner.carries[0]!;
   }
+}
 
-  private checkSupported(op: Scan | ScanState): void {
-    const diagonal = op.axis === "key" || op.axis === "value";
-    if (!diagonal && !op.reverse) return;
-    const what = op.reverse
+/** Is this a scan that cannot be a loop yet? Says so. */
+function isUnsupported(op: Op, report: Report): boolean {
+  if (op.kind !== "scan" && op.kind !== "scan-state") return false;
+  const diagonal = op.axis === "key" || op.axis === "value";
+  if (!diagonal && !op.reverse) return false;
+  report.limit({
+    code: op.reverse ? "unsupported-reverse" : "unsupported-transition",
+    severity: "error",
+    message: op.reverse
       ? "a recurrence in reverse is not compiled yet"
-      : `a decay for each channel of the ${op.axis} axis is not compiled yet`;
-    this.report.limit({
-      code: op.reverse ? "unsupported-reverse" : "unsupported-transition",
-      severity: "error",
-      message: what,
-      labels: [{ span: op.span, text: `state ${op.state} is read here` }],
-      help: op.reverse ? null : "use one decay for the whole state: a scalar or [T]",
-    });
-  }
+      : `a decay for each channel of the ${op.axis} axis is not compiled yet`,
+    labels: [{ span: op.span, text: `state ${op.state} is read here` }],
+    help: op.reverse ? null : "use one decay for the whole state: a scalar or [T]",
+  });
+  return true;
 }
 
 /** A sum over axis 0 of a [T, ...] value: the token axis. */

@@ -114,7 +114,7 @@ class RightProduct {
         severity: "error",
         message: `these scores are outside linear attention: ${why}`,
         labels: [
-          { span: at.span, text: why },
+          { span: at.span, text: "" },
           { span: op.span, text: "their product with the values is taken here" },
         ],
         help: "scores must be a sum of (q @ k.T) * causal_decay(...), scaled by numbers",
@@ -233,7 +233,7 @@ class RightProduct {
       severity: "error",
       message: why,
       labels: [
-        { span: at.span, text: why },
+        { span: at.span, text: "" },
         { span: op.span, text: "in this recurrence" },
       ],
       help:
