@@ -63,8 +63,9 @@ function rankPlan(manifest: Manifest, rank: number, ranks: number): RankPlan {
     });
   }
   if (!needsTotal) {
-    writer.freeAll((name) => name.startsWith("folded_"));
+    // Freeing waits for the send, so it stands behind the output, which does not.
     writer.launch("forward");
+    writer.freeAll((name) => name.startsWith("folded_"));
     // Every rank's forward gives a final state; only the chain's last is the sequence's.
     writer.freeAll((name) => states.some((s) => name === `final_${s.name}` && !isLast(s)));
     writer.freeAll((name) => name.startsWith("initial_"));

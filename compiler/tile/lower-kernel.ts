@@ -284,6 +284,8 @@ export class KernelLowering {
       [b, a],
     ] as const) {
       const product = this.source.ops.get(id);
+      // What is added spreads no further than the product: it is what the tile starts from.
+      if (this.rank(rest) !== 2) continue;
       if (product?.kind !== "matmul" || this.cells.has(id) || this.uses.get(id) !== 1) continue;
       if (this.rank(product.lhs) === 2 && this.rank(product.rhs) === 2) return [rest, product];
     }

@@ -33,6 +33,13 @@ test("the summary is computed and sent on before the output is", () => {
   const summary = middle!.steps[launch("summary")]!;
   const recv = at((step) => step.kind === "recv");
   expect(summary.after.includes(recv)).toBe(false);
+  // Nothing that computes before the output waits for the network to take the state.
+  const send = at((step) => step.kind === "send");
+  const before = middle!.steps.slice(0, launch("forward") + 1);
+  const waiting = before.filter(
+    ({ stream, after }) => stream === "compute" && after.includes(send),
+  );
+  expect(waiting).toEqual([]);
 });
 
 test("every rank but the last sends one state", () => {

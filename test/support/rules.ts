@@ -25,6 +25,8 @@ const factors = ["exp(g)", "gamma", "sigmoid(g)", "gamma * exp(g)", "exp(g) ** 0
 const endings = [
   "O",
   "O / sqrt(K)",
+  "O + w",
+  "w - O * c",
   "rmsnorm(O)",
   "O * silu(v)",
   "O + c * v",
