@@ -53,6 +53,7 @@ function stateSpec(state: State, program: Program): StateSpec {
     dims: sizes(state.type.shape, program),
     causal: state.causal,
     reverse: state.reverse,
+    dense: state.dense,
     logDecay: state.decay === null ? null : `decay_${state.name}`,
   };
 }
@@ -159,7 +160,10 @@ function kernelSpec(kernel: Kernel, emitted: EmittedKernel, file: string): Kerne
       ...kernel.params
         .filter(({ name }) => !emitted.bundles.some(({ parts }) => parts.includes(name)))
         .map(({ name, access }) => ({ name, access })),
-      ...emitted.bundles.map(({ name, parts }) => ({ name, access: "read" as const, parts })),
+      ...emitted.bundles.map(({ name, parts }) => {
+        const { access } = kernel.params.find((param) => param.name === parts[0])!;
+        return { name, access, parts };
+      }),
     ],
     scalars: emitted.scalars,
     grid: [{ of: ["B", "H"], by: 1 }, ...axes],

@@ -101,6 +101,8 @@ export interface StateSpec {
   readonly causal: boolean;
   /** Runs from the last token to the first. */
   readonly reverse: boolean;
+  /** Ranges compose through [K, K] matrices only (delta rules), so there is no summary form. */
+  readonly dense: boolean;
   /** Name of the summary's log-decay tensor, or null when ranges just add. */
   readonly logDecay: string | null;
 }

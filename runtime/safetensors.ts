@@ -66,17 +66,15 @@ function readEntry(value: unknown, data: Uint8Array): HostTensor {
 }
 
 export function writeSafetensors(tensors: ReadonlyMap<string, HostTensor>): Uint8Array {
-  const header: Record<string, Entry> = {};
+  const header: [string, Entry][] = [];
   let offset = 0;
   for (const [name, { dtype, shape, data }] of tensors) {
-    header[name] = {
-      dtype: names[dtype],
-      shape,
-      data_offsets: [offset, offset + data.byteLength],
-    };
-    offset += data.byteLength;
+    const end = offset + data.byteLength;
+    header.push([name, { dtype: names[dtype], shape, data_offsets: [offset, end] }]);
+    offset = end;
   }
-  const text = JSON.stringify(header);
+  // Any name may stand there, `__proto__` too: so not by assignment.
+  const text = JSON.stringify(Object.fromEntries(header));
   const head = new TextEncoder().encode(text.padEnd(Math.ceil(text.length / 8) * 8));
   const out = new Uint8Array(8 + head.length + offset);
   new DataView(out.buffer).setBigUint64(0, BigInt(head.length), true);

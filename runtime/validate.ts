@@ -109,7 +109,14 @@ const manifest = record({
   inputs: list(tensor),
   outputs: list(tensor),
   states: list(
-    record({ name, dims: list(count), causal: flag, reverse: flag, logDecay: orNull(name) }),
+    record({
+      name,
+      dims: list(count),
+      causal: flag,
+      reverse: flag,
+      dense: flag,
+      logDecay: orNull(name),
+    }),
   ),
   forms: list(record({ name, inputs: list(tensor), outputs: list(tensor) })),
   targets: list(code),

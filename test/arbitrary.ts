@@ -145,9 +145,13 @@ class Grower {
     else if (first % 4 === 1) this.add({ kind: "iota" }, detail, [second % 2 === 0 ? "K" : 5]);
     else if (first % 4 === 2) {
       this.add({ kind: "dim-size", dim: ["K", "V", tokenDim][second % 3]! }, detail);
+    } else if (detail % 5 === 0) {
+      const block = [0, 1, 2, 4][second % 4]!;
+      this.add({ kind: "block-mask", block, reverse: detail % 2 === 0 }, detail);
     } else {
       const logDecay = this.find(second, (s) => s.length === 0 || sameShape(s, [tokens]));
-      this.add({ kind: "causal", logDecay, strict: detail % 2 === 0 }, detail);
+      const [strict, reverse] = [detail % 2 === 0, first % 8 === 3];
+      this.add({ kind: "causal", logDecay, strict, reverse }, detail);
     }
   }
 
@@ -155,15 +159,28 @@ class Grower {
     const tile = this.find(second, (shape) => shape.length === 2);
     const even = this.find(second, (shape) => shape.at(-1) === "K" || shape.at(-1) === 2);
     const [lhs, rhs] = [first, second].map((pick) => this.find(pick, (s) => s.length === 1));
-    if (first % 3 === 0 && tile) this.add({ kind: "transpose", arg: tile }, detail);
+    const square = this.find(first, (shape) => shape.length === 2 && shape[0] === shape[1]);
+    const rhs2 = square && this.find(second, (s) => s.length === 2 && s[0] === this.side(square));
+    if (square && rhs2 && detail % 3 === 0) {
+      const upper = detail % 2 === 0;
+      this.add({ kind: "solve", matrix: square, rhs: rhs2, upper }, detail);
+    } else if (first % 3 === 0 && tile) this.add({ kind: "transpose", arg: tile }, detail);
     else if (first % 3 === 1 && even) this.add({ kind: "rotate-half", arg: even }, detail);
     else if (lhs && rhs) this.add({ kind: "outer", lhs, rhs }, detail);
+  }
+
+  private side(square: ValueId): Dim {
+    return this.build.shapeOf(square)[0]!;
   }
 
   private tokens(first: number, second: number, detail: number): void {
     if (first % 3 === 0) return this.add({ kind: "token-index" }, detail, [tokenDim]);
     const arg = this.find(second, (shape) => shape[0] === tokenDim)!;
-    this.add({ kind: "cumsum", arg, reverse: first % 3 === 1 }, detail);
+    const block = second % 2 === 0 ? null : 2 ** (detail % 4);
+    this.add(
+      { kind: "cumsum", arg, reverse: first % 3 === 1, exclusive: second % 3 === 1, block },
+      detail,
+    );
   }
 
   private scan(first: number, second: number, detail: number): void {
@@ -180,7 +197,18 @@ class Grower {
     const initial = first % 2 === 0 ? null : this.find(second, (shape) => sameShape(shape, state));
     const reverse = second % 2 === 0;
     const known = logDecay === null ? "none" : axis;
-    const common = { state: "S", k, v, logDecay, initial, axis: known, reverse } as const;
+    const isFirst = (wanted: ValueId) => (shape: readonly Dim[]) =>
+      sameShape(shape, this.build.shapeOf(wanted));
+    const other = { k: this.find(detail, isFirst(k))!, v: this.find(first, isFirst(v))! };
+    const writes = [{ k, v }, ...(detail % 5 < 2 ? [other] : [])];
+    const common = { state: "S", writes, logDecay, initial, axis: known, reverse } as const;
+    if (detail % 7 === 0 && known !== "value") {
+      const scale = this.find(detail, (shape) => sameShape(shape, [tokenDim]));
+      const couplings = scale !== null && writes.length > 1 ? [{ to: 1, from: 0, scale }] : [];
+      const deltas = writes.map((write, i) => ({ ...write, erase: i % 2 === 0 ? q : null }));
+      const index = writes.length - 1;
+      return this.add({ kind: "delta", ...common, writes: deltas, couplings, index }, detail);
+    }
     if (detail % 3 === 0) return this.add({ kind: "scan-state", ...common }, detail);
     const isFree = known === "none" && !reverse && first % 5 === 0;
     const read = !isFree && detail % 2 === 0 ? "before" : "after";

@@ -26,6 +26,8 @@ export interface Dialect {
   readonly read: (param: Param, index: string) => string;
   /** Statement that writes a float to a buffer. */
   readonly write: (param: Param, index: string, value: string) => string;
+  /** Where a param begins in the buffer it shares with others, in elements; null: at its start. */
+  readonly start: (param: Param) => string | null;
   /** A run-time scalar by its name. */
   readonly scalar: (name: string) => string;
   /** Words that no name of ours may be. */

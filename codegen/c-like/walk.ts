@@ -9,6 +9,7 @@ import { TextWriter } from "../../compiler/support/text.ts";
 import type {
   Axis,
   Copy,
+  CumSumStmt,
   Expr,
   Index,
   Kernel,
@@ -16,6 +17,7 @@ import type {
   Param,
   ReduceStmt,
   RotateHalfStmt,
+  SolveStmt,
   Stmt,
   Storage,
   StorageId,
@@ -55,6 +57,7 @@ export class CLikeWalker {
       "at",
       "inner",
       "point",
+      "own",
       "value",
     ]);
     for (const param of kernel.params) this.taken.add(param.heads);
@@ -242,7 +245,9 @@ export class CLikeWalker {
         head: `${own.includes(" ") && fixed !== 1 ? `(${own})` : own}${times}`,
         shared: "0",
       }[param.per];
-      writer.line(dialect.constant("offset", places.base, bare(base)));
+      const start = dialect.start(param);
+      const whole = start === null ? bare(base) : `${start} + ${base}`;
+      writer.line(dialect.constant("offset", places.base, whole));
       if (param.per === "token") {
         writer.line(dialect.constant("offset", places.stride, `${heads}${times}`));
       }
@@ -349,7 +354,9 @@ export class CLikeWalker {
       case "reduce":
         return this.reduce(stmt);
       case "cumsum":
-        return this.cumsum(stmt.dst, stmt.src, stmt.reverse);
+        return this.cumsum(stmt);
+      case "solve":
+        return this.solve(stmt);
       case "rotate-half":
         return this.rotateHalf(stmt);
       case "loop":
@@ -563,34 +570,38 @@ export class CLikeWalker {
     const [outer, inner] = alongCols ? ["i", "j"] : ["j", "i"];
     const scratch = this.storage(stmt.scratch!);
     const stride = scratch.shape[1]! + scratch.pad;
-    // Each thread folds what it holds, then one thread a row folds the 16 partial results.
-    this.fixedLoop(outer, kept / side, () => {
-      writer.line(dialect.variable("float", "value", start));
-      this.fixedLoop(inner, folded / side, () =>
-        writer.line(`value = ${fold("value", `${src}[i][j]`)};`),
-      );
-      writer.line(
-        `${this.nameOf(scratch.id)}[(${own} + ${side} * ${outer}) * ${stride} + ${lane}] = value;`,
-      );
-    });
-    writer.line(dialect.barrier);
-    this.eachShared(kept, "row", () => {
-      writer.line(dialect.variable("float", "value", start));
-      this.fixedLoop("inner", side, () => {
+    // Each thread folds what it holds, then one thread a row folds the 16 partial results; as many
+    // rows at a time as the scratch has.
+    for (let first = 0; first < kept; first += scratch.shape[0]!) {
+      const count = Math.min(scratch.shape[0]!, kept - first);
+      const from = (counter: string) => (first === 0 ? counter : `${counter} + ${first / side}`);
+      const held = alongCols ? `${src}[${from("i")}][j]` : `${src}[i][${from("j")}]`;
+      this.fixedLoop(outer, count / side, () => {
+        writer.line(dialect.variable("float", "value", start));
+        this.fixedLoop(inner, folded / side, () => writer.line(`value = ${fold("value", held)};`));
         writer.line(
-          `value = ${fold("value", `${this.nameOf(scratch.id)}[row * ${stride} + inner]`)};`,
+          `${this.nameOf(scratch.id)}[(${own} + ${side} * ${outer}) * ${stride} + ${lane}] = value;`,
         );
       });
-      writer.line(`${dst}[row] = value;`);
-    });
-    writer.line(dialect.barrier);
+      writer.line(dialect.barrier);
+      this.eachShared(count, "row", () => {
+        writer.line(dialect.variable("float", "value", start));
+        this.fixedLoop("inner", side, () => {
+          writer.line(
+            `value = ${fold("value", `${this.nameOf(scratch.id)}[row * ${stride} + inner]`)};`,
+          );
+        });
+        writer.line(`${dst}[${first === 0 ? "row" : `row + ${first}`}] = value;`);
+      });
+      writer.line(dialect.barrier);
+    }
   }
 
   /**
    * Of a vector every thread sums up its own prefix: a chunk is short, and nobody waits for a
    * neighbour. Of a shared tile every thread walks down its own columns.
    */
-  private cumsum(dst: StorageId, src: StorageId, reverse: boolean): void {
+  private cumsum({ dst, src, reverse, exclusive, block }: CumSumStmt): void {
     const { writer, dialect } = this;
     const [size, cols] = this.storage(src).shape as [number, number?];
     if (cols !== undefined) {
@@ -600,19 +611,59 @@ export class CLikeWalker {
           ? dialect.loopDown("row", String(size - 1), "1")
           : dialect.loop("row", "0", String(size), "1");
         writer.block(`${head} {`, () => {
-          writer.line(`value += ${this.sharedAt(src, "row", "col")};`);
-          writer.line(`${this.sharedAt(dst, "row", "col")} = value;`);
+          if (block !== null && block < size) {
+            const first = `row % ${block} == ${reverse ? block - 1 : 0}`;
+            writer.block(`if (${first}) {`, () => writer.line(`value = ${dialect.float(0)};`));
+          }
+          const own = this.sharedAt(src, "row", "col");
+          const sum = this.sharedAt(dst, "row", "col");
+          if (exclusive) {
+            // dst may be src: its own element is taken before the sum takes its place.
+            writer.line(dialect.constant("float", "own", own));
+            writer.line(`${sum} = value;`);
+            writer.line("value += own;");
+          } else {
+            writer.line(`value += ${own};`);
+            writer.line(`${sum} = value;`);
+          }
         });
       });
       return;
     }
     this.eachShared(size, "row", () => {
       writer.line(dialect.variable("float", "value", dialect.float(0)));
-      const [from, to] = reverse ? ["row", String(size)] : ["0", "row + 1"];
+      const first = block === null ? "0" : `row / ${block} * ${block}`;
+      const last = block === null ? String(size) : `${first} + ${block}`;
+      const [from, to] = reverse
+        ? [exclusive ? "row + 1" : "row", last]
+        : [first, exclusive ? "row" : "row + 1"];
       writer.block(`${dialect.loop("inner", from!, to!, "1")} {`, () => {
         writer.line(`value += ${this.nameOf(src)}[inner];`);
       });
       writer.line(`${this.nameOf(dst)}[row] = value;`);
+    });
+  }
+
+  /** Every thread solves columns of its own, row after row. */
+  private solve({ dst, matrix, upper }: SolveStmt): void {
+    const { writer, dialect } = this;
+    const [rows, cols] = this.storage(dst).shape as [number, number];
+    this.eachShared(cols, "col", () => {
+      const head = upper
+        ? dialect.loopDown("row", String(rows - 2), "1")
+        : dialect.loop("row", "1", String(rows), "1");
+      writer.block(`${head} {`, () => {
+        writer.line(dialect.variable("float", "value", this.sharedAt(dst, "row", "col")));
+        const [from, to] = upper ? ["row + 1", String(rows)] : ["0", "row"];
+        writer.block(`${dialect.loop("inner", from!, to!, "1")} {`, () => {
+          const [factor, other] = [
+            this.sharedAt(matrix, "row", "inner"),
+            this.sharedAt(dst, "inner", "col"),
+          ];
+          writer.line(`value += ${factor} * ${other};`);
+        });
+        writer.line(`${this.sharedAt(dst, "row", "col")} = value;`);
+      });
     });
   }
 

@@ -13,7 +13,7 @@ import { assertNever } from "../../compiler/support/never.ts";
 import { load, store } from "./buffers.ts";
 import type { Llvm } from "./builder.ts";
 import { KernelContext, type Layout } from "./context.ts";
-import { emitCumSum, emitReduce, emitRotateHalf } from "./folds.ts";
+import { emitCumSum, emitReduce, emitRotateHalf, emitSolve } from "./folds.ts";
 import { emitMap } from "./map.ts";
 import { emitCopy, emitMma } from "./products.ts";
 
@@ -108,6 +108,8 @@ class StatementWriter {
         return emitReduce(context, stmt);
       case "cumsum":
         return emitCumSum(context, stmt);
+      case "solve":
+        return emitSolve(context, stmt);
       case "rotate-half":
         return emitRotateHalf(context, stmt);
       case "loop":

@@ -1,7 +1,7 @@
-/** Statements that combine elements of a row or column: reduce, cumsum, rotate-half. */
-import type { CumSumStmt, ReduceStmt, RotateHalfStmt } from "../../compiler/tile/ir.ts";
+/** Statements that combine elements of a row or column: reduce, cumsum, solve, rotate-half. */
+import type { CumSumStmt, ReduceStmt, RotateHalfStmt, SolveStmt } from "../../compiler/tile/ir.ts";
 import { type Int, type Value, lanes } from "./builder.ts";
-import type { KernelContext, Place } from "./context.ts";
+import type { KernelContext } from "./context.ts";
 
 export function emitReduce(context: KernelContext, stmt: ReduceStmt): void {
   const { b } = context;
@@ -33,28 +33,60 @@ export function emitCumSum(context: KernelContext, stmt: CumSumStmt): void {
   const [dst, src] = [context.place(stmt.dst), context.place(stmt.src)];
   const isTile = src.rank === 2;
   const count = isTile ? src.rows : src.cols;
+  const block = stmt.block ?? count;
   const add = (x: Value, y: Value) => b.instructions.CreateFAdd(x, y);
-  // The first step stands alone, so that nothing is added to a zero: -0 stays -0.
   const place = (step: Int) => (stmt.reverse ? b.subtract(count - 1, step) : step);
-  if (!isTile) {
-    const at = (storage: Place, step: Int) => context.element(storage, 0, place(step));
-    const first = b.loadFloat(at(src, 0));
-    b.storeFloat(first, at(dst, 0));
-    b.fold(1, count, 1, "step", [first], (step, [sum]) => {
-      const next = add(sum!, b.loadFloat(at(src, step)));
-      b.storeFloat(next, at(dst, step));
-      return [next];
+  /** Sums of a column (a vector: all of it), from block to block. */
+  const sumUp = (
+    zero: Value,
+    load: (at: Int) => Value,
+    store: (value: Value, at: Int) => void,
+  ): void => {
+    b.loop(0, count, block, "block", (start) => {
+      // The first step stands alone, so that nothing is added to a zero: -0 stays -0.
+      const first = load(place(start));
+      store(stmt.exclusive ? zero : first, place(start));
+      b.fold(1, block, 1, "step", [first], (offset, [sum]) => {
+        const at = place(b.add(start, offset));
+        const next = add(sum!, load(at));
+        store(stmt.exclusive ? sum! : next, at);
+        return [next];
+      });
     });
+  };
+  if (!isTile) {
+    sumUp(
+      b.float(0),
+      (at) => b.loadFloat(context.element(src, 0, at)),
+      (value, at) => b.storeFloat(value, context.element(dst, 0, at)),
+    );
     return;
   }
   b.loop(0, src.cols, lanes, "col", (col) => {
-    const at = (storage: Place, step: Int) => context.element(storage, place(step), col);
-    const first = b.call("laspc_load", at(src, 0));
-    b.call("laspc_store", first, at(dst, 0));
-    b.fold(1, count, 1, "step", [first], (step, [sum]) => {
-      const next = add(sum!, b.call("laspc_load", at(src, step)));
-      b.call("laspc_store", next, at(dst, step));
-      return [next];
+    sumUp(
+      b.zero(),
+      (at) => b.call("laspc_load", context.element(src, at, col)),
+      (value, at) => b.call("laspc_store", value, context.element(dst, at, col)),
+    );
+  });
+}
+
+/** Rows in order, each with what those before it add: 16 columns at a time. */
+export function emitSolve(context: KernelContext, stmt: SolveStmt): void {
+  const { b } = context;
+  const [dst, matrix] = [context.place(stmt.dst), context.place(stmt.matrix)];
+  const place = (step: Int) => (stmt.upper ? b.subtract(dst.rows - 1, step) : step);
+  b.loop(1, dst.rows, 1, "row", (step) => {
+    const row = place(step);
+    b.loop(0, dst.cols, lanes, "col", (col) => {
+      const at = context.element(dst, row, col);
+      const [sum] = b.fold(0, step, 1, "before", [b.call("laspc_load", at)], (before, [so]) => {
+        const other = place(before);
+        const factor = b.splat(b.loadFloat(context.element(matrix, row, other)));
+        const value = b.call("laspc_load", context.element(dst, other, col));
+        return [b.call("laspc_muladd", factor, value, so!)];
+      });
+      b.call("laspc_store", sum!, at);
     });
   });
 }

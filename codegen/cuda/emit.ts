@@ -120,6 +120,7 @@ function dialectFor(walker: () => CLikeWalker, use: Use): Dialect {
       if (param.dtype === "f32") return at(param, index);
       return `${use(`from_${param.dtype}`)}(${at(param, index)})`;
     },
+    start: () => null,
     write: (param, index, value) => {
       const bits = param.dtype === "f32" ? value : `${use(`to_${param.dtype}`)}(${value})`;
       return `${at(param, index)} = ${bits};`;

@@ -164,7 +164,7 @@ export class BodyChecker {
     }
     const states = ast.states.map(({ name, type }) => {
       const shape = this.shapeOfType(type);
-      if (shape.length !== 2 || shape.includes(tokenDim)) {
+      if (shape.length < 1 || shape.length > 2 || shape.includes(tokenDim)) {
         this.report(diagnose("state-type", {}, [{ span: type.span, text: showShape(shape) }]));
       }
       if (place.scope.has(name.name)) {
@@ -497,14 +497,14 @@ export class BodyChecker {
         return build.add({ kind: "outer", lhs: x, rhs: y }, at);
       case "causal":
         if (place.inRecurrence) return this.notInRecurrence(expr);
-        return build.add({ kind: "causal", logDecay: null, strict: false }, at);
+        return build.add({ kind: "causal", logDecay: null, strict: false, reverse: false }, at);
       case "causal_decay": {
         if (place.inRecurrence) return this.notInRecurrence(expr);
         const shape = shapes[0]!;
         if (shape.length > 1 || (shape.length === 1 && shape[0] !== tokenDim)) {
           return wrong(0, "a scalar or a [T] value, the logarithm of the decay");
         }
-        return build.add({ kind: "causal", logDecay: x, strict: false }, at);
+        return build.add({ kind: "causal", logDecay: x, strict: false, reverse: false }, at);
       }
       default:
         return null;

@@ -4,7 +4,7 @@
  * stdout is the result, stderr is talk. 0 fine, 1 the program or data is wrong, 2 the command is
  * wrong, 70 a bug of ours.
  */
-import { CompilerBug } from "../support/never.ts";
+import { CompilerBug, Unsupported } from "../support/never.ts";
 import { UsageError, UserError } from "./arguments.ts";
 
 interface Command {
@@ -110,7 +110,7 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  if (error instanceof UsageError || error instanceof UserError) {
+  if (error instanceof UsageError || error instanceof UserError || error instanceof Unsupported) {
     process.stderr.write(`laspc: ${error.message}\n`);
     process.exitCode = error instanceof UsageError ? 2 : 1;
   } else if (error instanceof CompilerBug) {

@@ -9,7 +9,8 @@
  *
  * One message of B x H x K x V x 4 bytes for each pair of neighbours, whatever the length. Without a
  * mask the chain ends with the whole sequence's state, which then travels back down, and `output`
- * takes the place of `forward`. Source: LASP, arXiv 2404.02882, algorithm 2 (whose released code
+ * takes the place of `forward`. A dense transition (a delta rule) has no summary of K x V numbers: each
+ * rank then runs `forward` on the state it receives and sends the final one on. Source: LASP, arXiv 2404.02882, algorithm 2 (whose released code
  * receives before it computes anything; here the summary is ready by then).
  */
 import type {
@@ -26,6 +27,7 @@ import type {
   Step,
   TensorSpec,
 } from "../../runtime/plan.ts";
+import { Unsupported } from "../support/never.ts";
 
 export function ringPlan(manifest: Manifest, ranks: number): Plan {
   return {
@@ -42,6 +44,7 @@ function rankPlan(manifest: Manifest, rank: number, ranks: number): RankPlan {
     return { rank, steps: writer.finish(manifest) };
   }
   const { states } = manifest;
+  if (states.some((state) => state.dense)) return chainPlan(manifest, rank, ranks);
   const needsTotal = states.some((state) => !state.causal);
   const isLast = (state: StateSpec) => rank === (state.reverse ? 0 : ranks - 1);
   const after = (state: StateSpec) => rank + (state.reverse ? -1 : 1);
@@ -84,6 +87,31 @@ function rankPlan(manifest: Manifest, rank: number, ranks: number): RankPlan {
     if (isLast(state)) writer.rename(total, `final_${state.name}`);
   }
   writer.freeAll((name) => /^(folded|total|initial)_/.test(name));
+  return { rank, steps: writer.finish(manifest) };
+}
+
+/** Down the chain with whole forwards: what a dense transition needs. */
+function chainPlan(manifest: Manifest, rank: number, ranks: number): RankPlan {
+  const { states } = manifest;
+  const [{ reverse }] = states as [StateSpec];
+  if (states.some((state) => state.reverse !== reverse)) {
+    const names = states.map(({ name }) => name).join(" and ");
+    throw new Unsupported(
+      `the states ${names} run in both directions and one is dense: no chain can carry them yet`,
+    );
+  }
+  const writer = new StepWriter(manifest);
+  const step = reverse ? -1 : 1;
+  const [first, last] = reverse ? [ranks - 1, 0] : [0, ranks - 1];
+  states.forEach((state, tag) => {
+    if (rank !== first) writer.recv(`initial_${state.name}`, state, rank - step, tag);
+  });
+  writer.launch("forward");
+  states.forEach((state, tag) => {
+    if (rank !== last) writer.send(`final_${state.name}`, rank + step, tag);
+  });
+  writer.freeAll((name) => rank !== last && states.some((state) => name === `final_${state.name}`));
+  writer.freeAll((name) => name.startsWith("initial_"));
   return { rank, steps: writer.finish(manifest) };
 }
 

@@ -171,9 +171,9 @@ export const catalogue = {
     fix: "Check the factors of the update: outer(k, v) is [K, V].",
   },
   "state-type": {
-    message: "a state is a matrix without T, such as [K, V]",
+    message: "a state is a matrix or a vector without T, such as [K, V]",
     means: "A state sums up all tokens so far; it has no token axis.",
-    fix: "Write two dims that are not T.",
+    fix: "Write one or two dims that are not T.",
   },
   // --- shapes -----------------------------------------------------------------------------------
   "shape-mismatch": {
@@ -272,11 +272,6 @@ export const catalogue = {
     message: "{why}",
     means: "A state is read with a query: `q @ S`, which becomes a scan.",
     fix: "Read it as `q @ S`.",
-  },
-  "unsupported-reverse": {
-    message: "a recurrence in reverse is not compiled yet",
-    means: "Scans run from the first token to the last.",
-    fix: "Reverse the sequence before and after.",
   },
   "unsupported-size": {
     message: "{why}",

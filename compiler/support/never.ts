@@ -1,4 +1,7 @@
 /** Marks the end of an exhaustive `switch`: a new variant makes the call a type error. */
+/** Something sound that the compiler or the runtime cannot do: the message says what and why. */
+export class Unsupported extends Error {}
+
 export function assertNever(value: never): never {
   throw new CompilerBug(`unhandled variant: ${JSON.stringify(value)}`);
 }

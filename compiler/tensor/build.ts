@@ -13,6 +13,7 @@ import type {
   TensorType,
   ValueId,
 } from "./ir.ts";
+import { chunkCountDim, chunkDim, tokenDim } from "./ir.ts";
 import { type OpDraft, resultType, scalarType } from "./types.ts";
 
 /** Where a value comes from: its name in the source, and the expression it was lowered from. */
@@ -103,7 +104,7 @@ export class TensorBuilder {
     states: readonly { name: string; type: TensorType; init: ValueId | null }[],
     reverse: boolean,
     body: (params: readonly ValueId[]) => RegionBody,
-    origin: Origin = {},
+    origin: Origin & { readonly longest?: number | null } = {},
   ): RegionOwner {
     const params: RegionParam[] = states.map((state) => ({
       id: this.newId(state.type),
@@ -116,13 +117,22 @@ export class TensorBuilder {
     this.scopes.pop();
     const region: Region = { params, ops: scope.ops };
     const inits = states.map((state) => state.init);
-    const op = this.add({ kind, reverse, inits, region, carries, yields }, origin, scalarType);
-    const tokens = kind === "chunks" ? 1 : 0;
+    const common = { reverse, inits, region, carries, yields };
+    const draft: OpDraft =
+      kind === "chunks"
+        ? { kind, longest: origin.longest ?? null, ...common }
+        : { kind, ...common };
+    const op = this.add(draft, origin, scalarType);
+    const stacked = (value: ValueId): Dim[] => {
+      const shape = this.shapeOf(value);
+      if (kind === "recurrence") return [tokenDim, ...shape];
+      return shape[0] === chunkDim ? [tokenDim, ...shape.slice(1)] : [chunkCountDim, ...shape];
+    };
     return {
       op,
       yields: yields.map((value, index) =>
         this.add({ kind: "result", of: op, part: "yield", index }, nameOf(this.opOf(value)), {
-          shape: ["T", ...this.shapeOf(value).slice(tokens)],
+          shape: stacked(value),
         }),
       ),
       carries: carries.map((value, index) =>

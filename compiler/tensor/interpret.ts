@@ -6,6 +6,7 @@ import { CompilerBug, assertNever } from "../support/never.ts";
 import { functionOf } from "./functions.ts";
 import {
   type Chunks,
+  type Delta,
   type Dim,
   type Op,
   type Program,
@@ -14,6 +15,7 @@ import {
   type ScanState,
   type TensorType,
   type ValueId,
+  chunkCountDim,
   chunkDim,
   tokenDim,
 } from "./ir.ts";
@@ -69,9 +71,18 @@ class Interpreter {
     if (typeof dim === "number") return dim;
     if (dim === tokenDim) return this.sizes.T;
     if (dim === chunkDim) return this.window.count;
+    if (dim === chunkCountDim) return Math.ceil(this.sizes.T / this.chunk);
     const size = this.program.dims.get(dim);
     if (typeof size !== "number") throw new CompilerBug(`interpret: ${dim} has no size`);
     return size;
+  }
+
+  /** Tokens of a chunk: what is asked for, or less where a loop cannot take as many. */
+  private get chunk(): number {
+    const longest = this.program.ops.flatMap((op) =>
+      op.kind === "chunks" && op.longest !== null ? [op.longest] : [],
+    );
+    return Math.min(this.sizes.chunk ?? 64, ...longest);
   }
 
   private shape(type: TensorType): number[] {
@@ -140,19 +151,40 @@ class Interpreter {
       case "cumsum": {
         const arg = this.get(op.arg);
         const width = elementsOf(arg.shape.slice(1));
-        const { data } = arg;
-        const out = ndArray(arg.shape, data.slice());
-        if (op.reverse) {
-          for (let i = data.length - width - 1; i >= 0; i--) out.data[i]! += out.data[i + width]!;
-        } else {
-          for (let i = width; i < data.length; i++) out.data[i]! += out.data[i - width]!;
+        const rows = arg.shape[0]!;
+        const block = op.block ?? rows;
+        const out = ndArray(arg.shape);
+        const place = (row: number, col: number) => row * width + col;
+        for (let col = 0; col < width; col++) {
+          for (let first = 0; first < rows; first += block) {
+            const last = Math.min(first + block, rows) - 1;
+            let sum = 0;
+            for (let step = 0; step <= last - first; step++) {
+              const at = place(op.reverse ? last - step : first + step, col);
+              if (op.exclusive) out.data[at] = sum;
+              sum += arg.data[at]!;
+              if (!op.exclusive) out.data[at] = sum;
+            }
+          }
         }
         return out;
       }
       case "causal":
         return this.causal(op);
+      case "block-mask": {
+        const block = (i: number) => Math.floor(i / op.block);
+        return this.fill(op.type, (row, col) => {
+          if (op.block === 0) return row === col ? 1 : 0;
+          const [late, early] = op.reverse ? [col, row] : [row, col];
+          return block(early) % 2 === 0 && block(late) === block(early) + 1 ? 1 : 0;
+        });
+      }
+      case "solve":
+        return this.solve(op);
       case "scan":
         return op.causal ? this.scan(op, op).out : this.readWhole(op);
+      case "delta":
+        return this.scan(op, null).values[op.index]!;
       case "scan-state":
         return this.scan(op, null).state;
       case "recurrence":
@@ -166,6 +198,10 @@ class Interpreter {
         const { first, count, single } = this.window;
         const arg = this.get(op.arg);
         const width = elementsOf(arg.shape.slice(1));
+        if (this.types.get(op.arg)!.shape[0] === chunkCountDim) {
+          const at = (first / this.chunk) * width;
+          return ndArray(arg.shape.slice(1), arg.data.subarray(at, at + width));
+        }
         const data = arg.data.subarray(first * width, (first + count) * width);
         return ndArray([...(single ? [] : [count]), ...arg.shape.slice(1)], data);
       }
@@ -242,48 +278,90 @@ class Interpreter {
   private causal(op: Op & { kind: "causal" }): NdArray {
     const length = this.size(op.type.shape[0]!);
     const log = op.logDecay === null ? null : this.get(op.logDecay);
-    const at = (token: number) =>
-      log === null ? 0 : log.data[log.shape.length === 0 ? 0 : token]!;
+    // Time runs along the steps; in reverse they count from the last token.
+    const token = (step: number) => (op.reverse ? length - 1 - step : step);
+    const at = (step: number) =>
+      log === null ? 0 : log.data[log.shape.length === 0 ? 0 : token(step)]!;
     const out = ndArray([length, length]);
     for (let j = 0; j < length; j++) {
       let sum = 0;
       for (let i = op.strict ? j + 1 : j; i < length; i++) {
-        out.data[i * length + j] = Math.exp(sum + (!op.strict && i > j ? at(i) : 0));
+        const place = token(i) * length + token(j);
+        out.data[place] = Math.exp(sum + (!op.strict && i > j ? at(i) : 0));
         if (op.strict || i > j) sum += at(i);
       }
     }
     return out;
   }
 
-  /** S_t = D_t S_{t-1} + k_t v_t^T; with a reader also o_t = q_t S. */
-  private scan(op: Scan | ScanState, reader: Scan | null): { state: NdArray; out: NdArray } {
-    const [k, v] = [this.get(op.k), this.get(op.v)];
+  private solve(op: Op & { kind: "solve" }): NdArray {
+    const [matrix, rhs] = [this.get(op.matrix).data, this.get(op.rhs)];
+    const [rows, cols] = rhs.shape as [number, number];
+    const out = ndArray(rhs.shape, rhs.data.slice());
+    for (let step = 0; step < rows; step++) {
+      const i = op.upper ? rows - 1 - step : step;
+      for (let before = 0; before < step; before++) {
+        const j = op.upper ? rows - 1 - before : before;
+        const factor = matrix[i * rows + j]!;
+        for (let c = 0; c < cols; c++) out.data[i * cols + c]! += factor * out.data[j * cols + c]!;
+      }
+    }
+    return out;
+  }
+
+  /**
+   * S_t = D_t S_{t-1} + sum of k_t w_t^T; with a reader also o_t = q_t S. `values`: the w of each write,
+   * which for a delta depend on the state.
+   */
+  private scan(
+    op: Scan | ScanState | Delta,
+    reader: Scan | null,
+  ): { state: NdArray; out: NdArray; values: NdArray[] } {
+    const keys = op.writes.map(({ k }) => this.get(k).data);
+    const values = op.writes.map(({ v }) => this.get(v));
     const q = reader ? this.get(reader.q).data : null;
     const log = op.logDecay === null ? null : this.get(op.logDecay);
-    const [tokens, K] = k.shape as [number, number];
-    const V = v.shape[1] ?? 1;
+    const [tokens, K] = this.get(op.writes[0]!.k).shape as [number, number];
+    const V = values[0]!.shape[1]!;
     const S = op.initial === null ? new Float64Array(K * V) : this.get(op.initial).data.slice();
     const out = ndArray(reader ? this.shape(reader.type) : [0]);
-    const read = (t: number) => {
-      for (let x = 0; q !== null && x < K; x++) {
-        const factor = q[t * K + x]!;
-        for (let y = 0; y < V; y++) out.data[t * V + y]! += factor * S[x * V + y]!;
+    const addProduct = (to: Float64Array, query: Float64Array, t: number) => {
+      for (let x = 0; x < K; x++) {
+        const factor = query[t * K + x]!;
+        for (let y = 0; y < V; y++) to[t * V + y]! += factor * S[x * V + y]!;
       }
+    };
+    const written =
+      op.kind === "delta" ? values.map(({ shape, data }) => ndArray(shape, data.slice())) : values;
+    const correct = (t: number) => {
+      if (op.kind !== "delta") return;
+      op.writes.forEach(({ erase }, m) => {
+        if (erase !== null) addProduct(written[m]!.data, this.get(erase).data, t);
+        for (const { to, from, scale } of op.couplings) {
+          if (to !== m) continue;
+          const factor = this.get(scale).data[t]!;
+          for (let y = 0; y < V; y++) {
+            written[m]!.data[t * V + y]! += factor * written[from]!.data[t * V + y]!;
+          }
+        }
+      });
     };
     for (let step = 0; step < tokens; step++) {
       const t = op.reverse ? tokens - 1 - step : step;
-      if (reader?.read === "before") read(t);
+      if (q !== null && reader?.read === "before") addProduct(out.data, q, t);
+      correct(t);
       for (let x = 0; x < K; x++) {
-        const key = k.data[t * K + x]!;
         const shared = log && op.axis !== "value" ? Math.exp(decayAt(log, op, t, x, 0)) : 1;
         for (let y = 0; y < V; y++) {
           const decay = log && op.axis === "value" ? Math.exp(decayAt(log, op, t, x, y)) : shared;
-          S[x * V + y] = decay * S[x * V + y]! + key * v.data[t * V + y]!;
+          let sum = decay * S[x * V + y]!;
+          keys.forEach((k, m) => (sum += k[t * K + x]! * written[m]!.data[t * V + y]!));
+          S[x * V + y] = sum;
         }
       }
-      if (reader?.read === "after") read(t);
+      if (q !== null && reader?.read === "after") addProduct(out.data, q, t);
     }
-    return { state: ndArray(V === 1 && v.shape.length === 1 ? [K] : [K, V], S), out };
+    return { state: ndArray([K, V], S), out, values: written };
   }
 
   private readWhole(op: Scan): NdArray {
@@ -293,15 +371,17 @@ class Interpreter {
   private loop(op: Recurrence | Chunks): NdArray {
     const { T } = this.sizes;
     const single = op.kind === "recurrence";
-    const step = single ? 1 : (this.sizes.chunk ?? 64);
+    const step = single ? 1 : this.chunk;
     const starts = Array.from({ length: Math.ceil(T / step) }, (_, i) => i * step);
     if (op.reverse) starts.reverse();
     let states = op.region.params.map((param, i) =>
       op.inits[i] === null ? ndArray(this.shape(param.type)) : this.get(op.inits[i]!),
     );
     const yields: NdArray[] = op.yields.map((id) => {
-      const type = this.types.get(id)!;
-      return ndArray([T, ...type.shape.slice(single ? 0 : 1).map((dim) => this.size(dim))]);
+      const { shape } = this.types.get(id)!;
+      const perToken = !single && shape[0] === chunkDim;
+      const count = single || perToken ? T : starts.length;
+      return ndArray([count, ...shape.slice(perToken ? 1 : 0).map((dim) => this.size(dim))]);
     });
     for (const first of starts) {
       this.window = { first, count: Math.min(step, T - first), single };
@@ -309,8 +389,9 @@ class Interpreter {
       for (const inner of op.region.ops) this.run(inner);
       states = op.carries.map((id) => this.get(id));
       op.yields.forEach((id, i) => {
-        const width = elementsOf(yields[i]!.shape.slice(1));
-        yields[i]!.data.set(this.get(id).data, first * width);
+        const { shape, data } = yields[i]!;
+        const perChunk = !single && this.types.get(id)!.shape[0] !== chunkDim;
+        data.set(this.get(id).data, (perChunk ? first / step : first) * elementsOf(shape.slice(1)));
       });
     }
     this.results.set(op.id, { yields, carries: states });
@@ -318,7 +399,13 @@ class Interpreter {
   }
 }
 
-function decayAt(log: NdArray, op: Scan | ScanState, t: number, x: number, y: number): number {
+function decayAt(
+  log: NdArray,
+  op: Scan | ScanState | Delta,
+  t: number,
+  x: number,
+  y: number,
+): number {
   const width = op.axis === "scalar" ? 1 : log.shape.at(-1)!;
   const perToken = log.shape.length === (op.axis === "scalar" ? 1 : 2);
   const along = op.axis === "key" ? x : op.axis === "value" ? y : 0;

@@ -160,31 +160,63 @@ export interface Transpose extends OpBase {
   readonly arg: ValueId;
 }
 /**
- * The token axis summed up, inclusive: [T, ...] -> [T, ...] (in a chunk: over C). From the first token
- * on, or with `reverse` from the last one back (suffix sums).
+ * The token axis summed up: [T, ...] -> [T, ...] (in a chunk: over C). From the first token on, or with
+ * `reverse` from the last one back (suffix sums). A sum holds its own token unless it is `exclusive`.
+ * With `block`, sums start anew at every multiple of it.
  */
 export interface CumSum extends OpBase {
   readonly kind: "cumsum";
   readonly arg: ValueId;
   readonly reverse: boolean;
+  readonly exclusive: boolean;
+  readonly block: number | null;
 }
 /**
  * Square mask over tokens: D[i, j] = exp(g[j+1] + ... + g[i]) for j <= i, else 0.
  * `logDecay` null: all ones below and on the diagonal; a scalar: the same g at every token; else [T].
  * `strict`: D[i, j] = exp(g[j+1] + ... + g[i-1]) for j < i, else 0 (the read before the update).
+ * `reverse`: the same with time running from the last token to the first, so above the diagonal.
  */
 export interface Causal extends OpBase {
   readonly kind: "causal";
   readonly logDecay: ValueId | null;
   readonly strict: boolean;
+  readonly reverse: boolean;
+}
+/**
+ * Square mask of ones and zeros over the tokens of a chunk. `block` 0: the diagonal. Otherwise tokens
+ * are cut into blocks of that many, and D[i, j] = 1 where i lies in the later, j in the earlier block of
+ * a pair (0 and 1, 2 and 3, ...); `reverse`: the other way round. The masks of 0, 1, 2, 4, ... C / 2 add
+ * up to the causal mask.
+ */
+export interface BlockMask extends OpBase {
+  readonly kind: "block-mask";
+  readonly block: number;
+  readonly reverse: boolean;
+}
+/**
+ * X with (I - L) X = rhs, L the part of `matrix` [C, C] strictly below the diagonal (`upper`: strictly
+ * above it). rhs and X: [C, N].
+ */
+export interface Solve extends OpBase {
+  readonly kind: "solve";
+  readonly matrix: ValueId;
+  readonly rhs: ValueId;
+  readonly upper: boolean;
 }
 
 /** Which part of the state a decay scales. */
 export type DecayAxis = "none" | "scalar" | "key" | "value";
 
+/** What a token adds to a state: k v^T. k: [T, K]; v: [T, V]. */
+export interface Write {
+  readonly k: ValueId;
+  readonly v: ValueId;
+}
+
 /**
- * The affine scan, the one idea: S_t = D_t S_{t-1} + k_t v_t^T, o_t = q_t S_t.
- * q, k: [T, K]; v: [T, V]; logDecay: [] or [T] (scalar), [T, K] (key), [T, V] (value), or null (none).
+ * The affine scan, the one idea: S_t = D_t S_{t-1} + (sum of k_t v_t^T over `writes`), o_t = q_t S_t.
+ * q: [T, K]; logDecay: [] or [T] (scalar), [T, K] or [K] (key), [T, V] or [V] (value), or null (none).
  * `initial`: [K, V] or null for zero. `read` "before" gives o_t = q_t S_{t-1}.
  * `causal` false: every token reads the state after the last token (no mask); logDecay is null then.
  * Result [T, V].
@@ -193,8 +225,7 @@ export interface Scan extends OpBase {
   readonly kind: "scan";
   readonly state: string;
   readonly q: ValueId;
-  readonly k: ValueId;
-  readonly v: ValueId;
+  readonly writes: readonly Write[];
   readonly logDecay: ValueId | null;
   readonly initial: ValueId | null;
   readonly axis: DecayAxis;
@@ -206,8 +237,36 @@ export interface Scan extends OpBase {
 export interface ScanState extends OpBase {
   readonly kind: "scan-state";
   readonly state: string;
-  readonly k: ValueId;
-  readonly v: ValueId;
+  readonly writes: readonly Write[];
+  readonly logDecay: ValueId | null;
+  readonly initial: ValueId | null;
+  readonly axis: DecayAxis;
+  readonly reverse: boolean;
+}
+
+/** A write whose value depends on the state: w = v + erase^T S_{t-1} + (its couplings). */
+export interface DeltaWrite extends Write {
+  /** [T, K], or null: the state is not read. */
+  readonly erase: ValueId | null;
+}
+/** w[to] gets `scale` ([T]) times w[from] of the same token; from < to. */
+export interface Coupling {
+  readonly to: number;
+  readonly from: number;
+  readonly scale: ValueId;
+}
+/**
+ * The values that are written when they depend on the state (delta rules: diagonal plus rank r):
+ *   w_m = v_m + erase_m^T S_{t-1} + sum of scale w_m' ,  S_t = D_t S_{t-1} + sum of k_m w_m^T.
+ * Result: w of write `index`, [T, V]; scans then read the state that (k, w) writes. `axis` is none,
+ * scalar or key; the rest as in `Scan`.
+ */
+export interface Delta extends OpBase {
+  readonly kind: "delta";
+  readonly state: string;
+  readonly index: number;
+  readonly writes: readonly DeltaWrite[];
+  readonly couplings: readonly Coupling[];
   readonly logDecay: ValueId | null;
   readonly initial: ValueId | null;
   readonly axis: DecayAxis;
@@ -240,9 +299,13 @@ export interface Recurrence extends OpBase {
   readonly carries: readonly ValueId[];
   readonly yields: readonly ValueId[];
 }
-/** Once per chunk of C tokens, otherwise like `recurrence`; inside, the dim `T` is called `C`. */
+/**
+ * Once per chunk of C tokens, otherwise like `recurrence`; inside, the dim `T` is called `C`. A yield
+ * without a C axis is stacked over chunks: [N, ...]. C is at most `longest` where that is not null.
+ */
 export interface Chunks extends OpBase {
   readonly kind: "chunks";
+  readonly longest: number | null;
   readonly reverse: boolean;
   readonly inits: readonly (ValueId | null)[];
   readonly region: Region;
@@ -256,7 +319,7 @@ export interface Result extends OpBase {
   readonly part: "yield" | "carry";
   readonly index: number;
 }
-/** Inside a region: the current token's row, or the current chunk's rows, of an outer value. */
+/** Inside a region: the current token's row, the current chunk's rows ([T, ...]), or its value ([N, ...]). */
 export interface Rows extends OpBase {
   readonly kind: "rows";
   readonly arg: ValueId;
@@ -276,8 +339,11 @@ export type Op =
   | Transpose
   | CumSum
   | Causal
+  | BlockMask
+  | Solve
   | Scan
   | ScanState
+  | Delta
   | Recurrence
   | Chunks
   | Result
@@ -302,6 +368,8 @@ export interface Program {
 /** The dim that a region's `rows` puts in place of `T`. */
 export const tokenDim = "T";
 export const chunkDim = "C";
+/** The number of chunks of a sequence, as a dim. */
+export const chunkCountDim = "N";
 
 /** The values an op reads, in a fixed order; of a region owner, its inits (not what its body reads). */
 export function operands(op: Op): readonly ValueId[] {
@@ -311,6 +379,7 @@ export function operands(op: Op): readonly ValueId[] {
     case "dim-size":
     case "token-index":
     case "iota":
+    case "block-mask":
       return [];
     case "map":
       return op.args;
@@ -325,10 +394,19 @@ export function operands(op: Op): readonly ValueId[] {
       return [op.lhs, op.rhs];
     case "causal":
       return present([op.logDecay]);
+    case "solve":
+      return [op.matrix, op.rhs];
     case "scan":
-      return present([op.q, op.k, op.v, op.logDecay, op.initial]);
+      return present([op.q, ...op.writes.flatMap(({ k, v }) => [k, v]), op.logDecay, op.initial]);
     case "scan-state":
-      return present([op.k, op.v, op.logDecay, op.initial]);
+      return present([...op.writes.flatMap(({ k, v }) => [k, v]), op.logDecay, op.initial]);
+    case "delta":
+      return present([
+        ...op.writes.flatMap(({ k, v, erase }) => [k, v, erase]),
+        ...op.couplings.map(({ scale }) => scale),
+        op.logDecay,
+        op.initial,
+      ]);
     case "recurrence":
     case "chunks":
       return present(op.inits);
@@ -352,6 +430,7 @@ export function mapOperands<O extends Op>(op: O, f: (id: ValueId) => ValueId): O
       case "dim-size":
       case "token-index":
       case "iota":
+      case "block-mask":
         return any;
       case "map":
         return { ...any, args: any.args.map(f) };
@@ -366,20 +445,19 @@ export function mapOperands<O extends Op>(op: O, f: (id: ValueId) => ValueId): O
         return { ...any, lhs: f(any.lhs), rhs: f(any.rhs) };
       case "causal":
         return { ...any, logDecay: opt(any.logDecay) };
+      case "solve":
+        return { ...any, matrix: f(any.matrix), rhs: f(any.rhs) };
       case "scan":
+      case "scan-state": {
+        const writes = any.writes.map(({ k, v }) => ({ k: f(k), v: f(v) }));
+        const rest = { writes, logDecay: opt(any.logDecay), initial: opt(any.initial) };
+        return any.kind === "scan" ? { ...any, ...rest, q: f(any.q) } : { ...any, ...rest };
+      }
+      case "delta":
         return {
           ...any,
-          q: f(any.q),
-          k: f(any.k),
-          v: f(any.v),
-          logDecay: opt(any.logDecay),
-          initial: opt(any.initial),
-        };
-      case "scan-state":
-        return {
-          ...any,
-          k: f(any.k),
-          v: f(any.v),
+          writes: any.writes.map(({ k, v, erase }) => ({ k: f(k), v: f(v), erase: opt(erase) })),
+          couplings: any.couplings.map((coupling) => ({ ...coupling, scale: f(coupling.scale) })),
           logDecay: opt(any.logDecay),
           initial: opt(any.initial),
         };

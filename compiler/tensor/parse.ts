@@ -151,6 +151,7 @@ class TensorParser {
   private loop(kind: RegionKind): Op {
     const { reader } = this;
     const reverse = reader.accept("reverse");
+    const longest = reader.accept("longest") ? reader.number() : null;
     const inits: (ValueId | null)[] = [];
     const params = reader.list("(", ")", (): RegionParam => {
       const word = reader.next();
@@ -177,7 +178,8 @@ class TensorParser {
     const name = nameOf(word);
     const base = { id: this.define(word), name: name === "loop" ? null : name, span };
     const type: TensorType = { shape: [] };
-    return { ...base, type, kind, reverse, inits, region: { params, ops }, carries, yields };
+    const rest = { ...base, type, reverse, inits, region: { params, ops }, carries, yields };
+    return kind === "chunks" ? { ...rest, kind, longest } : { ...rest, kind };
   }
 
   private make(
@@ -196,6 +198,7 @@ class TensorParser {
     };
     const flag = (name: string) => oneOf(name, ["true", "false"]) === "true";
     const number = (name: string) => numberOf(text(name)) ?? this.reader.fail(`${name} = number`);
+    const numberOr = (name: string) => (attributes.has(name) ? number(name) : null);
     const arg = (i: number): ValueId => args[i] ?? this.reader.fail(`${kind} needs more operands`);
     if (mapFns.has(kind)) return { ...base, kind: "map", fn: kind as MapFn, args };
     switch (kind) {
@@ -224,12 +227,29 @@ class TensorParser {
       case "rows":
         return { ...base, kind, arg: arg(0) };
       case "cumsum":
-        return { ...base, kind, arg: arg(0), reverse: flag("reverse") };
+        return {
+          ...base,
+          kind,
+          arg: arg(0),
+          reverse: flag("reverse"),
+          exclusive: attributes.has("exclusive") && flag("exclusive"),
+          block: numberOr("block"),
+        };
       case "matmul":
       case "outer":
         return { ...base, kind, lhs: arg(0), rhs: arg(1) };
       case "causal":
-        return { ...base, kind, logDecay: args[0] ?? null, strict: flag("strict") };
+        return {
+          ...base,
+          kind,
+          logDecay: args[0] ?? null,
+          strict: flag("strict"),
+          reverse: attributes.has("reverse") && flag("reverse"),
+        };
+      case "block-mask":
+        return { ...base, kind, block: number("block"), reverse: flag("reverse") };
+      case "solve":
+        return { ...base, kind, matrix: arg(0), rhs: arg(1), upper: flag("upper") };
       case "result":
         return {
           ...base,
@@ -239,25 +259,31 @@ class TensorParser {
           index: number("index"),
         };
       case "scan":
-      case "scan-state": {
+      case "scan-state":
+      case "delta": {
         const rest = [...args];
         const take = (wanted: boolean) =>
           wanted ? (rest.shift() ?? this.reader.fail(`${kind} needs more operands`)) : null;
         const axis = oneOf("axis", ["none", "scalar", "key", "value"]);
         const q = take(kind === "scan");
-        const [k, v] = [take(true)!, take(true)!];
+        const erases = (i: number) => kind === "delta" && text("erase").includes(`w${i}`);
+        const writes = Array.from({ length: numberOr("writes") ?? 1 }, (_, i) => ({
+          k: take(true)!,
+          v: take(true)!,
+          erase: take(erases(i)),
+        }));
+        const pairs = kind === "delta" && attributes.has("couplings") ? text("couplings") : "";
+        const couplings = [...pairs.matchAll(/w(\d+)w(\d+)/g)].map(([, to, from]) => ({
+          to: Number(to),
+          from: Number(from),
+          scale: take(true)!,
+        }));
         const logDecay = take(axis !== "none");
         const initial = take(flag("initial"));
-        const common = {
-          ...base,
-          state: text("state"),
-          k,
-          v,
-          logDecay,
-          initial,
-          axis,
-          reverse: flag("reverse"),
-        };
+        const shared = { state: text("state"), logDecay, initial, axis, reverse: flag("reverse") };
+        if (kind === "delta")
+          return { ...base, ...shared, kind, writes, couplings, index: number("index") };
+        const common = { ...base, ...shared, writes: writes.map(({ k, v }) => ({ k, v })) };
         if (kind === "scan-state") return { ...common, kind };
         const read = oneOf("read", ["after", "before"]);
         return { ...common, kind, q: q!, read, causal: flag("causal") };

@@ -1,6 +1,7 @@
 /** Tensor programs as text; `parse.ts` reads it back. */
 import { TextWriter } from "../support/text.ts";
 import {
+  type Delta,
   type Input,
   type Op,
   type Program,
@@ -58,7 +59,8 @@ function printOp(op: Op, writer: TextWriter, names: Names, options: PrintOptions
       (param, i) => `${names.define(param.id, param.name)}: ${type(param.type)} = ${inits[i]}`,
     );
     const direction = op.reverse ? " reverse" : "";
-    writer.line(`${op.kind}${direction} (${params.join(", ")}) {`);
+    const longest = op.kind === "chunks" && op.longest !== null ? ` longest ${op.longest}` : "";
+    writer.line(`${op.kind}${direction}${longest} (${params.join(", ")}) {`);
     writer.indent(() => {
       for (const inner of op.region.ops) printOp(inner, writer, names, options);
       if (op.carries.length > 0) writer.line(`carry ${op.carries.map(read).join(", ")}`);
@@ -98,14 +100,26 @@ function attributesOf(op: Op): string {
       break;
     case "cumsum":
       list.push(["reverse", op.reverse]);
+      if (op.exclusive) list.push(["exclusive", true]);
+      if (op.block !== null) list.push(["block", op.block]);
       break;
     case "causal":
       list.push(["strict", op.strict]);
+      if (op.reverse) list.push(["reverse", true]);
+      break;
+    case "block-mask":
+      list.push(["block", op.block], ["reverse", op.reverse]);
+      break;
+    case "solve":
+      list.push(["upper", op.upper]);
       break;
     case "scan":
     case "scan-state":
+    case "delta":
       list.push(["state", op.state], ["axis", op.axis], ["initial", op.initial !== null]);
       if (op.kind === "scan") list.push(["read", op.read], ["causal", op.causal]);
+      if (op.writes.length > 1) list.push(["writes", op.writes.length]);
+      if (op.kind === "delta") list.push(...deltaAttributes(op));
       list.push(["reverse", op.reverse]);
       break;
     case "result":
@@ -114,6 +128,17 @@ function attributesOf(op: Op): string {
     default:
   }
   return list.map(([name, value]) => `${name} = ${value}`).join(", ");
+}
+
+/** Which write this is, which writes erase, and which pairs are coupled: "w1w0" for w[1] += s w[0]. */
+function deltaAttributes(op: Delta): [string, string | number][] {
+  const erases = op.writes.flatMap(({ erase }, i) => (erase === null ? [] : [`w${i}`]));
+  const couplings = op.couplings.map(({ to, from }) => `w${to}w${from}`);
+  return [
+    ["index", op.index],
+    ["erase", erases.join("") || "none"],
+    ...(couplings.length > 0 ? ([["couplings", couplings.join("_")]] as [string, string][]) : []),
+  ];
 }
 
 function rangeText(range: NonNullable<Input["range"]>): string {

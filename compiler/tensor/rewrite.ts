@@ -34,6 +34,11 @@ export class Rewriter {
     return this.became.has(old);
   }
 
+  /** An op of the old program with its operands replaced by what they became. */
+  mapped<O extends Op>(op: O): O {
+    return mapOperands(op, this.get);
+  }
+
   set(old: ValueId, now: ValueId): void {
     this.became.set(old, now);
   }
@@ -70,7 +75,7 @@ export class Rewriter {
         for (const inner of op.region.ops) this.copy(inner);
         return { carries: op.carries.map(this.get), yields: op.yields.map(this.get) };
       },
-      originOf(op),
+      loopOriginOf(op),
     );
     this.set(op.id, owner.op);
     this.owners.set(op.id, owner);
@@ -90,6 +95,11 @@ export class Rewriter {
 
 export function originOf(op: Op): Origin {
   return { name: op.name, span: op.span };
+}
+
+/** Also how long a loop's chunks may be. */
+export function loopOriginOf(op: Recurrence | Chunks) {
+  return { ...originOf(op), longest: op.kind === "chunks" ? op.longest : null };
 }
 
 /** Every op by id, those inside regions too. */

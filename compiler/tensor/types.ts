@@ -6,6 +6,8 @@ import {
   type RegionKind,
   type TensorType,
   type ValueId,
+  type Write,
+  chunkCountDim,
   chunkDim,
   tokenDim,
 } from "./ir.ts";
@@ -90,18 +92,26 @@ export function resultType(
       return of(...shape(draft.lhs), ...shape(draft.rhs));
     case "transpose":
       return of(...[...shape(draft.arg)].reverse());
-    case "causal": {
+    case "causal":
+    case "block-mask": {
       const dim = region === "chunks" ? chunkDim : tokenDim;
       return of(dim, dim);
     }
+    case "solve":
+      return typeOf(draft.rhs);
     case "scan":
-      return of(shape(draft.q)[0]!, ...shape(draft.v).slice(1));
-    case "scan-state":
-      return of(shape(draft.k)[1]!, shape(draft.v)[1]!);
+      return of(shape(draft.q)[0]!, ...shape(draft.writes[0]!.v).slice(1));
+    case "scan-state": {
+      const [{ k, v }] = draft.writes as [Write];
+      return of(shape(k)[1]!, shape(v)[1]!);
+    }
+    case "delta":
+      return typeOf(draft.writes[draft.index]!.v);
     case "result":
       return given ?? fail("needs a type");
     case "rows": {
       const arg = shape(draft.arg);
+      if (region === "chunks" && arg[0] === chunkCountDim) return of(...arg.slice(1));
       if (arg[0] !== tokenDim) fail(`${show([arg])} has no token axis`);
       if (region === "chunks") return of(chunkDim, ...arg.slice(1));
       return region === "recurrence" ? of(...arg.slice(1)) : fail("stands outside a region");

@@ -7,6 +7,7 @@ import { CompilerBug } from "../support/never.ts";
 import {
   type Causal,
   type Chunks,
+  type Delta,
   type Dim,
   type Input,
   type MapFn,
@@ -20,6 +21,7 @@ import {
   type TensorType,
   type ValueId,
   binaryFns,
+  chunkCountDim,
   chunkDim,
   operands,
   tokenDim,
@@ -103,8 +105,12 @@ class Checker {
     if (!sameShape(shape, type.shape)) {
       fail(`%${id}: ${op.kind} gives ${show(shape)}, not ${show(type.shape)}`);
     }
-    if (shape.length > 2) fail(`%${id} has rank ${shape.length}`);
-    for (const dim of shape) this.checkDim(dim, region);
+    // Only what is stacked over tokens or chunks has more axes, and only `rows` reads it.
+    const isStacked = op.kind === "result" || op.kind === "input";
+    if (shape.length > (isStacked ? 3 : 2)) fail(`%${id} has rank ${shape.length}`);
+    shape.forEach((dim, axis) => {
+      if (!(isStacked && axis === 0 && dim === chunkCountDim)) this.checkDim(dim, region);
+    });
     this.define(id, type);
   }
 
@@ -144,12 +150,23 @@ class Checker {
       case "cumsum": {
         const axis = this.shapeOf(op.arg)[0];
         if (axis !== tokenDim && axis !== chunkDim) fail(`%${op.id}: cumsum without a token axis`);
+        if (op.block !== null && !(op.block > 0))
+          fail(`%${op.id}: cumsum over blocks of ${op.block}`);
         return;
+      }
+      case "block-mask":
+        if (!(op.block >= 0)) fail(`%${op.id}: blocks of ${op.block}`);
+        return;
+      case "solve": {
+        const [matrix, rhs] = [this.shapeOf(op.matrix), this.shapeOf(op.rhs)];
+        this.expectShape(op.id, "the matrix", matrix, [rhs[0]!, rhs[0]!]);
+        return this.expectRank(op.rhs, this.typeOf(op.rhs), 2);
       }
       case "causal":
         return this.checkCausal(op, region);
       case "scan":
       case "scan-state":
+      case "delta":
         if (region !== null) fail(`%${op.id}: a ${op.kind} inside a loop`);
         return this.checkScan(op);
       case "recurrence":
@@ -190,14 +207,21 @@ class Checker {
     if (shape.length > 0) this.expectShape(op.id, "log decay", shape, [tokens]);
   }
 
-  private checkScan(op: Scan | ScanState): void {
+  private checkScan(op: Scan | ScanState | Delta): void {
     const { id, axis } = op;
     if ((axis === "none") !== (op.logDecay === null)) fail(`%${id}: axis and decay disagree`);
-    const [key, value] = [this.shapeOf(op.k), this.shapeOf(op.v)];
+    const [first] = op.writes;
+    if (!first) fail(`%${id}: a ${op.kind} without writes`);
+    const [key, value] = [this.shapeOf(first!.k), this.shapeOf(first!.v)];
     if (key.length !== 2 || value.length !== 2) fail(`%${id}: key and value are not of rank 2`);
     for (const shape of [key, value]) {
       if (shape[0] !== tokenDim) fail(`%${id}: ${show(shape)} has no token axis`);
     }
+    for (const { k, v } of op.writes) {
+      this.expectShape(id, "a key", this.shapeOf(k), key);
+      this.expectShape(id, "a value", this.shapeOf(v), value);
+    }
+    if (op.kind === "delta") this.checkDelta(op, key);
     if (op.kind === "scan") {
       this.expectShape(id, "query", this.shapeOf(op.q), key);
       const isMasked = op.logDecay !== null || op.reverse || op.read === "before";
@@ -210,6 +234,19 @@ class Checker {
     const along = { none: [], scalar: [], key: [key[1]!], value: [value[1]!] }[axis];
     if (axis === "scalar" && decay.length === 0) return;
     this.expectShape(id, "log decay", decay, [tokenDim, ...along]);
+  }
+
+  private checkDelta(op: Delta, key: readonly Dim[]): void {
+    const { id, writes } = op;
+    if (op.axis === "value") fail(`%${id}: a delta whose decay runs along the value axis`);
+    if (!writes[op.index]) fail(`%${id}: there is no write ${op.index}`);
+    for (const { erase } of writes) {
+      if (erase !== null) this.expectShape(id, "an erase vector", this.shapeOf(erase), key);
+    }
+    for (const { to, from, scale } of op.couplings) {
+      if (!(from < to && writes[to])) fail(`%${id}: write ${to} cannot read write ${from}`);
+      this.expectShape(id, "a coupling", this.shapeOf(scale), [tokenDim]);
+    }
   }
 
   private checkRegion(op: Loop): void {
@@ -240,8 +277,9 @@ class Checker {
   /** The shape of a yield once it is stacked over tokens. */
   private stacked({ id, kind }: Loop, shape: readonly Dim[]): readonly Dim[] {
     if (kind === "recurrence") return [tokenDim, ...shape];
-    if (shape[0] !== chunkDim) fail(`%${id}: a yield of ${show(shape)} has no chunk axis`);
-    return [tokenDim, ...shape.slice(1)];
+    if (shape[0] === chunkDim) return [tokenDim, ...shape.slice(1)];
+    if (shape.includes(chunkDim)) fail(`%${id}: a yield of ${show(shape)} has its chunk axis last`);
+    return [chunkCountDim, ...shape];
   }
 
   private checkResult(op: Result): void {

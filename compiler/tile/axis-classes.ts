@@ -61,8 +61,15 @@ export function axisClasses(
         fold(op.arg, 0);
         step(op.arg, op.id);
         break;
-      case "rows":
-        step(op.arg, op.id);
+      case "rows": {
+        // What is stacked over chunks loses that axis.
+        const stacked = shapeOf(op.arg).length - op.type.shape.length;
+        op.type.shape.forEach((_, axis) => join(key(op.arg, axis + stacked), key(op.id, axis)));
+        break;
+      }
+      case "solve":
+        fold(op.rhs, 0);
+        step(op.rhs, op.id);
         break;
       case "transpose":
         join(key(op.arg, 0), key(op.id, 1));

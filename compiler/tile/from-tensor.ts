@@ -150,7 +150,10 @@ class Lowering {
   private fitted(name: string, loop: Chunks | null, rest: readonly Output[]): Kernel {
     const { limits } = this.options;
     const blocks = limits.columnBlocks.length > 0 ? limits.columnBlocks : [0];
-    const choices = limits.chunks.flatMap((chunk) => blocks.map((block) => ({ chunk, block })));
+    const longest = loop?.longest ?? Infinity;
+    const fitting = limits.chunks.filter((chunk) => chunk <= longest);
+    const chunks = fitting.length > 0 ? fitting : [longest];
+    const choices = chunks.flatMap((chunk) => blocks.map((block) => ({ chunk, block })));
     let best: { kernel: Kernel; registers: number } | null = null;
     for (const { chunk, block } of choices) {
       const kernel = this.kernel(name, loop, rest, chunk, block);
@@ -264,13 +267,6 @@ class Lowering {
       if (!op || needed.has(id)) return;
       needed.add(id);
       if (op.kind === "chunks" || op.kind === "result") return;
-      // A cumsum of a mask's log decay is made for the mask.
-      if (op.kind === "causal" && op.logDecay !== null) {
-        for (const other of ops.values()) {
-          if (other.kind === "cumsum" && other.arg === op.logDecay && !other.reverse)
-            visit(other.id);
-        }
-      }
       operands(op).forEach(visit);
     };
     if (loop) [...loop.yields, ...loop.carries].forEach(visit);

@@ -188,7 +188,9 @@ class Point {
         return;
       }
       case "cumsum":
-        return this.cumsum(stmt.dst, stmt.src, stmt.reverse);
+        return this.cumsum(stmt);
+      case "solve":
+        return this.solve(stmt);
       case "rotate-half": {
         const [to, from] = [this.data[stmt.dst]!, this.data[stmt.src]!];
         const half = stmt.width / 2;
@@ -216,15 +218,32 @@ class Point {
     this.variables.delete(stmt.variable);
   }
 
-  private cumsum(dst: StorageId, src: StorageId, reverse: boolean): void {
+  private cumsum({ dst, src, reverse, exclusive, block }: Stmt & { kind: "cumsum" }): void {
     const [to, from] = [this.data[dst]!, this.data[src]!];
     const [rows = 1, cols = 1] = this.storage(src).shape;
     for (let col = 0; col < cols; col++) {
       let sum = 0;
       for (let step = 0; step < rows; step++) {
         const at = (reverse ? rows - 1 - step : step) * cols + col;
-        sum += from[at]!;
-        to[at] = sum;
+        // Blocks divide the rows, so they begin alike from either end.
+        if (block !== null && step % block === 0) sum = 0;
+        const own = from[at]!;
+        to[at] = exclusive ? sum : sum + own;
+        sum += own;
+      }
+    }
+  }
+
+  private solve({ dst, matrix, upper }: Stmt & { kind: "solve" }): void {
+    const [to, factors] = [this.data[dst]!, this.data[matrix]!];
+    const [rows, cols] = this.storage(dst).shape as [number, number];
+    const place = (step: number) => (upper ? rows - 1 - step : step);
+    for (let step = 0; step < rows; step++) {
+      for (let before = 0; before < step; before++) {
+        const factor = factors[place(step) * rows + place(before)]!;
+        for (let col = 0; col < cols; col++) {
+          to[place(step) * cols + col]! += factor * to[place(before) * cols + col]!;
+        }
       }
     }
   }

@@ -172,8 +172,8 @@ export interface Mma extends StmtBase {
 }
 /**
  * Tile to vector: axis "col" folds the columns (dst has the tile's rows), "row" folds the rows.
- * Vector to scalar: axis "row". `scratch`: a shared tile of 16 columns and at least as many
- * rows as dst, for the partial results of register tiles; such a reduce holds its own barriers.
+ * Vector to scalar: axis "row". `scratch`: a shared tile of 16 columns for the partial results of
+ * register tiles, as many rows at a time as it has; such a reduce holds its own barriers.
  */
 export interface ReduceStmt extends StmtBase {
   readonly kind: "reduce";
@@ -183,12 +183,27 @@ export interface ReduceStmt extends StmtBase {
   readonly axis: Axis;
   readonly scratch: StorageId | null;
 }
-/** Inclusive prefix sum of a shared vector, or down the rows of a tile; `reverse`: suffix sum. */
+/**
+ * Prefix sum of a vector, or down the rows of a tile; `reverse`: suffix sum; `exclusive`: without the own
+ * element. With `block` sums start anew at every multiple of it. On GPU targets dst and src are shared (stage-operands).
+ */
 export interface CumSumStmt extends StmtBase {
   readonly kind: "cumsum";
   readonly reverse: boolean;
+  readonly exclusive: boolean;
+  readonly block: number | null;
   readonly dst: StorageId;
   readonly src: StorageId;
+}
+/**
+ * dst = X with (I - L) X = dst, L the part of the square tile `matrix` strictly below its diagonal
+ * (`upper`: above). On GPU targets both are shared; the columns of dst are solved side by side.
+ */
+export interface SolveStmt extends StmtBase {
+  readonly kind: "solve";
+  readonly upper: boolean;
+  readonly dst: StorageId;
+  readonly matrix: StorageId;
 }
 /**
  * Each row (a, b), halves of `width` valid columns, to (-b, a). On GPU targets src is a register tile
@@ -226,6 +241,7 @@ export type Stmt =
   | Mma
   | ReduceStmt
   | CumSumStmt
+  | SolveStmt
   | RotateHalfStmt
   | Loop
   | Barrier;

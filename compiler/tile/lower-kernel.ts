@@ -8,6 +8,8 @@
  */
 import { CompilerBug, assertNever } from "../support/never.ts";
 import type {
+  BlockMask,
+  Causal,
   Dim,
   MapFn,
   MapOp,
@@ -208,6 +210,8 @@ export class KernelLowering {
         const product = this.accumulated(op);
         if (product) {
           const [rest, matmul] = product;
+          // What others read too is computed once, in a storage of its own.
+          if (this.uses.get(rest) !== 1 && this.source.ops.has(rest)) this.materialize(rest, phase);
           const before = this.fill(phase, storage, rest);
           const after = this.multiply(phase, storage, matmul);
           return before.map((padding, axis) => paddingOf("add", [padding, after[axis]!]));
@@ -234,8 +238,19 @@ export class KernelLowering {
       }
       case "cumsum": {
         const src = this.cleaned(op.arg, [0], phase, 0);
-        this.emit(phase, note, { kind: "cumsum", dst, src: src.storage.id, reverse: op.reverse });
+        const { reverse, exclusive, block } = op;
+        const how = { reverse, exclusive, block };
+        this.emit(phase, note, { kind: "cumsum", dst, src: src.storage.id, ...how });
         return ["finite", ...src.padding.slice(1)];
+      }
+      case "solve": {
+        // Rows behind the last token must neither reach the others nor grow.
+        const matrix = this.cleaned(op.matrix, [0, 1], phase, 0);
+        const rhs = this.cleaned(op.rhs, [0], phase, 0);
+        this.emit(phase, note, { kind: "map", dst, expr: this.readStorage(rhs.storage, "same") });
+        const stmt = { kind: "solve", dst, matrix: matrix.storage.id, upper: op.upper } as const;
+        this.emit(phase, note, stmt);
+        return ["zero", rhs.padding[1] === "data" ? "finite" : rhs.padding[1]!];
       }
       case "rotate-half": {
         const src = this.materialize(op.arg, phase);
@@ -249,6 +264,7 @@ export class KernelLowering {
       case "chunks":
       case "scan":
       case "scan-state":
+      case "delta":
       case "transpose":
         throw new CompilerBug(`from-tensor: ${op.kind} %${id} cannot be computed here`);
       default: {
@@ -400,7 +416,9 @@ export class KernelLowering {
         return { expr: this.index(id, 0, true), padding: finite };
       }
       case "causal":
-        return { expr: this.mask(op.logDecay, op.strict, phase), padding: finite };
+        return { expr: this.mask(op, phase), padding: finite };
+      case "block-mask":
+        return { expr: call("select", [inBlocks(op), constant(1), constant(0)]), padding: finite };
       case "outer": {
         const read = (arg: ValueId, axis: Axis) => this.read(arg, axis, phase);
         const [a, b] = [this.padding(op.lhs), this.padding(op.rhs)];
@@ -500,26 +518,30 @@ export class KernelLowering {
       [b, a],
     ] as const) {
       const mask = this.source.ops.get(m);
+      if (mask?.kind === "block-mask" && this.rank(x) === 2) {
+        return call("select", [inBlocks(mask), this.inline(x, phase).expr, constant(0)]);
+      }
       if (mask?.kind !== "causal" || this.uses.get(m) !== 1 || this.cells.has(m)) continue;
       if (mask.logDecay !== null && !this.varies(m)) continue;
       const { expr } = this.inline(x, phase);
-      const decay = this.decayBetween(mask.logDecay, mask.strict, phase);
+      const decay = this.decayBetween(mask, phase);
       const kept = decay === null ? expr : call("mul", [expr, call("exp", [decay])]);
-      return call("select", [diagonal(mask.strict), kept, constant(0)]);
+      return call("select", [triangle(mask), kept, constant(0)]);
     }
     return null;
   }
 
-  private mask(logDecay: ValueId | null, strict: boolean, phase: Phase): Expr {
-    const decay = this.decayBetween(logDecay, strict, phase);
+  private mask(op: Causal, phase: Phase): Expr {
+    const decay = this.decayBetween(op, phase);
     const kept = decay === null ? constant(1) : call("exp", [decay]);
-    return call("select", [diagonal(strict), kept, constant(0)]);
+    return call("select", [triangle(op), kept, constant(0)]);
   }
 
   /** The summed log decay from the token of the column to the token of the row. */
-  private decayBetween(log: ValueId | null, strict: boolean, phase: Phase): Expr | null {
+  private decayBetween(op: Causal, phase: Phase): Expr | null {
+    const { logDecay: log, strict, reverse } = op;
     if (log === null) return null;
-    const [row, col] = [place("row"), place("col")];
+    const [row, col] = reverse ? [place("col"), place("row")] : [place("row"), place("col")];
     if (this.rank(log) === 0) {
       const steps = strict
         ? call("sub", [call("sub", [row, col]), constant(1)])
@@ -527,20 +549,30 @@ export class KernelLowering {
       const { storage } = this.materialize(log, phase);
       return call("mul", [this.readStorage(storage, "same"), steps]);
     }
-    const sum = this.cumsumOf(log, phase).storage;
+    const sum = this.cumsumOf(op, phase).storage;
     const between = call("sub", [this.readStorage(sum, "row"), this.readStorage(sum, "col")]);
     if (!strict) return between;
     const own = this.materialize(log, phase).storage;
     return call("sub", [between, this.readStorage(own, "row")]);
   }
 
-  /** The prefix sum of a [C] value, shared with the program's own when it has one. */
-  private cumsumOf(log: ValueId, phase: Phase): Cell {
+  /** The prefix sum that a mask's decays are taken from, shared with the program's own if it has one. */
+  private cumsumOf({ logDecay, reverse }: Causal, phase: Phase): Cell {
+    const log = logDecay!;
     for (const op of this.source.ops.values()) {
-      if (op.kind === "cumsum" && op.arg === log && !op.reverse)
-        return this.materialize(op.id, phase);
+      const isPrefix = op.kind === "cumsum" && op.reverse === reverse && !op.exclusive;
+      if (isPrefix && op.arg === log && op.block === null) return this.materialize(op.id, phase);
     }
-    throw new CompilerBug("from-tensor: a causal mask without its prefix sum");
+    const key = `${log}:sum:${reverse}`;
+    const known = this.masked.get(key);
+    if (known) return known;
+    const src = this.cleaned(log, [0], phase, 0).storage.id;
+    const storage = this.newStorage("log_decay_sum", this.typeOf(log), log);
+    const how = { reverse, exclusive: false, block: null };
+    this.emit(phase, this.noteOf(log), { kind: "cumsum", dst: storage.id, src, ...how });
+    const cell: Cell = { storage, padding: ["finite"] };
+    this.masked.set(key, cell);
+    return cell;
   }
 
   // --- padding ------------------------------------------------------------------------------
@@ -751,6 +783,7 @@ function isExpression(op: Op): boolean {
     case "iota":
     case "rows":
     case "causal":
+    case "block-mask":
     case "outer":
     case "map":
       return true;
@@ -761,8 +794,10 @@ function isExpression(op: Op): boolean {
     case "matmul":
     case "transpose":
     case "cumsum":
+    case "solve":
     case "scan":
     case "scan-state":
+    case "delta":
     case "recurrence":
     case "chunks":
     case "result":
@@ -774,7 +809,9 @@ function isExpression(op: Op): boolean {
 
 /** A number or a counter: cheaper to write again than to keep. */
 function isTrivial(op: Op): boolean {
-  return op.kind === "const" || op.kind === "dim-size" || op.kind === "iota";
+  return (
+    op.kind === "const" || op.kind === "dim-size" || op.kind === "iota" || op.kind === "block-mask"
+  );
 }
 
 function constant(value: number): Expr {
@@ -790,8 +827,21 @@ function place(axis: Axis): Expr {
   return { kind: "index", axis, start: { base: null, offset: 0 }, global: false };
 }
 
-function diagonal(strict: boolean): Expr {
-  return call(strict ? "gt" : "ge", [place("row"), place("col")]);
+function triangle({ strict, reverse }: Causal): Expr {
+  const [late, early] = reverse ? [place("col"), place("row")] : [place("row"), place("col")];
+  return call(strict ? "gt" : "ge", [late, early]);
+}
+
+/** Is the element on the diagonal, or does it lie in the square of a pair of blocks? */
+function inBlocks({ block, reverse }: BlockMask): Expr {
+  if (block === 0) return call("eq", [place("row"), place("col")]);
+  const numbered = (axis: Axis, size: number) =>
+    call("floor", [call("mul", [place(axis), constant(1 / size)])]);
+  const [late, early] = reverse ? (["col", "row"] as const) : (["row", "col"] as const);
+  const number = numbered(early, block);
+  const follows = call("eq", [numbered(late, block), call("add", [number, constant(1)])]);
+  const isEven = call("eq", [number, call("mul", [numbered(early, 2 * block), constant(2)])]);
+  return call("mul", [follows, isEven]);
 }
 
 /** A vector's expression, written along rows, read along `axis` of a tile. */

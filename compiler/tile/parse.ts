@@ -184,7 +184,16 @@ class TileParser {
       case "cumsum": {
         const dst = this.named();
         reader.expect("=");
-        return { kind, dst, src: this.named(), reverse: reader.accept("reverse"), note };
+        const src = this.named();
+        const reverse = reader.accept("reverse");
+        const exclusive = reader.accept("exclusive");
+        const block = reader.accept("block") ? reader.number() : null;
+        return { kind, dst, src, reverse, exclusive, block, note };
+      }
+      case "solve": {
+        const dst = this.named();
+        const upper = reader.oneOf(["upper", "lower"]) === "upper";
+        return { kind, dst, upper, matrix: this.named(), note };
       }
       case "rotate-half": {
         const dst = this.named();

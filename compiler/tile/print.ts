@@ -100,7 +100,16 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
       return `reduce ${nameOf(stmt.dst)} = ${stmt.fn} ${stmt.axis} ${nameOf(stmt.src)}${scratch}`;
     }
     case "cumsum":
-      return `cumsum ${nameOf(stmt.dst)} = ${nameOf(stmt.src)}${stmt.reverse ? " reverse" : ""}`;
+      return [
+        `cumsum ${nameOf(stmt.dst)} = ${nameOf(stmt.src)}`,
+        ...(stmt.reverse ? ["reverse"] : []),
+        ...(stmt.exclusive ? ["exclusive"] : []),
+        ...(stmt.block === null ? [] : [`block ${stmt.block}`]),
+      ].join(" ");
+    case "solve": {
+      const side = stmt.upper ? "upper" : "lower";
+      return `solve ${nameOf(stmt.dst)} ${side} ${nameOf(stmt.matrix)}`;
+    }
     case "rotate-half":
       return `rotate-half ${nameOf(stmt.dst)} = ${nameOf(stmt.src)} width ${stmt.width}`;
     case "barrier":

@@ -157,12 +157,25 @@ class Checker {
       case "rotate-half": {
         const [dst, src] = [this.storage(stmt.dst).shape, this.storage(stmt.src).shape];
         if (dst.length === 0 || dst.join() !== src.join()) throw new Problem("sizes differ");
-        if (stmt.kind === "cumsum") return;
+        if (stmt.kind === "cumsum") {
+          if (stmt.block !== null && !(isCount(stmt.block) && src[0]! % stmt.block === 0)) {
+            throw new Problem(`blocks of ${stmt.block} do not divide the rows`);
+          }
+          return;
+        }
         this.checkApart(stmt.dst, [stmt.src]);
         const { width } = stmt;
         const fits = isCount(width) && width % 2 === 0 && width <= src.at(-1)!;
         if (!fits) throw new Problem(`halves of ${width} columns do not fit`);
         return;
+      }
+      case "solve": {
+        const [dst, matrix] = [this.storage(stmt.dst).shape, this.storage(stmt.matrix).shape];
+        const isSquare = matrix.length === 2 && matrix[0] === matrix[1];
+        if (!isSquare || dst.length !== 2 || dst[0] !== matrix[0]) {
+          throw new Problem("sizes do not fit a triangular solve");
+        }
+        return this.checkApart(stmt.dst, [stmt.matrix]);
       }
       case "wait":
         if (!(stmt.pending >= 0)) throw new Problem("a wait for less than nothing");
@@ -185,7 +198,7 @@ class Checker {
     if (dst.length !== kept.length || dst[0] !== kept[0]) throw new Problem("sizes differ");
     if (stmt.scratch === null) return;
     const { shape, memory, name } = this.storage(stmt.scratch);
-    if (memory !== "shared" || shape[1] !== foldLanes || shape[0]! < (dst[0] ?? 1)) {
+    if (memory !== "shared" || shape[1] !== foldLanes || shape[0]! % foldLanes !== 0) {
       throw new Problem(`${name} does not hold the partial results`);
     }
   }

@@ -42,7 +42,7 @@ describe.each([64, 128])("K = V = %d", (size) => {
       const folder = mkdtempSync(join(tmpdir(), "laspc-nvcc-"));
       try {
         const sources = [...files].filter(([path]) => path.endsWith(".cu"));
-        expect(sources.length).toBeGreaterThan(2);
+        expect(sources.length).toBeGreaterThan(0);
         for (const [path, text] of sources) {
           const file = join(folder, path.replaceAll("/", "_"));
           writeFileSync(file, text);

@@ -21,7 +21,18 @@ const featureMaps = [
 ];
 const values = ["v", "silu(v)", "v * sigmoid(g)", "w * v", "v - mean(v)"];
 const logDecays = ["g", "-softplus(g)", "log(gamma)", "log(gamma) + g", "-exp(c) * softplus(g)"];
-const factors = ["exp(g)", "gamma", "sigmoid(g)", "gamma * exp(g)", "exp(g) ** 0.5"];
+const factors = [
+  "exp(g)",
+  "gamma",
+  "sigmoid(g)",
+  "gamma * exp(g)",
+  "exp(g) ** 0.5",
+  "exp(gk)",
+  "sigmoid(k) * exp(g)",
+  "(1 - sigmoid(k))",
+];
+/** These decay the value axis, so the state may not be read by its own update. */
+const valueFactors = [...factors, "exp(gv)", "sigmoid(v) ** 0.25"];
 const endings = [
   "O",
   "O / sqrt(K)",
@@ -57,11 +68,12 @@ const recurrence = fc
   .record({
     q: pick(featureMaps),
     k: pick(featureMaps),
-    factor: fc.option(pick(factors)),
+    factor: fc.option(pick(valueFactors)),
     order: fc.nat(3),
     read: fc.nat(2),
+    reverse: fc.boolean(),
   })
-  .map(({ q, k, factor, order, read }) => {
+  .map(({ q, k, factor, order, read, reverse }) => {
     const added = `outer(${fill(k, "k")}, value)`;
     const a = factor ?? "1";
     const update = [
@@ -76,15 +88,49 @@ const recurrence = fc
       `before = ${query} @ S\n    ${update}\n    yield before`,
       `before = q @ S\n    ${update}\n    yield ${query} @ S - 0.25 * before + c * (q @ k) * v`,
     ][read]!;
-    return `value = VALUE\n  o = recurrence S: [K, V] {\n    ${body}\n  }`;
+    const direction = reverse ? " reverse" : "";
+    return `value = VALUE\n  o = recurrence S: [K, V]${direction} {\n    ${body}\n  }`;
+  });
+
+/** Rules whose update reads the state: one or more corrections, each somewhere among the decays. */
+const delta = fc
+  .record({
+    q: pick(featureMaps),
+    factor: fc.option(pick(factors)),
+    steps: fc.array(fc.nat(5), { minLength: 1, maxLength: 3 }),
+    place: fc.nat(3),
+    read: fc.nat(2),
+    reverse: fc.boolean(),
+    normaliser: fc.boolean(),
+  })
+  .map(({ q, factor, steps, place, read, reverse, normaliser }) => {
+    const corrections = [
+      "S = S + beta * outer(key, value - key @ S)",
+      "S = S - outer(key * erase, key @ S) + outer(key, value)",
+      "S = S + 0.5 * outer(other, v - other @ S)",
+      "S = S + outer(other, beta * (v - key @ S)) * 0.5",
+      "S = S + outer(k, v)",
+      "S = S - 0.25 * beta * outer(other, key @ S + 0.5 * (other @ S) - value)",
+    ];
+    const lines = steps.map((step) => corrections[step]!);
+    if (factor !== null) lines.splice(place % (lines.length + 1), 0, `S = ${factor} * S`);
+    const middle = read === 1 ? Math.floor(lines.length / 2) : 0;
+    if (read > 0) lines.splice(middle, 0, "seen = q @ S");
+    if (normaliser) lines.push("z = exp(g) * z + square(k)");
+    const own = read > 0 ? `${fill(q, "q")} @ S - 0.5 * seen` : `${fill(q, "q")} @ S`;
+    lines.push(`yield ${normaliser ? `(${own}) / (1 + square(q) @ z)` : own}`);
+    const states = `S: [K, V]${normaliser ? ", z: [K]" : ""}${reverse ? " reverse" : ""}`;
+    const names =
+      "key = l2norm(k)\n  other = l2norm(q + gk)\n  erase = sigmoid(gk)\n  value = VALUE";
+    return `${names}\n  o = recurrence ${states} {\n    ${lines.join("\n    ")}\n  }`;
   });
 
 /** Every parameter is read, so that nothing is warned of. */
-const signature = `q: [T, K], k: [T, K], v: [T, V], g: [T] in (-inf, 0], gamma: scalar per head in (0, 1], c: scalar per head, w: [V] shared`;
+const signature = `q: [T, K], k: [T, K], v: [T, V], g: [T] in (-inf, 0], gamma: scalar per head in (0, 1], c: scalar per head, w: [V] shared, gk: [T, K] in (-inf, 0], gv: [T, V] in (-inf, 0], beta: [T] in [0, 1]`;
 
 export const randomRule: fc.Arbitrary<RandomRule> = fc
   .record({
-    form: fc.oneof(product, recurrence),
+    form: fc.oneof(product, recurrence, delta),
     value: pick(values),
     ending: pick(endings),
     K: fc.integer({ min: 1, max: 20 }),

@@ -68,6 +68,28 @@ const broken: readonly (readonly [string, string])[] = [
     "%3: key and value are not of rank 2",
     `%z: f32[K] = scan-state %q, %g {state = S, axis = none, initial = false, reverse = false} ${out} %q`,
   ],
+  [
+    "%3: a key is [T, V], not [T, K]",
+    `%z: f32[T, V] = scan %q, %q, %v, %v, %v {state = S, axis = none, writes = 2, initial = false, ${scanTail} ${out} %z`,
+  ],
+  [
+    "%3: an erase vector is [T, V], not [T, K]",
+    `%z: f32[T, V] = delta %q, %v, %v {state = S, axis = none, initial = false, index = 0, erase = w0, reverse = false} ${out} %z`,
+  ],
+  [
+    "%3: there is no write 1",
+    `%z: f32[T, V] = delta %q, %v, %q {state = S, axis = none, initial = false, index = 1, erase = w0, reverse = false} ${out} %z`,
+  ],
+  [
+    "%3: write 0 cannot read write 1",
+    `%z: f32[T, V] = delta %q, %v, %q, %q, %v, %g {state = S, axis = none, initial = false, writes = 2, index = 0, erase = w0, couplings = w0w1, reverse = false} ${out} %z`,
+  ],
+  [
+    "%3: the matrix is [T, K], not [T, T]",
+    `%z: f32[T, V] = solve %q, %v {upper = false} ${out} %z`,
+  ],
+  ["%3: blocks of -1", `%z: f32[T, T] = block-mask {block = -1, reverse = false} ${out} %q`],
+  ["%3: cumsum over blocks of 0", `%z: f32[T] = cumsum %g {reverse = false, block = 0} ${out} %q`],
   ["rows: stands outside a region", `%z: f32[K] = rows %q ${out} %q`],
   [
     "%5: S at the end is [K], not [V]",
@@ -75,8 +97,8 @@ const broken: readonly (readonly [string, string])[] = [
   ],
   ["%4: S is [T], not [V]", `recurrence (%S: f32[V] = %g) { carry %S } = %loop ${out} %q`],
   [
-    "%5: a yield of [] has no chunk axis",
-    `chunks () { %r: f32[C, K] = rows %q %z: f32[] = dim-size {dim = K} yield %z } = %loop ${out} %q`,
+    "%5: a yield of [K, C] has its chunk axis last",
+    `chunks () { %r: f32[C, K] = rows %q %z: f32[K, C] = transpose %r yield %z } = %loop ${out} %q`,
   ],
   [
     "%5: the yield is [T, V], not [T, K]",

@@ -35,6 +35,7 @@ const every = `tile all {
     register S: f32[32, 32]
     register x: f32[16, 32]
     register y: f32[16, 32]
+    register square: f32[16, 16]
     shared slab: bf16[16, 32] pad 1
     shared rows: f32[16]
     shared cols: f32[32]
@@ -54,9 +55,12 @@ const every = `tile all {
       reduce rows = sum col x scratch scratch
       reduce cols = max row x
       reduce g = sum row rows
-      cumsum rows = rows reverse
+      cumsum rows = rows reverse exclusive block 4
       cumsum rows = rows
       rotate-half y = x width 32
+      map square = 0
+      solve y lower square
+      solve y upper square
       loop s below 32 step 16 {
         mma S[s:16, 0:32] += x[0:16, s:16]^T @ slab[0:16, 0:32]
       }
@@ -90,6 +94,7 @@ test("every statement and expression reads back", () => {
     mma: true,
     reduce: true,
     cumsum: true,
+    solve: true,
     "rotate-half": true,
     loop: true,
     barrier: true,

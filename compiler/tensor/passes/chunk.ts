@@ -10,23 +10,32 @@
  *   with G the inclusive prefix sum of the log decay in the chunk and G_C its last value; G_C - G is
  *   taken from suffix sums, since for strong decays the difference cancels in float32.
  *
- * Every exponent is a sum of log decays, so <= 0 for decays <= 1: nothing overflows.
+ * A decay for each channel cannot be a mask; then the causal triangle is cut into squares, and the decay
+ * between two tokens into the part up to the border of their square and the part from it on
+ * (`chunk-decay.ts`). Every exponent is a sum of log decays, so <= 0 for decays <= 1: nothing overflows.
+ *
+ * A delta (diagonal plus rank r) solves for the values of the whole chunk at once: w = v + L w + inter,
+ * L the strict scores of the erase vectors against the keys; several writes of a token are eliminated
+ * one after another. What reads the state is then a scan over (k, w).
+ *
  * A read before the update uses exp(G - g) and the strict mask. Without a mask the loop only sums
  * the state up, and Q (K^T V) is a product with the loop's result. A sum over tokens is such a loop.
+ * In reverse, time runs from the last row of a chunk to its first, and chunks come last to first.
  *
- * Needs: right-product. Guarantees: no scan and no scan-state; C is left open until a target picks it.
- * Declines (a limitation): transitions that are diagonal over an axis, scans in reverse.
- * Source: LASP, arXiv 2404.02882, equations for O_intra, O_inter and KV; LASP-2, arXiv 2502.07563.
+ * Needs: right-product. Guarantees: no scan, scan-state or delta; C is left open until a target picks it.
+ * Sources: LASP, arXiv 2404.02882, equations for O_intra, O_inter and KV; LASP-2, arXiv 2502.07563;
+ * GLA, arXiv 2312.06635; DeltaNet, arXiv 2406.06484 (UT transform); docs/derivations.md.
  */
-import type { Pass, Report } from "../../support/pass.ts";
+import type { Pass } from "../../support/pass.ts";
+import { ChunkDecay } from "../chunk-decay.ts";
 import {
+  type Delta,
   type Op,
   type Program,
   type Reduce,
   type Scan,
   type ScanState,
   type ValueId,
-  chunkDim,
   tokenDim,
 } from "../ir.ts";
 import { Rewriter, indexOps, originOf } from "../rewrite.ts";
@@ -36,17 +45,24 @@ export const chunk: Pass<Program> = {
   name: "chunk",
   summary: "turn scans into loops over chunks: intra-chunk, inter-chunk and state update",
   run: (program, report) => {
-    const hasWork = program.ops.some((op) => op.kind === "scan" || op.kind === "scan-state");
+    const hasWork = program.ops.some(isScan);
     if (!hasWork && tokenSums(program).size === 0) return program;
-    if (program.ops.filter((op) => isUnsupported(op, report)).length > 0) return program;
     return simplify.run(new Chunker(program).run(), report);
   },
 };
+
+type AnyScan = Scan | ScanState | Delta;
+
+function isScan(op: Op): op is AnyScan {
+  return op.kind === "scan" || op.kind === "scan-state" || op.kind === "delta";
+}
 
 class Chunker {
   private readonly rewriter: Rewriter;
   /** The final state of loops made so far, by what they compute. */
   private readonly finals = new Map<string, ValueId>();
+  /** The written values of deltas, by what they compute: one loop gives all of them. */
+  private readonly deltas = new Map<string, readonly ValueId[]>();
   private readonly program: Program;
 
   constructor(program: Program) {
@@ -60,6 +76,7 @@ class Chunker {
     for (const op of this.program.ops) {
       if (op.kind === "scan") rewriter.set(op.id, this.scan(op));
       else if (op.kind === "scan-state") rewriter.set(op.id, this.finalState(op));
+      else if (op.kind === "delta") rewriter.set(op.id, this.delta(op));
       else if (sums.has(op)) rewriter.set(op.id, this.tokenSum(op as Reduce));
       else rewriter.copy(op);
     }
@@ -69,7 +86,7 @@ class Chunker {
   private scan(op: Scan): ValueId {
     const { build, get } = this.rewriter;
     if (!op.causal) return build.matmul(get(op.q), this.finalState(op), originOf(op));
-    const owner = this.loop(op, op);
+    const owner = this.loop(op, (body) => [body.read(get(op.q), op)]);
     this.finals.set(this.key(op), owner.carries[0]!);
     return owner.yields[0]!;
   }
@@ -77,86 +94,40 @@ class Chunker {
   private finalState(op: Scan | ScanState): ValueId {
     const known = this.finals.get(this.key(op));
     if (known !== undefined) return known;
-    const final = this.loop(op, null).carries[0]!;
+    const final = this.loop(op, () => []).carries[0]!;
     this.finals.set(this.key(op), final);
     return final;
   }
 
-  private key(op: Scan | ScanState): string {
-    const { get } = this.rewriter;
-    const opt = (id: ValueId | null) => (id === null ? null : get(id));
-    return JSON.stringify([get(op.k), get(op.v), opt(op.logDecay), opt(op.initial), op.reverse]);
+  private delta(op: Delta): ValueId {
+    const key = `${this.key(op)} ${JSON.stringify(this.rewriter.mapped(op).couplings)}`;
+    const values = this.deltas.get(key) ?? this.loop(op, (body) => body.values).yields;
+    this.deltas.set(key, values);
+    return values[op.index]!;
   }
 
-  /** The loop that carries the state of `op` and, when `reader` is given, yields what it reads. */
-  private loop(op: Scan | ScanState, reader: Scan | null) {
+  private key(op: AnyScan): string {
+    const { writes, logDecay, initial, reverse } = this.rewriter.mapped(op);
+    return JSON.stringify([writes, logDecay, initial, reverse]);
+  }
+
+  /** The loop that carries the state of `op`, and yields what `yields` makes in it. */
+  private loop(op: AnyScan, yields: (body: Body) => readonly ValueId[]) {
     const { build, get } = this.rewriter;
-    const origin = originOf(op);
-    const unnamed = { span: op.span };
-    const [k, v, q] = [get(op.k), get(op.v), reader ? get(reader.q) : null];
-    const log = op.logDecay === null ? null : get(op.logDecay);
-    const type = { shape: [build.shapeOf(k)[1]!, build.shapeOf(v)[1]!] };
+    const [{ k, v }] = op.writes as [{ k: ValueId; v: ValueId }];
+    const type = { shape: [build.shapeOf(get(k))[1]!, build.shapeOf(get(v))[1]!] };
     const init = op.initial === null ? null : get(op.initial);
-    return build.region("chunks", [{ name: op.state, type, init }], op.reverse, ([S]) => {
-      const rows = (arg: ValueId) => build.add({ kind: "rows", arg }, nameOf(arg));
-      const nameOf = (arg: ValueId) => ({ name: build.opOf(arg)?.name ?? null, span: op.span });
-      const [kc, vc] = [rows(k), rows(v)];
-      const decay = log === null ? null : this.decay(log);
-      const named = (name: string) => ({ ...unnamed, name });
-      const nameOr = (id: ValueId, other: string) => build.opOf(id)?.name ?? other;
-      const exp = (x: ValueId, name: string) => build.map("exp", [x], named(name));
-      const yields: ValueId[] = [];
-      if (reader && q !== null) {
-        const qc = rows(q);
-        const strict = reader.read === "before";
-        const scores = build.matmul(qc, build.transpose(kc, unnamed), {
-          ...unnamed,
-          name: "scores",
-        });
-        const mask = build.add(
-          { kind: "causal", logDecay: decay?.masked ?? null, strict },
-          named("mask"),
-        );
-        const masked = build.mul(scores, mask, named("masked"));
-        const intra = build.matmul(masked, vc, named("intra"));
-        const reach = decay && (strict ? build.map("sub", [decay.sum, decay.each]) : decay.sum);
-        const decayed =
-          reach === null
-            ? qc
-            : build.mul(qc, exp(reach, "from_start"), named(`${nameOr(qc, "q")}_decayed`));
-        const inter = build.matmul(decayed, S!, named("inter"));
-        yields.push(build.map("add", [intra, inter], origin));
-      }
-      const [kd, kept] = decay
-        ? [
-            build.mul(kc, exp(decay.rest, "to_end"), named(`${nameOr(kc, "k")}_decayed`)),
-            build.mul(S!, exp(decay.total, "chunk_decay"), unnamed),
-          ]
-        : [kc, S!];
-      const added = build.matmul(build.transpose(kd, unnamed), vc, unnamed);
-      return { carries: [build.map("add", [kept, added], unnamed)], yields };
-    });
-  }
-
-  /** Log decays of the chunk: each, up to each, after each ([C]), in all ([]), and what the mask takes. */
-  private decay(log: ValueId) {
-    const { build } = this.rewriter;
-    const perToken = build.shapeOf(log).length > 0;
-    const each = perToken
-      ? build.add({ kind: "rows", arg: log }, { name: build.opOf(log)?.name ?? null })
-      : build.mul(build.const(1, [chunkDim]), log, { name: "log_decay" });
-    const sum = build.add({ kind: "cumsum", arg: each, reverse: false }, { name: "log_decay_sum" });
-    // What is still to come after a token, from suffix sums: total - sum would cancel.
-    const back = build.add(
-      { kind: "cumsum", arg: each, reverse: true },
-      { name: "log_decay_back" },
+    const longest = op.axis === "key" || op.axis === "value" ? ChunkDecay.longest : null;
+    return build.region(
+      "chunks",
+      [{ name: op.state, type, init }],
+      op.reverse,
+      ([S]) => {
+        const body = new Body(this.rewriter, op, S!);
+        return { yields: yields(body), carries: [body.after()] };
+      },
+      { longest },
     );
-    const rest = build.map("sub", [back, each], { name: "log_decay_rest" });
-    const total = build.add(
-      { kind: "reduce", fn: "sum", arg: each, axis: 0 },
-      { name: "log_decay_total" },
-    );
-    return { each, sum, rest, total, masked: perToken ? each : log };
   }
 
   /** Sum over tokens of a [T, ...] value. */
@@ -173,21 +144,142 @@ class Chunker {
   }
 }
 
-/** Is this a scan that cannot be a loop yet? Says so. */
-function isUnsupported(op: Op, report: Report): boolean {
-  if (op.kind !== "scan" && op.kind !== "scan-state") return false;
-  const diagonal = op.axis === "key" || op.axis === "value";
-  if (!diagonal && !op.reverse) return false;
-  report.limit({
-    code: op.reverse ? "unsupported-reverse" : "unsupported-transition",
-    severity: "error",
-    message: op.reverse
-      ? "a recurrence in reverse is not compiled yet"
-      : `a decay for each channel of the ${op.axis} axis is not compiled yet`,
-    labels: [{ span: op.span, text: `state ${op.state} is read here` }],
-    help: op.reverse ? null : "use one decay for the whole state: a scalar or [T]",
-  });
-  return true;
+/** A write of the chunk: keys, values ([C, V]) and, where it reads the state, its erase vectors. */
+interface ChunkWrite {
+  readonly k: ValueId;
+  readonly v: ValueId;
+  readonly erase: ValueId | null;
+}
+
+/** What one chunk computes. */
+class Body {
+  /** What each write adds beside its key: given, or solved for. */
+  readonly values: readonly ValueId[];
+  private readonly keys: readonly ValueId[];
+  private readonly decay: ChunkDecay;
+  private readonly rewriter: Rewriter;
+  private readonly op: AnyScan;
+  private readonly S: ValueId;
+
+  constructor(rewriter: Rewriter, op: AnyScan, S: ValueId) {
+    this.rewriter = rewriter;
+    this.op = op;
+    this.S = S;
+    const log = op.logDecay === null ? null : rewriter.get(op.logDecay);
+    this.decay = new ChunkDecay(rewriter.build, log, op.axis, op.reverse, op.span);
+    const writes = op.writes.map((write): ChunkWrite => {
+      const erase = "erase" in write ? (write as Delta["writes"][number]).erase : null;
+      return {
+        k: this.rows(write.k),
+        v: this.rows(write.v),
+        erase: erase === null ? null : this.rows(erase),
+      };
+    });
+    this.keys = writes.map(({ k }) => k);
+    this.values = op.kind === "delta" ? this.solved(writes, op) : writes.map(({ v }) => v);
+  }
+
+  /** q_t S_t, or q_t S_{t-1}, for the tokens of the chunk. */
+  read(query: ValueId, reader: Scan): ValueId {
+    const { build } = this.rewriter;
+    const unnamed = { span: this.op.span };
+    const strict = reader.read === "before";
+    const q = build.add({ kind: "rows", arg: query }, this.named(query));
+    const inter = this.decay.inter(q, this.S, strict);
+    const intra = this.keys.map((k, m) =>
+      this.decay.apply(this.decay.pair(q, k, strict), this.values[m]!, strict, "intra"),
+    );
+    const sum = intra.reduce((a, b) => build.map("add", [a, b], unnamed));
+    return build.map("add", [sum, inter], originOf(reader));
+  }
+
+  /** The state after the chunk. */
+  after(): ValueId {
+    const { build } = this.rewriter;
+    const unnamed = { span: this.op.span };
+    return this.keys.reduce((state, k, m) => {
+      const [left, right] = this.decay.toEnd(k, this.values[m]!);
+      const added = build.matmul(build.transpose(left, unnamed), right, unnamed);
+      return build.map("add", [state, added], unnamed);
+    }, this.decay.kept(this.S));
+  }
+
+  private rows(old: ValueId): ValueId {
+    const arg = this.rewriter.get(old);
+    return this.rewriter.build.add({ kind: "rows", arg }, this.named(arg));
+  }
+
+  private named(value: ValueId) {
+    const { build } = this.rewriter;
+    return { name: build.opOf(value)?.name ?? null, span: this.op.span };
+  }
+
+  /**
+   * (I - L_mm) w_m - (sum of L_mn w_n, n not m) = v_m + erase_m S. Unknowns are eliminated in order:
+   * w_0 = (I - L_00)^-1 (...) goes into the others, and so on, then back.
+   */
+  private solved(writes: readonly ChunkWrite[], op: Delta): ValueId[] {
+    const { build } = this.rewriter;
+    const span = { span: op.span };
+    const add = (a: ValueId | null, b: ValueId) =>
+      a === null ? b : build.map("add", [a, b], span);
+    // Writes that read nothing are known; the others are unknowns, by their index.
+    const coupled = new Set(op.couplings.map(({ to }) => to));
+    const unknown = writes.flatMap(({ erase }, m) => (erase !== null || coupled.has(m) ? [m] : []));
+    const values = writes.map(({ v }) => v);
+    const matrix = new Map<string, ValueId>();
+    const entry = (m: number, n: number) => matrix.get(`${m} ${n}`) ?? null;
+    writes.forEach(({ erase }, m) => {
+      writes.forEach(({ k }, n) => {
+        let value = erase === null ? null : this.decay.pair(erase, k, true);
+        const coupling = op.couplings.find(({ to, from }) => to === m && from === n);
+        if (coupling) {
+          const scale = this.rows(coupling.scale);
+          const diagonal = build.add({ kind: "block-mask", block: 0, reverse: false }, span);
+          value = add(value, build.mul(diagonal, scale, span));
+        }
+        if (value !== null) matrix.set(`${m} ${n}`, value);
+      });
+    });
+    const rhs = new Map<number, ValueId>();
+    for (const m of unknown) {
+      const { v, erase } = writes[m]!;
+      let sum = erase === null ? v : add(v, this.decay.inter(erase, this.S, true));
+      writes.forEach(({ v: known }, n) => {
+        const factor = unknown.includes(n) ? null : entry(m, n);
+        if (factor !== null) sum = add(sum, build.matmul(factor, known, span));
+      });
+      rhs.set(m, sum);
+    }
+    const solve = (m: number, right: ValueId): ValueId => {
+      const own = entry(m, m);
+      if (own === null) return right;
+      const draft = { kind: "solve", matrix: own, rhs: right, upper: op.reverse } as const;
+      return build.add(draft, span);
+    };
+    unknown.forEach((m, at) => {
+      for (const n of unknown.slice(at + 1)) {
+        const factor = entry(n, m);
+        if (factor === null) continue;
+        rhs.set(n, add(rhs.get(n)!, build.matmul(factor, solve(m, rhs.get(m)!), span)));
+        for (const other of unknown.slice(at + 1)) {
+          const right = entry(m, other);
+          if (right === null) continue;
+          const product = build.matmul(factor, solve(m, right), span);
+          matrix.set(`${n} ${other}`, add(entry(n, other), product));
+        }
+      }
+    });
+    for (const [at, m] of [...unknown.entries()].reverse()) {
+      let right = rhs.get(m)!;
+      for (const n of unknown.slice(at + 1)) {
+        const factor = entry(m, n);
+        if (factor !== null) right = add(right, build.matmul(factor, values[n]!, span));
+      }
+      values[m] = solve(m, right);
+    }
+    return values;
+  }
 }
 
 /** A sum over axis 0 of a [T, ...] value: the token axis. */

@@ -44,14 +44,18 @@ export const fuse: Pass<Program> = {
   },
 };
 
-/** How many loops must have ended before a value can be known; loops also by direction. */
+/**
+ * The stage at which a value can be known. Loops from the first token on run at even stages, loops in
+ * reverse at odd ones; what a loop has only at its end is known at the next stage.
+ */
 type Stages = ReadonlyMap<ValueId, number>;
 
 function stagesOf(program: Program): Stages {
   const stages = new Map<ValueId, number>();
   for (const op of program.ops) {
     const reads = op.kind === "chunks" ? [...operands(op), ...captured(op.region)] : operands(op);
-    const start = Math.max(0, ...reads.map((id) => stages.get(id)!));
+    let start = Math.max(0, ...reads.map((id) => stages.get(id)!));
+    if (op.kind === "chunks" && (start % 2 === 1) !== op.reverse) start++;
     const ended = op.kind === "result" && op.part === "carry" ? 1 : 0;
     stages.set(op.id, start + ended);
   }
@@ -103,18 +107,18 @@ class Fuser {
         const loop = op.kind === "chunks" || op.kind === "result";
         if (whole && !loop && this.stages.get(op.id) === stage) this.rewriter.copy(op);
       }
-      for (const reverse of [false, true]) this.mergeLoops(stage, reverse);
+      this.mergeLoops(stage);
     }
     return this.rewriter.finish(this.program.outputs);
   }
 
-  /** One loop out of all loops of a stage and direction, with the per-token outputs of the stage. */
-  private mergeLoops(stage: number, reverse: boolean): void {
+  /** One loop out of all loops of a stage, with the per-token outputs of the stage. */
+  private mergeLoops(stage: number): void {
     const loops = this.program.ops.filter(
-      (op): op is Chunks =>
-        op.kind === "chunks" && op.reverse === reverse && this.stages.get(op.id) === stage,
+      (op): op is Chunks => op.kind === "chunks" && this.stages.get(op.id) === stage,
     );
-    const wanted = this.wanted(stage, loops, reverse);
+    const reverse = loops.some((loop) => loop.reverse);
+    const wanted = this.wanted(stage, loops);
     if (loops.length === 0 && wanted.length === 0) return;
     const { build, get } = this.rewriter;
     const params = loops.flatMap((loop) => loop.region.params);
@@ -124,7 +128,9 @@ class Fuser {
       type: param.type,
       init: inits[i] === null ? null : get(inits[i]!),
     }));
-    const owner = build.region("chunks", states, reverse, (values) => {
+    const longest = loops.flatMap((loop) => (loop.longest === null ? [] : [loop.longest]));
+    const origin = { longest: longest.length > 0 ? Math.min(...longest) : null };
+    const inside = (values: readonly ValueId[]) => {
       params.forEach((param, i) => this.rewriter.set(param.id, values[i]!));
       const body = new Body(this.rewriter, this.index, loops);
       for (const loop of loops) body.inline(loop);
@@ -132,7 +138,8 @@ class Fuser {
         carries: loops.flatMap((loop) => loop.carries).map((id) => body.get(id)),
         yields: wanted.map((op) => body.rows(op.id)),
       };
-    });
+    };
+    const owner = build.region("chunks", states, reverse, inside, origin);
     wanted.forEach((op, i) => this.rewriter.set(op.id, owner.yields[i]!));
     let next = 0;
     for (const loop of loops) {
@@ -146,7 +153,7 @@ class Fuser {
     const names = wanted
       .map((op) => outputs.find((out) => out.value === op.id)?.label ?? op.name ?? "a workspace")
       .join(", ");
-    const carried = params.map((param) => param.name).join(", ");
+    const carried = [...new Set(params.map((param) => param.name))].join(", ");
     this.report.add({
       pass: "fuse",
       kind: "did",
@@ -157,7 +164,7 @@ class Fuser {
   }
 
   /** Per-token values of this stage's loops that are outputs, or that a later stage's loop reads. */
-  private wanted(stage: number, loops: readonly Chunks[], reverse: boolean): Op[] {
+  private wanted(stage: number, loops: readonly Chunks[]): Op[] {
     const mine = new Set(loops.map((loop) => loop.id));
     const outputs = new Set(this.program.outputs.map((out) => out.value));
     const laterReads = new Set<ValueId>();
@@ -170,26 +177,9 @@ class Fuser {
     return this.program.ops.filter((op) => {
       if (!isPerToken(op) || this.stages.get(op.id) !== stage) return false;
       const isMine = op.kind === "result" && mine.has(op.of);
-      const isOutput = outputs.has(op.id) && (isMine || this.direction(op, stage) === reverse);
-      if (isOutput && op.kind !== "result") return true;
-      if (isOutput) return isMine;
+      if (outputs.has(op.id)) return op.kind !== "result" || isMine;
       return !carriesOnly && isMine && laterReads.has(op.id);
     });
-  }
-
-  /** The direction of the loops a per-token value of a stage depends on; forwards without any. */
-  private direction(op: Op, stage: number): boolean {
-    const loopOf = (id: ValueId): Chunks | null => {
-      const at = this.index.get(id);
-      if (!at || this.stages.get(id) !== stage) return null;
-      if (at.kind === "chunks") return at;
-      for (const arg of operands(at)) {
-        const found = loopOf(arg);
-        if (found) return found;
-      }
-      return null;
-    };
-    return loopOf(op.id)?.reverse ?? false;
   }
 }
 

@@ -19,6 +19,7 @@
 import { TensorBuilder } from "../build.ts";
 import {
   type DecayAxis,
+  type Delta,
   type Dim,
   type Op,
   type Output,
@@ -26,7 +27,7 @@ import {
   type Scan,
   type TensorType,
   type ValueId,
-  mapOperands,
+  type Write,
   operands,
   tokenDim,
 } from "../ir.ts";
@@ -43,6 +44,8 @@ export interface State {
   readonly reverse: boolean;
   /** null: ranges just add. */
   readonly decay: DecayAxis | null;
+  /** The transition is diagonal plus some rank: ranges compose through [K, K] matrices only. */
+  readonly dense: boolean;
 }
 
 export interface Form {
@@ -65,7 +68,8 @@ export function shard(program: Program): Sharded {
   }
   const states = [...scans.values()].map((scan) => stateOf(program, scan));
   const forms: Form[] = [{ name: "forward", program: forward(program, scans, states) }];
-  if (scans.size > 0) {
+  // A dense transition goes down a chain as it is: the next range starts from the last one's state.
+  if (scans.size > 0 && !states.some((state) => state.dense)) {
     forms.push({ name: "summary", program: summary(program, scans, states) });
     forms.push({ name: "fold", program: fold(program, states) });
   }
@@ -76,13 +80,16 @@ export function shard(program: Program): Sharded {
 }
 
 function stateOf(program: Program, scan: Scan): State {
-  const typeOf = (id: ValueId) => program.ops.find((op) => op.id === id)!.type.shape;
+  const opOf = (id: ValueId) => program.ops.find((op) => op.id === id)!;
+  const typeOf = (id: ValueId) => opOf(id).type.shape;
+  const [{ k, v }] = scan.writes as [Write];
   return {
     name: scan.state,
-    type: { shape: [typeOf(scan.k)[1]!, typeOf(scan.v)[1]!] },
+    type: { shape: [typeOf(k)[1]!, typeOf(v)[1]!] },
     causal: scan.causal,
     reverse: scan.reverse,
     decay: scan.logDecay === null ? null : scan.axis,
+    dense: scan.writes.some((write) => opOf(write.v).kind === "delta"),
   };
 }
 
@@ -113,7 +120,7 @@ function forward(
     initials.set(name, stateInput(build, `initial_${name}`, type));
   for (const op of program.ops) {
     if (op.kind === "input") continue;
-    if (op.kind === "scan") copyScan(rewriter, op, initials.get(op.state)!);
+    if (op.kind === "scan" || op.kind === "delta") copyScan(rewriter, op, initials.get(op.state)!);
     else rewriter.copy(op);
   }
   const finals = states.map(({ name }) =>
@@ -124,19 +131,16 @@ function forward(
 }
 
 /** Copies a scan with a first state; one program may hold several scans of one state. */
-function copyScan(rewriter: Rewriter, op: Scan, initial: ValueId): void {
-  const { get, build } = rewriter;
-  const { id: _id, type: _type, name, span, ...draft } = mapOperands(op, get);
-  rewriter.set(op.id, build.add({ ...draft, initial }, { name, span }));
+function copyScan(rewriter: Rewriter, op: Scan | Delta, initial: ValueId): void {
+  const { id: _id, type: _type, name, span, ...draft } = rewriter.mapped(op);
+  rewriter.set(op.id, rewriter.build.add({ ...draft, initial }, { name, span }));
 }
 
 function finalState(rewriter: Rewriter, scan: Scan, initial: ValueId | null): ValueId {
-  const { build, get } = rewriter;
   const { state, axis, reverse } = scan;
-  const [k, v] = [get(scan.k), get(scan.v)];
-  const logDecay = scan.logDecay === null ? null : get(scan.logDecay);
-  return build.add(
-    { kind: "scan-state", state, k, v, logDecay, initial, axis, reverse },
+  const { writes, logDecay } = rewriter.mapped(scan);
+  return rewriter.build.add(
+    { kind: "scan-state", state, writes, logDecay, initial, axis, reverse },
     { name: state, span: scan.span },
   );
 }
@@ -194,12 +198,12 @@ function output(program: Program, states: readonly State[]): Program {
   }
   for (const op of program.ops) {
     if (op.kind === "input") continue;
-    if (op.kind !== "scan") {
+    if (op.kind !== "scan" && op.kind !== "delta") {
       rewriter.copy(op);
       continue;
     }
     const state = totals.get(op.state)!;
-    if (op.causal) copyScan(rewriter, op, state);
+    if (op.kind === "delta" || op.causal) copyScan(rewriter, op, state);
     else rewriter.set(op.id, build.matmul(get(op.q), state, originOf(op)));
   }
   const copied = program.outputs.map((out) => ({ ...out, value: get(out.value) }));

@@ -1,5 +1,6 @@
 /**
- * Simplify: equal ops become one, what nobody reads goes, and arithmetic that says nothing is folded.
+ * Simplify: equal ops and equal states become one, what nobody reads goes, and arithmetic that says
+ * nothing is folded.
  *
  *   %a: f32[T, K] = mul %k, 1            (gone: %k is read instead)
  *   %b: f32[K, T] = transpose %k         %b: f32[K, T] = transpose %k
@@ -21,7 +22,8 @@ import {
   mapOperands,
   operands,
 } from "../ir.ts";
-import { originOf } from "../rewrite.ts";
+import { equalStates } from "../equal-states.ts";
+import { loopOriginOf, originOf } from "../rewrite.ts";
 import { sameShape } from "../types.ts";
 
 export const simplify: Pass<Program> = {
@@ -90,10 +92,15 @@ class Simplifier {
   }
 
   private visitRegion(op: Recurrence | Chunks): void {
-    const states = op.region.params.map((param, i) => ({
-      name: param.name,
-      type: param.type,
-      init: op.inits[i] === null ? null : this.get(op.inits[i]!),
+    const params = op.region.params;
+    const inits = op.inits.map((init) => (init === null ? null : this.get(init)));
+    // Of states that start alike and are updated alike, the first is carried.
+    const first = equalStates(op, inits);
+    const kept = params.flatMap((_, i) => (first[i] === i ? [i] : []));
+    const states = kept.map((i) => ({
+      name: params[i]!.name,
+      type: params[i]!.type,
+      init: inits[i]!,
     }));
     const used = usedYields(op, this.program.ops, this.live);
     this.scopes.push(new Map());
@@ -101,13 +108,13 @@ class Simplifier {
       op.kind,
       states,
       op.reverse,
-      (params) => {
-        op.region.params.forEach((param, i) => this.became.set(param.id, params[i]!));
+      (values) => {
+        params.forEach((param, i) => this.became.set(param.id, values[kept.indexOf(first[i]!)]!));
         for (const inner of op.region.ops) this.visit(inner);
         const yields = op.yields.filter((_, i) => used.has(i)).map(this.get);
-        return { carries: op.carries.map(this.get), yields };
+        return { carries: kept.map((i) => this.get(op.carries[i]!)), yields };
       },
-      originOf(op),
+      loopOriginOf(op),
     );
     this.scopes.pop();
     this.became.set(op.id, owner.op);
@@ -116,7 +123,9 @@ class Simplifier {
     op.yields.forEach((_, i) => {
       if (used.has(i)) yields[i] = owner.yields[next++]!;
     });
-    this.results.set(op.id, { yields, carries: [...owner.carries] });
+    const carries = params.map((_, i) => owner.carries[kept.indexOf(first[i]!)]!);
+    if (kept.length < params.length) this.folds++;
+    this.results.set(op.id, { yields, carries });
   }
 
   /** The value that `op` equals already, or null. Operands are new ids. */

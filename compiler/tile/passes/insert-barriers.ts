@@ -95,6 +95,8 @@ function touched(stmt: Stmt): { reads: StorageId[]; writes: StorageId[] } {
       const scratch = stmt.scratch === null ? [] : [stmt.scratch];
       return { reads: [stmt.src], writes: [stmt.dst, ...scratch] };
     }
+    case "solve":
+      return { reads: [stmt.matrix, stmt.dst], writes: [stmt.dst] };
     case "cumsum":
     case "rotate-half":
       return { reads: [stmt.src], writes: [stmt.dst] };

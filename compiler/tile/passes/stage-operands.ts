@@ -11,7 +11,8 @@
  * columns of its factors: they meet in two scratch tiles that all products of the kernel share. Both
  * hold a slab of the contracted axis by rows, so every product reads them alike. Slabs are as deep as
  * shared memory allows; a large result is done in parts when they would not fit. Folds of
- * register tiles get scratch for their partial results, rotations a shared source where they need it.
+ * register tiles get scratch for their partial results, rotations a shared source where they need it;
+ * what walks down columns (cumsum, solve) does so in shared memory, a slab of columns at a time.
  *
  * Guarantees: factors of products are shared, [depth, rows] and [depth, cols]; scratch fits
  * `limits.sharedBytes`. Then insert-barriers must follow. Source: the slab loop of every blocked
@@ -22,10 +23,12 @@ import type { Pass, Report } from "../../support/pass.ts";
 import { noSpan } from "../../support/span.ts";
 import type {
   Copy,
+  CumSumStmt,
   Index,
   Kernel,
   Mma,
   RotateHalfStmt,
+  SolveStmt,
   Stmt,
   Storage,
   StorageId,
@@ -74,6 +77,8 @@ class Stager {
   private lhs: Storage | null = null;
   private rhs: Storage | null = null;
   private folds: Storage | null = null;
+  private columns: Storage | null = null;
+  private matrix: Storage | null = null;
   private depth = 0;
   private part = { rows: 0, cols: 0 };
   private slabs = 0;
@@ -93,6 +98,10 @@ class Stager {
           return this.isShared(stmt.lhs) && this.isShared(stmt.rhs) ? [stmt] : this.product(stmt);
         case "rotate-half":
           return this.rotation(stmt);
+        case "cumsum":
+          return this.sums(stmt);
+        case "solve":
+          return this.solution(stmt);
         case "reduce": {
           const isTile = this.storage(stmt.src).shape.length === 2;
           if (!isTile || stmt.scratch !== null) return [stmt];
@@ -116,8 +125,12 @@ class Stager {
         : [],
     );
     if (tallest.length > 0) {
-      this.folds = this.newShared("partial_folds", Math.max(...tallest), foldLanes);
+      // A quarter of the memory at most; what is taller is folded in parts.
+      const rows =
+        Math.floor(this.limits.sharedBytes / 16 / (foldLanes + 1) / foldLanes) * foldLanes;
+      this.folds = this.newShared("partial_folds", Math.min(rows, Math.max(...tallest)), foldLanes);
     }
+    this.giveColumns(stmts);
     const products = stmts.filter(
       (stmt): stmt is Mma =>
         stmt.kind === "mma" && !(this.isShared(stmt.lhs) && this.isShared(stmt.rhs)),
@@ -151,6 +164,26 @@ class Stager {
     }
     this.lhs = this.newShared("lhs_slab", this.depth, this.part.rows);
     this.rhs = this.newShared("rhs_slab", this.depth, this.part.cols);
+  }
+
+  /** Scratch for what walks down the columns of register tiles: a slab of columns, and a matrix. */
+  private giveColumns(stmts: readonly Stmt[]): void {
+    const isTile = (id: StorageId) => {
+      const { memory, shape } = this.storage(id);
+      return memory === "register" && shape.length === 2;
+    };
+    const walked = stmts.flatMap((stmt) =>
+      (stmt.kind === "cumsum" || stmt.kind === "solve") && isTile(stmt.dst) ? [stmt] : [],
+    );
+    if (walked.length === 0) return;
+    const rows = Math.max(...walked.map(({ dst }) => this.storage(dst).shape[0]!));
+    const widest = [64, 32, 16].find(
+      (cols) => rows * (cols + 1) * 4 <= this.limits.sharedBytes / 5,
+    );
+    this.columns = this.newShared("columns", rows, widest ?? 16);
+    if (walked.some(({ kind }) => kind === "solve")) {
+      this.matrix = this.newShared("matrix", rows, rows);
+    }
   }
 
   private newShared(name: string, rows: number, cols: number): Storage {
@@ -240,6 +273,58 @@ class Stager {
       },
     ];
     return { kind: "loop", variable, extent: to - from, step, reverse: false, body, note };
+  }
+
+  /** The columns of a register tile, a slab at a time: into shared memory, `work`, and back. */
+  private inColumns(
+    dst: StorageId,
+    src: StorageId,
+    note: string | null,
+    work: (columns: StorageId) => Stmt,
+  ): Stmt {
+    this.changed = true;
+    const [rows, cols] = this.storage(dst).shape as [number, number];
+    const columns = this.columns!;
+    if (columns.shape[0] !== rows) {
+      throw new CompilerBug(`stage-operands: [${rows}, ${cols}] does not fit ${columns.name}`);
+    }
+    // Both are multiples of the block's side, the slab's width a power of two.
+    const step = [64, 32, 16].find((size) => size <= columns.shape[1]! && cols % size === 0)!;
+    const variable = `slab_${this.slabs++}`;
+    const along: Index = { base: variable, offset: 0 };
+    const slab = (storage: StorageId): Window => ({
+      storage,
+      row: start(0),
+      rows,
+      col: along,
+      cols: step,
+    });
+    const staged = part(columns, rows, step);
+    const body: Stmt[] = [
+      { kind: "copy", dst: staged, src: slab(src), transpose: false, note },
+      work(columns.id),
+      { kind: "copy", dst: slab(dst), src: staged, transpose: false, note },
+    ];
+    return { kind: "loop", variable, extent: cols, step, reverse: false, body, note };
+  }
+
+  private sums(stmt: CumSumStmt): Stmt[] {
+    const isTile = this.storage(stmt.src).shape.length === 2;
+    if (!isTile || this.storage(stmt.src).memory === "shared") return [stmt];
+    const summed = (id: StorageId): Stmt => ({ ...stmt, dst: id, src: id });
+    return [this.inColumns(stmt.dst, stmt.src, stmt.note, summed)];
+  }
+
+  private solution(stmt: SolveStmt): Stmt[] {
+    if (this.storage(stmt.dst).memory === "shared") return [stmt];
+    const matrix = this.matrix!;
+    const [rows] = this.storage(stmt.matrix).shape as [number, number];
+    const { note } = stmt;
+    const source = part(this.storage(stmt.matrix), rows, rows);
+    return [
+      { kind: "copy", dst: part(matrix, rows, rows), src: source, transpose: false, note },
+      this.inColumns(stmt.dst, stmt.dst, note, (id) => ({ ...stmt, dst: id, matrix: matrix.id })),
+    ];
   }
 
   private rotation(stmt: RotateHalfStmt): Stmt[] {

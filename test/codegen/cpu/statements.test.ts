@@ -98,24 +98,43 @@ describe.runIf(cpu.available)(`statements on the cpu${cpu.why}`, () => {
     expect(got[0]).toBeNaN();
   });
 
-  test.each([
-    [[64], false],
-    [[64], true],
-    [[48, 32], false],
-    [[48, 32], true],
-  ] as const)("cumsum of %j, reverse %s", async (shape, reverse) => {
-    const [rows, cols] = [shape[0], shape[1] ?? 1];
-    const x = numbers(rows * cols);
-    const want = grid(rows, cols, (i, j) => {
-      let sum = 0;
-      for (let r = reverse ? i : 0; r < (reverse ? rows : i + 1); r++) sum += x[r * cols + j]!;
-      return sum;
-    });
-    const got = await through(shape, shape, x, (text) => [
-      { kind: "cumsum", dst: text.id("y"), src: text.id("x"), reverse, note: null },
-    ]);
-    close(want, got);
-  });
+  test.each(
+    [[32], [32, 16]].flatMap((shape) =>
+      [false, true].flatMap((reverse) =>
+        [false, true].flatMap((exclusive) =>
+          [null, 1, 4].map((block) => [shape, reverse, exclusive, block] as const),
+        ),
+      ),
+    ),
+  )(
+    "cumsum of %j, reverse %s, exclusive %s, block %s",
+    async (shape, reverse, exclusive, block) => {
+      const [rows, cols] = [shape[0]!, shape[1] ?? 1];
+      const x = numbers(rows * cols);
+      const span = block ?? rows;
+      const want = grid(rows, cols, (i, j) => {
+        let sum = 0;
+        for (let r = 0; r < rows; r++) {
+          const isBefore = reverse ? r > i : r < i;
+          const isIn = Math.floor(r / span) === Math.floor(i / span);
+          if (isIn && (isBefore || (r === i && !exclusive))) sum += x[r * cols + j]!;
+        }
+        return sum;
+      });
+      const got = await through([...shape], [...shape], x, (text) => [
+        {
+          kind: "cumsum",
+          dst: text.id("y"),
+          src: text.id("x"),
+          reverse,
+          exclusive,
+          block,
+          note: null,
+        },
+      ]);
+      close(want, got);
+    },
+  );
 
   test.each([32, 20, 60, 64])("rotate-half of %i columns", async (width) => {
     const [rows, cols] = [16, 64];

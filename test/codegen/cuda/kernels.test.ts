@@ -117,7 +117,15 @@ test.skipIf(!available).each([false, true])(
     const hand = kernel(tiles, [
       { kind: "load", dst: first, view: view("x"), note: null },
       barrier,
-      { kind: "cumsum", reverse, dst: second, src: first, note: null },
+      {
+        kind: "cumsum",
+        reverse,
+        exclusive: false,
+        block: null,
+        dst: second,
+        src: first,
+        note: null,
+      },
       barrier,
       { kind: "store", src: second, view: view("y"), note: null },
     ]);

@@ -1,0 +1,204 @@
+/**
+ * Decays inside a chunk: between two of its tokens, from its start, and to its end.
+ *
+ * One decay for the whole state goes into a mask:  P = (a b^T) * causal(g).
+ *
+ * With a decay for each channel, P[i, j] = sum over c of a[i, c] b[j, c] exp(g[j+1, c] + ... + g[i, c]),
+ * the triangle j < i is cut into squares: with blocks of 1, 2, 4, ... tokens, a later block of a pair
+ * meets the earlier one exactly once. For a square with its border between the blocks,
+ *
+ *   exp(g[j+1] + ... + g[i]) = exp(g[j+1] + ... + g[border]) exp(g[border+1] + ... + g[i])
+ *
+ * so its part of P is a product of two matrices, and both exponents are <= 0 whatever the decays: no
+ * overflow, no cancellation, no bound needed. The sums are cumulative sums that start anew at each
+ * block. The diagonal carries no decay at all. log2(C) products of the chunk's size take the place of one.
+ *
+ * A decay over the value axis scales what the scores are multiplied with in the same way.
+ * Source: GLA's secondary chunking, arXiv 2312.06635, section 4.3, taken down to single tokens.
+ */
+import type { Span } from "../support/span.ts";
+import type { TensorBuilder } from "./build.ts";
+import { type DecayAxis, type ValueId, chunkDim } from "./ir.ts";
+
+export class ChunkDecay {
+  /** Tokens of a chunk with a decay for each channel: each doubling costs one more product. */
+  static readonly longest = 32;
+
+  /** Log decay of each token: [C], [C, K] or [C, V]; null without a decay. */
+  private readonly each: ValueId | null;
+  /** What the mask takes. */
+  private readonly masked: ValueId | null;
+  private readonly build: TensorBuilder;
+  private readonly axis: DecayAxis;
+  private readonly reverse: boolean;
+  private readonly span: Span;
+  /** Factors up to and from the borders of blocks, by what they are. */
+  private readonly factors = new Map<string, ValueId>();
+
+  /** `log`: the log decay outside of the loop, a scalar or per token; `build` stands in the loop. */
+  constructor(
+    build: TensorBuilder,
+    log: ValueId | null,
+    axis: DecayAxis,
+    reverse: boolean,
+    span: Span,
+  ) {
+    this.build = build;
+    this.axis = axis;
+    this.reverse = reverse;
+    this.span = span;
+    if (log === null) {
+      this.each = this.masked = null;
+      return;
+    }
+    const perToken = build.shapeOf(log).length > 0;
+    this.each = perToken
+      ? build.add({ kind: "rows", arg: log }, { name: build.opOf(log)?.name ?? null })
+      : build.mul(build.const(1, [chunkDim]), log, { name: "log_decay" });
+    this.masked = perToken ? this.each : log;
+  }
+
+  /**
+   * Decayed and masked scores [C, C] of a and b ([C, K]): a[i] decays from token j to i; `strict`: to
+   * i - 1, for j < i. Of a decay over the value axis the scores hold only the mask; see `apply`.
+   */
+  pair(a: ValueId, b: ValueId, strict: boolean): ValueId {
+    const { build, span } = this;
+    const turned = (x: ValueId) => build.transpose(x, { span });
+    if (this.axis !== "key") {
+      const scores = build.matmul(a, turned(b), { span, name: "scores" });
+      return build.mul(scores, this.causal(strict), { span, name: "masked" });
+    }
+    let sum: ValueId | null = null;
+    for (let block = 1; block < ChunkDecay.longest; block *= 2) {
+      const [left, right] = [this.upFrom(a, block, strict), this.toBorder(b, block)];
+      const scores = build.matmul(left, turned(right), { span, name: "scores" });
+      sum = this.add(sum, build.mul(scores, this.square(block), { span }));
+    }
+    if (strict) return sum!;
+    const own = build.add(
+      { kind: "reduce", fn: "sum", arg: build.mul(a, b, { span }), axis: 1 },
+      { span },
+    );
+    return this.add(sum, build.mul(this.square(0), own, { span }));
+  }
+
+  /** Scores times values [C, V], with the decay of a value axis where there is one. */
+  apply(scores: ValueId, v: ValueId, strict: boolean, name: string): ValueId {
+    const { build, span } = this;
+    if (this.axis !== "value") return build.matmul(scores, v, { span, name });
+    let sum: ValueId | null = null;
+    for (let block = 1; block < ChunkDecay.longest; block *= 2) {
+      const part = build.mul(scores, this.square(block), { span });
+      const product = build.matmul(part, this.toBorder(v, block), { span });
+      sum = this.add(sum, this.upFrom(product, block, strict));
+    }
+    if (strict) return sum!;
+    const diagonal = build.mul(scores, this.square(0), { span });
+    const own = build.add({ kind: "reduce", fn: "sum", arg: diagonal, axis: 1 }, { span });
+    return this.add(sum, build.mul(v, own, { span }));
+  }
+
+  /** a[i] times the state before the chunk, decayed up to token i (`strict`: i - 1). */
+  inter(a: ValueId, S: ValueId, strict: boolean): ValueId {
+    const { build, span } = this;
+    const reach = this.factor(`reach ${strict}`, () => {
+      if (this.each === null) return null;
+      const exponent = this.sums(this.reverse, strict, null, "log_decay_sum");
+      return build.map("exp", [exponent], { span, name: "from_start" });
+    });
+    if (this.axis === "value") {
+      const product = build.matmul(a, S, { span });
+      return build.mul(product, reach!, { span, name: "inter" });
+    }
+    const name = `${build.opOf(a)?.name ?? "q"}_decayed`;
+    const decayed = reach === null ? a : build.mul(a, reach, { span, name });
+    return build.matmul(decayed, S, { span, name: "inter" });
+  }
+
+  /** Keys and values of the chunk, decayed from their token to its end. */
+  toEnd(k: ValueId, v: ValueId): readonly [ValueId, ValueId] {
+    const { build, span } = this;
+    const rest = this.factor("rest", () => {
+      if (this.each === null) return null;
+      // What is still to come after a token, from suffix sums: total - sum would cancel.
+      const exponent = this.sums(!this.reverse, true, null, "log_decay_rest");
+      return build.map("exp", [exponent], { span, name: "to_end" });
+    });
+    if (rest === null) return [k, v];
+    const decayed = (x: ValueId, other: string) =>
+      build.mul(x, rest, { span, name: `${build.opOf(x)?.name ?? other}_decayed` });
+    return this.axis === "value" ? [k, decayed(v, "v")] : [decayed(k, "k"), v];
+  }
+
+  /** The state before the chunk, decayed over all of it. */
+  kept(S: ValueId): ValueId {
+    const { build, span } = this;
+    if (this.each === null) return S;
+    const total = build.add(
+      { kind: "reduce", fn: "sum", arg: this.each, axis: 0 },
+      { span, name: "log_decay_total" },
+    );
+    return build.mul(S, build.map("exp", [total], { span, name: "chunk_decay" }), { span });
+  }
+
+  private add(a: ValueId | null, b: ValueId): ValueId {
+    return a === null ? b : this.build.map("add", [a, b], { span: this.span });
+  }
+
+  private factor(key: string, make: () => ValueId | null): ValueId | null {
+    const known = this.factors.get(key);
+    if (known !== undefined) return known;
+    const made = make();
+    if (made !== null) this.factors.set(key, made);
+    return made;
+  }
+
+  private sums(
+    reverse: boolean,
+    exclusive: boolean,
+    block: number | null,
+    name: string | null,
+  ): ValueId {
+    const { build, span } = this;
+    const draft = { kind: "cumsum", arg: this.each!, reverse, exclusive, block } as const;
+    return build.add(draft, { span, name });
+  }
+
+  private causal(strict: boolean): ValueId {
+    const { build, span, reverse } = this;
+    const logDecay = this.axis === "scalar" ? this.masked : null;
+    return this.factor(`mask ${strict}`, () => {
+      return build.add({ kind: "causal", logDecay, strict, reverse }, { span, name: "mask" });
+    })!;
+  }
+
+  private square(block: number): ValueId {
+    const { build, span } = this;
+    const reverse = block > 0 && this.reverse;
+    return this.factor(`square ${block}`, () =>
+      build.add({ kind: "block-mask", block, reverse }, { span }),
+    )!;
+  }
+
+  /** x decayed from the border of its token's pair of blocks up to the token (`strict`: before it). */
+  private upFrom(x: ValueId, block: number, strict: boolean): ValueId {
+    const { build, span } = this;
+    if (block === 1 && strict) return x;
+    const decay = this.factor(`from ${block} ${strict}`, () => {
+      const exponent = block === 1 ? this.each! : this.sums(this.reverse, strict, block, null);
+      return build.map("exp", [exponent], { span });
+    })!;
+    return build.mul(x, decay, { span });
+  }
+
+  /** x decayed from its token to the border; with blocks of one the border is the token's own. */
+  private toBorder(x: ValueId, block: number): ValueId {
+    const { build, span } = this;
+    if (block === 1) return x;
+    const decay = this.factor(`to ${block}`, () => {
+      return build.map("exp", [this.sums(!this.reverse, true, block, null)], { span });
+    })!;
+    return this.factor(`to ${block} ${x}`, () => build.mul(x, decay, { span }))!;
+  }
+}
