@@ -21,20 +21,35 @@ export interface Binding {
   readonly params: readonly Param[];
 }
 
+/** What is bundled first: what is small. */
+const sizesInOrder: readonly Param["per"][] = ["head", "shared", "state", "token"];
+
 /**
- * The kernel's storage bindings. When there are more than a shader may have, the per-head numbers
- * share one: the device lays them one behind the other.
+ * The kernel's storage bindings. When there are more than a shader may have, params of one access and
+ * dtype share a buffer, the small ones first: the device lays them one behind the other, and takes what
+ * was written apart again.
  */
 export function bindingsOf(kernel: Kernel): Binding[] {
-  const alone = kernel.params.map((param) => ({ name: param.name, params: [param] }));
-  const small = kernel.params.filter(isSmall);
-  if (alone.length <= storageBuffers || small.length < 2) return alone;
-  const rest = alone.filter(({ params }) => !isSmall(params[0]!));
-  return [...rest, { name: "per_head", params: small }];
+  let bindings = kernel.params.map((param): Binding => ({ name: param.name, params: [param] }));
+  const taken = new Set([...kernel.params, ...kernel.storages].map(({ name }) => name));
+  for (const access of ["read", "write"] as const) {
+    for (const dtype of ["f32", "bf16", "f16"] as const) {
+      const excess = bindings.length - storageBuffers;
+      const members = kernel.params
+        .filter((param) => param.access === access && param.dtype === dtype)
+        .sort((a, b) => sizesInOrder.indexOf(a.per) - sizesInOrder.indexOf(b.per));
+      if (excess <= 0 || members.length < 2) continue;
+      const params = members.slice(0, Math.max(excess + 1, countSmall(members)));
+      let name = `${dtype}_${access === "read" ? "inputs" : "outputs"}`;
+      while (taken.has(name)) name = `all_${name}`;
+      bindings = [...bindings.filter((one) => !params.includes(one.params[0]!)), { name, params }];
+    }
+  }
+  return bindings;
 }
 
-function isSmall({ per, access, dtype }: Param): boolean {
-  return per === "head" && access === "read" && dtype === "f32";
+function countSmall(params: readonly Param[]): number {
+  return params.filter(({ per }) => per === "head" || per === "shared").length;
 }
 
 export function emitWgsl(kernel: Kernel, context: EmitContext): EmittedKernel {
@@ -133,17 +148,9 @@ function dialectFor(
   used: Set<keyof typeof helperTexts>,
   walker: () => CLikeWalker,
 ): Dialect {
-  const bundle = bindings.find(({ params }) => params.length > 1);
-  /** The buffer a param lies in, and where in it its elements begin. */
-  const place = (param: Param, index: string): [string, string] => {
-    const at = bundle?.params.indexOf(param) ?? -1;
-    if (!bundle || at < 0) return [walker().paramName(param.name), index];
-    const before = bundle.params.slice(0, at).map((other) => {
-      const fixed = other.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
-      return `sizes.${other.heads} * ${fixed}`;
-    });
-    return [bundle.name, [...before, index].join(" + ")];
-  };
+  const bundleOf = (param: Param) =>
+    bindings.find(({ params }) => params.length > 1 && params.includes(param));
+  const bufferOf = (param: Param) => bundleOf(param)?.name ?? walker().paramName(param.name);
   return {
     float: wgslFloat,
     toFloat: (text) => `f32(${text})`,
@@ -158,14 +165,19 @@ function dialectFor(
     barrier: "workgroupBarrier();",
     choose: (condition, a, b) => `select(${b}, ${a}, ${condition})`,
     call: (fn, args) => wgslCall(fn, args, used),
-    read: (param, index) => {
-      const [buffer, at] = place(param, index);
+    start: (param) => {
+      const bundle = bundleOf(param);
+      const before = bundle?.params.slice(0, bundle.params.indexOf(param)) ?? [];
+      return before.length === 0 ? null : before.map(elementsText).join(" + ");
+    },
+    read: (param, at) => {
+      const buffer = bufferOf(param);
       if (param.dtype === "f32") return `${buffer}[${at}]`;
       used.add(param.dtype);
       return `from_${param.dtype}(${buffer}[(${at}) / 2], ${at})`;
     },
-    write: (param, index, value) => {
-      const [buffer, at] = place(param, index);
+    write: (param, at, value) => {
+      const buffer = bufferOf(param);
       if (param.dtype === "f32") return `${buffer}[${at}] = ${value};`;
       used.add(param.dtype);
       const shift = `((u32(${at}) & 1u) * 16u)`;
@@ -179,6 +191,19 @@ function dialectFor(
     scalar: (name) => `sizes.${name}`,
     reserved: reservedWords,
   };
+}
+
+/** The elements of a whole param; 16-bit ones fill whole words. */
+function elementsText({ per, heads, shape, dtype }: Param): string {
+  const fixed = shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
+  const factors = {
+    token: ["sizes.B", "sizes.T", `sizes.${heads}`],
+    state: ["sizes.B", "sizes.H"],
+    head: [`sizes.${heads}`],
+    shared: [],
+  }[per];
+  const product = [...factors, ...(fixed === 1 && factors.length > 0 ? [] : [fixed])].join(" * ");
+  return dtype === "f32" ? product : `(${product} + 1) / 2 * 2`;
 }
 
 /** WGSL has no infinite literals; the largest float is as good as one in a maximum. */

@@ -16,7 +16,7 @@ export const reservedWords: ReadonlySet<string> = new Set(
   sampler texture_2d abs acos all any asin atan ceil clamp cos cosh cross degrees determinant distance dot exp
   exp2 faceForward floor fma fract frexp inverseSqrt ldexp length log log2 max min mix modf normalize pow
   radians reflect refract round saturate select sign sin sinh smoothstep sqrt step tan tanh transpose trunc
-  sizes local group groups factor factors softplus elu gelu from_f16 to_f16 from_bf16 to_bf16 per_head Sizes`.split(
+  sizes local group groups factor factors softplus elu gelu from_f16 to_f16 from_bf16 to_bf16 Sizes`.split(
     /\s+/,
   ),
 );

@@ -6,7 +6,7 @@
 import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } from "../device.ts";
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf, newData } from "../dtype.ts";
-import type { BufferArg, Dtype, FormCode, FormSpec, KernelSpec, TensorSpec } from "../plan.ts";
+import type { BufferArg, Dtype, FormCode, FormSpec, KernelSpec } from "../plan.ts";
 
 export interface WebGpuOptions {
   /** The caller's own device; otherwise one is requested. */
@@ -176,8 +176,10 @@ class WebGpuDevice implements Device {
       const { spec, pipeline } = this.kernels.get(entry)!;
       const points = gridPoints(spec, sizes);
       if (points === 0) continue;
+      const gathered: { arg: BufferArg; memory: GPUBuffer }[] = [];
       const entries = spec.buffers.map((arg, binding) => {
-        const memory = this.memoryOf(arg, form, buffers, sizes, encoder, temporary);
+        const memory = this.memoryOf(arg, buffers, encoder, temporary);
+        gathered.push({ arg, memory });
         return { binding, resource: { buffer: memory } };
       });
       const numbers = this.sizesBuffer(spec, sizes);
@@ -190,6 +192,9 @@ class WebGpuDevice implements Device {
       const rows = Math.ceil(points / longestAxis);
       pass.dispatchWorkgroups(Math.ceil(points / rows), rows);
       pass.end();
+      for (const { arg, memory } of gathered) {
+        if (arg.access === "write") this.takeApart(arg, memory, buffers, encoder);
+      }
     }
     this.gpu.queue.submit([encoder.finish()]);
     // Freed by the driver once the queue is through with them.
@@ -198,31 +203,33 @@ class WebGpuDevice implements Device {
     this.check();
   }
 
-  /** A tensor's buffer, or a bundle: its parts copied one behind the other. */
+  /** A tensor's buffer, or a bundle: its parts one behind the other, those that are read copied there. */
   private memoryOf(
     arg: BufferArg,
-    form: FormSpec,
     buffers: ReadonlyMap<string, DeviceBuffer>,
-    sizes: LaunchSizes,
     encoder: GPUCommandEncoder,
     temporary: GPUBuffer[],
   ): GPUBuffer {
     if (!arg.parts) return (buffers.get(arg.name) as GpuBuffer).memory;
-    const parts = arg.parts.map((name) => {
-      const spec = form.inputs.find((input) => input.name === name) as TensorSpec;
-      return {
-        buffer: buffers.get(name) as GpuBuffer,
-        size: bytesOf(spec.dtype, shapeOf(spec, sizes)),
-      };
-    });
+    const parts = partsOf(arg.parts, buffers);
     const bundle = this.newMemory(parts.reduce((sum, { size }) => sum + size, 0));
     temporary.push(bundle);
-    let offset = 0;
-    for (const { buffer, size } of parts) {
-      if (size > 0) encoder.copyBufferToBuffer(buffer.memory, 0, bundle, offset, size);
-      offset += size;
+    for (const { memory, offset, size } of arg.access === "read" ? parts : []) {
+      if (size > 0) encoder.copyBufferToBuffer(memory, 0, bundle, offset, size);
     }
     return bundle;
+  }
+
+  /** Copies what a kernel wrote into a bundle to the buffers of its parts. */
+  private takeApart(
+    arg: BufferArg,
+    bundle: GPUBuffer,
+    buffers: ReadonlyMap<string, DeviceBuffer>,
+    encoder: GPUCommandEncoder,
+  ): void {
+    for (const { memory, offset, size } of arg.parts ? partsOf(arg.parts, buffers) : []) {
+      if (size > 0) encoder.copyBufferToBuffer(bundle, offset, memory, 0, size);
+    }
   }
 
   private sizesBuffer(spec: KernelSpec, sizes: LaunchSizes): GPUBuffer {
@@ -250,4 +257,16 @@ class WebGpuDevice implements Device {
   private check(): void {
     if (this.failure) throw this.failure;
   }
+}
+
+/** Where each part of a bundle lies in it, in bytes; parts begin at whole words. */
+function partsOf(names: readonly string[], buffers: ReadonlyMap<string, DeviceBuffer>) {
+  let end = 0;
+  return names.map((name) => {
+    const { memory, spec } = buffers.get(name) as GpuBuffer;
+    const size = Math.ceil(bytesOf(spec.dtype, spec.shape) / 4) * 4;
+    const offset = end;
+    end += size;
+    return { memory, offset, size };
+  });
 }
