@@ -26,6 +26,7 @@ import {
   type Op,
   type Program,
   type ValueId,
+  chunkCountDim,
   chunkDim,
   mapOperands,
   operands,
@@ -62,8 +63,9 @@ function stagesOf(program: Program): Stages {
   return stages;
 }
 
+/** Does a value have a part for each token, or for each chunk? */
 function isPerToken(op: Op): boolean {
-  return op.type.shape[0] === tokenDim;
+  return op.type.shape[0] === tokenDim || op.type.shape[0] === chunkCountDim;
 }
 
 /** Per-token values that exist without a loop. */
@@ -173,12 +175,18 @@ class Fuser {
       const reads = op.kind === "chunks" ? captured(op.region) : operands(op);
       for (const id of reads) laterReads.add(id);
     }
-    const carriesOnly = loops.length === 0;
+    // What comes out of this stage's loops, as it is or through per-token code; the rest is recomputed.
+    const made = new Set<ValueId>();
+    for (const op of this.program.ops) {
+      if (this.stages.get(op.id) !== stage || !isPerToken(op)) continue;
+      const isMine = op.kind === "result" && mine.has(op.of);
+      if (isMine || operands(op).some((id) => made.has(id))) made.add(op.id);
+    }
     return this.program.ops.filter((op) => {
       if (!isPerToken(op) || this.stages.get(op.id) !== stage) return false;
-      const isMine = op.kind === "result" && mine.has(op.of);
-      if (outputs.has(op.id)) return op.kind !== "result" || isMine;
-      return !carriesOnly && isMine && laterReads.has(op.id);
+      const isForeign = op.kind === "result" && !mine.has(op.of);
+      if (outputs.has(op.id)) return !isForeign;
+      return made.has(op.id) && laterReads.has(op.id);
     });
   }
 }
@@ -230,11 +238,11 @@ class Body {
     const inner = this.yieldOf.get(id);
     if (inner !== undefined) return this.get(inner);
     const origin = originOf(op);
+    // The caller's, or stored by an earlier stage.
+    if (this.rewriter.has(id)) {
+      return build.add({ kind: "rows", arg: this.rewriter.get(id) }, origin);
+    }
     switch (op.kind) {
-      case "input":
-      case "token-index":
-      case "result":
-        return build.add({ kind: "rows", arg: this.rewriter.get(id) }, origin);
       case "const":
         return build.const(op.value, [chunkDim, ...op.type.shape.slice(1)], origin);
       case "chunks":
