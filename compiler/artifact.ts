@@ -64,9 +64,10 @@ function formSpec(name: string, program: Program): FormSpec {
   return {
     name,
     inputs: inputs.map((op) => tensorSpec(op.label, op.per, op.dtype, op.type.shape, program, op)),
-    outputs: program.outputs.map((out) =>
-      tensorSpec(out.label, out.per, out.dtype, typed.get(out.value)!.shape, program, null),
-    ),
+    outputs: program.outputs.map((out) => ({
+      ...tensorSpec(out.label, out.per, out.dtype, typed.get(out.value)!.shape, program, null),
+      ...(name === "backward" ? { headsOf: out.label.replace(/^d_/, "") } : {}),
+    })),
   };
 }
 
@@ -139,9 +140,10 @@ export function targetCode(
         files.set(file, emitted.text);
         return kernelSpec(kernel, emitted, file);
       }),
-      workspaces: workspaces.map(({ name, per, dims }) => ({
+      workspaces: workspaces.map(({ name, per, dims, chunk }) => ({
         name,
         per,
+        ...(chunk === undefined ? {} : { chunk }),
         dtype: "f32" as const,
         dims,
         dimNames: dims.map(String),

@@ -3,13 +3,13 @@ import type { Manifest } from "../runtime/plan.ts";
 import type { Dtype } from "./tensor/ir.ts";
 import { type Files, manifestOf, referenceCode, targetCode } from "./artifact.ts";
 import { type CheckedAttention, checkFile } from "./check/check.ts";
-import { toForms, toKernels, toLoops, toScans } from "./pipeline.ts";
+import { toBackwardLoops, toForms, toGradient, toKernels, toLoops, toScans } from "./pipeline.ts";
 import { type Diagnostic, type Outcome, hasErrors } from "./support/diagnostic.ts";
 import { type Note, type Observer, Report } from "./support/pass.ts";
 import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
 import { parseSource } from "./syntax/parse.ts";
 import type { Op, Program } from "./tensor/ir.ts";
-import type { Sharded } from "./tensor/passes/shard.ts";
+import type { Form, Sharded } from "./tensor/passes/shard.ts";
 import type { TileProgram } from "./tile/ir.ts";
 import type { Target } from "./tile/target.ts";
 
@@ -21,6 +21,8 @@ export interface CompileOptions {
   /** Which attention of the file; null: the only one. */
   readonly entry: string | null;
   readonly targets: readonly Target[];
+  /** Also the form `backward`, the gradients of all inputs. */
+  readonly backward?: boolean;
   /** Told every program on its way; for `dump` and goldens. */
   readonly watch?: Watch;
 }
@@ -90,12 +92,18 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   const { program } = picked;
   const scans = toScans(program, report, options.watch?.tensor?.(null));
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
-  const sharded = toForms(scans);
-  const loops = sharded.forms.map((form) => {
+  const sharded = withGradients(toForms(scans), options);
+  const loops: { name: Form["name"]; program: Program }[] = [];
+  for (const form of sharded.forms) {
     const watch = options.watch?.tensor?.(form.name);
     watch?.("shard", form.program, true);
-    return { name: form.name, program: toLoops(form.program, report, watch) };
-  });
+    const forward = loops.find(({ name }) => name === "forward")?.program;
+    const own =
+      form.name === "backward"
+        ? toBackwardLoops(forward!, report, watch)
+        : toLoops(form.program, report, watch);
+    loops.push({ name: form.name, program: own });
+  }
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
   const files: Files = new Map();
   const targets = [referenceCode(program, sharded, files)];
@@ -127,6 +135,13 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   const manifest = { ...manifestOf(program, sharded, baseName(source.name)), targets };
   const value = { program, scans, sharded, manifest, files, notes: report.notes };
   return { value, diagnostics: checked.diagnostics };
+}
+
+function withGradients(sharded: Sharded, { backward }: CompileOptions): Sharded {
+  if (!backward) return sharded;
+  const [forward] = sharded.forms as [Form];
+  const form: Form = { name: "backward", program: toGradient(forward.program) };
+  return { ...sharded, forms: [...sharded.forms, form] };
 }
 
 /** The attention that `entry` names, or the only one. */

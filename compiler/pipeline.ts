@@ -4,14 +4,16 @@
  *
  *   text -> AST -> tensor program -> forms -> tile programs -> text of a target
  */
-import type { Observer, Pass, Report } from "./support/pass.ts";
-import { runPasses } from "./support/pass.ts";
+import type { Observer, Pass } from "./support/pass.ts";
+import { Report, runPasses } from "./support/pass.ts";
 import type { Op, Program } from "./tensor/ir.ts";
 import { chunk } from "./tensor/passes/chunk.ts";
+import { differentiate } from "./tensor/passes/differentiate.ts";
 import { fuse } from "./tensor/passes/fuse.ts";
 import { rightProduct } from "./tensor/passes/right-product.ts";
 import { type Sharded, shard } from "./tensor/passes/shard.ts";
 import { simplify } from "./tensor/passes/simplify.ts";
+import { toTokens } from "./tensor/tokens.ts";
 import { verifyTensor } from "./tensor/verify.ts";
 import { type Lowered, fromTensor } from "./tile/from-tensor.ts";
 import type { TileProgram } from "./tile/ir.ts";
@@ -36,6 +38,15 @@ export const formPasses: readonly Pass<Program>[] = [
   simplify,
 ];
 
+/** On the forward's loops, for the gradients of all inputs. */
+export const backwardPasses: readonly Pass<Program>[] = [
+  // On loops, so that every chunk algorithm has its adjoint for nothing.
+  differentiate,
+  // Sums of cotangents from several loops stand outside of them until now.
+  fuse,
+  simplify,
+];
+
 /** The attention as scans: what is classified, sharded, and evaluated as the reference. */
 export function toScans(program: Program, report: Report, observe?: Observer<Program>): Program {
   return runPasses(algebraPasses, program, verifyTensor, report, observe);
@@ -51,6 +62,20 @@ export function toForms(scans: Program): Sharded {
 /** A form as fused chunk loops. */
 export function toLoops(form: Program, report: Report, observe?: Observer<Program>): Program {
   return runPasses(formPasses, form, verifyTensor, report, observe);
+}
+
+/** The gradients of a form, from its loops: two loops where it had one. */
+export function toBackwardLoops(
+  loops: Program,
+  report: Report,
+  observe?: Observer<Program>,
+): Program {
+  return runPasses(backwardPasses, loops, verifyTensor, report, observe);
+}
+
+/** The gradients of a form, token by token: what the reference evaluates. */
+export function toGradient(form: Program): Program {
+  return runPasses([differentiate], toTokens(form), verifyTensor, new Report());
 }
 
 /** A form as kernels that are legal for a target. */

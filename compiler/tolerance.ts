@@ -13,6 +13,12 @@ export const tolerances = { f32: 1e-5, f16: 1e-3, bf16: 5e-3 } as const satisfie
   number
 >;
 
+/** Of gradients: twice as many operations, and recomputed states. */
+export const gradients = { f32: 1e-4, f16: 2e-3, bf16: 5e-3 } as const satisfies Record<
+  Dtype,
+  number
+>;
+
 /** RMS(reference - x) / RMS(reference); 0 for equal tensors, also when both are zero or empty. */
 export function rmseRatio(reference: ArrayLike<number>, x: ArrayLike<number>): number {
   let [error, scale] = [0, 0];

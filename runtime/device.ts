@@ -56,7 +56,7 @@ export interface Device {
 
 /** The whole shape of a tensor for given run-time sizes. */
 export function shapeOf(spec: TensorSpec, sizes: LaunchSizes): number[] {
-  const heads = sizes.heads[spec.name] ?? sizes.H;
+  const heads = sizes.heads[spec.headsOf ?? spec.name] ?? sizes.H;
   switch (spec.per) {
     case "token":
       return [sizes.B, sizes.T, heads, ...spec.dims];
@@ -66,6 +66,8 @@ export function shapeOf(spec: TensorSpec, sizes: LaunchSizes): number[] {
       return [...spec.dims];
     case "state":
       return [sizes.B, sizes.H, ...spec.dims];
+    case "chunk":
+      return [sizes.B, Math.ceil(sizes.T / spec.chunk!), sizes.H, ...spec.dims];
   }
 }
 

@@ -20,8 +20,9 @@ export interface GridSize {
 /**
  * How a tensor varies, which gives its whole shape:
  *   token  [B, T, heads, ...dims]   head  [heads, ...dims]   shared  [...dims]   state  [B, H, ...dims]
+ *   chunk  [B, ceil(T / chunk), H, ...dims]
  */
-export type Per = "token" | "head" | "shared" | "state";
+export type Per = "token" | "head" | "shared" | "state" | "chunk";
 
 export interface TensorSpec {
   readonly name: string;
@@ -33,9 +34,17 @@ export interface TensorSpec {
   readonly dimNames: readonly string[];
   /** What random inputs are drawn from and `--check-inputs` tests; null: any. */
   readonly range: { low: number; high: number; lowOpen: boolean; highOpen: boolean } | null;
+  /** Tokens of a chunk, for what is stored per chunk. */
+  readonly chunk?: number;
+  /** The input whose heads it has, where that is not itself: a gradient's. */
+  readonly headsOf?: string;
 }
 
-/** One entry point of the artifact, the same on every target. Arguments are named tensors. */
+/**
+ * One entry point of the artifact, the same on every target. Arguments are named tensors. An output with
+ * fewer heads than H, or one per head or shared, is a sum: kernels write the share of each sequence and
+ * head, [B, T, H, ...dims] or [B, H, ...dims], and the device adds those up.
+ */
 export interface FormSpec {
   readonly name: string;
   readonly inputs: readonly TensorSpec[];

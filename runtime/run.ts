@@ -216,7 +216,18 @@ export function rankInputs(run: RanksRun, rank: number): Map<string, HostTensor>
     const zero = { dtype: "f32" as const, shape, data: newData("f32", elementsOf(shape)) };
     cut.set(name, inputs.get(name) ?? zero);
   }
+  for (const spec of cotangentsOf(manifest)) {
+    const tensor = inputs.get(spec.name);
+    if (tensor) cut.set(spec.name, spec.per === "token" ? cutTokens(tensor, from, to) : tensor);
+  }
   return cut;
+}
+
+/** What the form `backward` takes beside the inputs of `forward`: the cotangents of its outputs. */
+export function cotangentsOf(manifest: Manifest): readonly TensorSpec[] {
+  const of = (name: string) => manifest.forms.find((form) => form.name === name);
+  const known = new Set(of("forward")?.inputs.map(({ name }) => name));
+  return (of("backward")?.inputs ?? []).filter(({ name }) => !known.has(name));
 }
 
 /** Tokens [from, to) of a [B, T, ...] tensor. */
@@ -242,6 +253,11 @@ export function joinResults(
   for (const spec of manifest.outputs) {
     const parts = results.map((result) => result.tensors.get(spec.name)!);
     tensors.set(spec.name, joinTokens(spec, sizes, parts));
+  }
+  const [first] = results;
+  if (first && results.length === 1) {
+    // Gradients, where the plan asks for them.
+    for (const [name, tensor] of first.tensors) tensors.set(name, tensor);
   }
   for (const { name } of manifest.states) {
     const holder = results.find((result) => result.tensors.has(`final_${name}`));

@@ -6,6 +6,8 @@
  *                          each rounding, about a hundred of them in a row, and some room
  *   rules          1e-9    the same through exponentials and divisions of the rules' own, which may
  *                          cancel: a thousand times the row above
+ *   slopes         1e-6    gradients beside finite differences of fourth order: steps of 1e-5 leave about
+ *                          1e-20 of their own, and 1e-16 / 1e-5 of rounding
  *   downloads      1e-7    one rounding to float32 on the way out (2^-24), nothing else
  */
 import { expect } from "vitest";
@@ -13,6 +15,7 @@ import { rmseRatio } from "../compiler/tolerance.ts";
 
 export const interpreters = 1e-12;
 export const rules = 1e-9;
+export const slopes = 1e-6;
 export const downloads = 1e-7;
 
 /** Expects as many numbers, and the same but for the order of their sums. */

@@ -244,6 +244,7 @@ export class CLikeWalker {
         state: `(batch * ${dialect.scalar("H")} + head)${times}`,
         head: `${own.includes(" ") && fixed !== 1 ? `(${own})` : own}${times}`,
         shared: "0",
+        chunk: `(batch * ((${T} + ${(param.chunk ?? 1) - 1}) / ${param.chunk ?? 1}) * ${heads} + head)${times}`,
       }[param.per];
       const start = dialect.start(param);
       const whole = start === null ? bare(base) : `${start} + ${base}`;
@@ -259,10 +260,18 @@ export class CLikeWalker {
     const { base, stride: tokens } = this.places.get(view.param)!;
     const cols = this.colsOf(param);
     const stride = param.per === "token" ? tokens : String(cols);
+    const start = view.token === undefined ? base : this.chunkStart(param, base, view.token);
     const first = this.plus(view.row, row);
     const times = stride === "1" ? "" : ` * ${stride}`;
-    const at = first === "0" ? base : `${base} + ${group(first)}${times}`;
+    const at = first === "0" ? start : `${start} + ${group(first)}${times}`;
     return col === null ? at : `${at} + ${this.plus(view.col, col)}`;
+  }
+
+  /** Where the part of a chunk begins in a buffer that has one for each. */
+  private chunkStart(param: Param, base: string, token: Index): string {
+    const size = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
+    const heads = this.dialect.scalar(param.heads);
+    return `${base} + ${group(this.index(token))} / ${param.chunk!} * ${heads} * ${size}`;
   }
 
   /** The condition under which an element of a view lies in its buffer, or null: always. */

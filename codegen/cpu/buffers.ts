@@ -51,7 +51,7 @@ function forVectors(
 export function load(context: KernelContext, dst: StorageId, view: View): void {
   const { b } = context;
   const place = context.place(dst);
-  const part = context.part(view.param);
+  const part = context.partOf(view);
   const [row0, col0] = [context.index(view.row), context.index(view.col)];
   const source = (row: Int, col: Int) =>
     b.add(b.multiply(b.add(row0, row), part.rowStride), b.add(col0, col));
@@ -78,7 +78,7 @@ export function load(context: KernelContext, dst: StorageId, view: View): void {
 function loadVector(context: KernelContext, dst: StorageId, view: View): void {
   const { b } = context;
   const place = context.place(dst);
-  const part = context.part(view.param);
+  const part = context.partOf(view);
   const [row0, col0] = [context.index(view.row), context.index(view.col)];
   const { rows } = context.bounds(view, place.cols, 1);
   if (part.rowStride === 1 && place.rank === 1) {
@@ -102,7 +102,7 @@ function loadVector(context: KernelContext, dst: StorageId, view: View): void {
 export function store(context: KernelContext, src: StorageId, view: View): void {
   const { b } = context;
   const place = context.place(src);
-  const part = context.part(view.param);
+  const part = context.partOf(view);
   const [row0, col0] = [context.index(view.row), context.index(view.col)];
   const target = (row: Int, col: Int) =>
     b.add(b.multiply(b.add(row0, row), part.rowStride), b.add(col0, col));
@@ -123,7 +123,7 @@ export function store(context: KernelContext, src: StorageId, view: View): void 
 function storeVector(context: KernelContext, src: StorageId, view: View): void {
   const { b } = context;
   const place = context.place(src);
-  const part = context.part(view.param);
+  const part = context.partOf(view);
   const [row0, col0] = [context.index(view.row), context.index(view.col)];
   const { rows } = context.bounds(view, place.cols, 1);
   if (part.rowStride === 1 && place.rank === 1) {

@@ -24,6 +24,8 @@ export interface Part {
   readonly rowStride: Int;
   readonly rows: Int;
   readonly cols: number;
+  /** Elements from one chunk's part to the next, and tokens of a chunk; of what is stored per chunk. */
+  readonly perChunk?: { readonly stride: Int; readonly tokens: number };
 }
 
 /** Byte offset of each storage in the scratch memory, and its size. */
@@ -162,7 +164,18 @@ export class KernelContext {
     return this.element(this.place(window.storage), this.index(window.row), this.index(window.col));
   }
 
-  part(name: string): Part {
+  /** This grid point's part of a view's buffer; of one stored per chunk, the chunk's. */
+  partOf(view: View): Part {
+    const part = this.part(view.param);
+    if (part.perChunk === undefined) return part;
+    const { b } = this;
+    const { stride, tokens } = part.perChunk;
+    const offset = b.multiply(b.divide(this.index(view.token!), tokens), stride);
+    const type = part.dtype === "f32" ? "float" : "half";
+    return { ...part, pointer: b.at(type, part.pointer, offset) };
+  }
+
+  private part(name: string): Part {
     const known = this.parts.get(name);
     if (known) return known;
     const number = this.kernel.params.findIndex((candidate) => candidate.name === name);
@@ -171,12 +184,12 @@ export class KernelContext {
     const whole = this.atEntry(() =>
       this.b.loadPointer(this.args.buffers, number, type, `${name}_buffer`),
     );
-    const part = this.atPoint(() => this.partOf(param, whole, type));
+    const part = this.atPoint(() => this.placed(param, whole, type));
     this.parts.set(name, part);
     return part;
   }
 
-  private partOf(param: Param, whole: Value, type: "float" | "half"): Part {
+  private placed(param: Param, whole: Value, type: "float" | "half"): Part {
     const { b, batch } = this;
     const { per, shape, dtype } = param;
     const rows = shape[0] === "T" ? this.runtime("T") : ((shape[0] as number | undefined) ?? 1);
@@ -200,6 +213,15 @@ export class KernelContext {
       }
       case "shared":
         return { pointer: whole, dtype, rowStride: cols, rows, cols };
+      case "chunk": {
+        const tokens = param.chunk!;
+        const chunks = b.divide(b.add(this.runtime("T"), tokens - 1), tokens);
+        const size = b.multiply(rows, cols);
+        const first = b.multiply(b.multiply(batch, chunks), this.runtime("H"));
+        const pointer = at(b.multiply(b.add(first, this.head), size));
+        const perChunk = { stride: b.multiply(this.runtime("H"), size), tokens };
+        return { pointer, dtype, rowStride: cols, rows, cols, perChunk };
+      }
     }
   }
 

@@ -82,7 +82,8 @@ export function emitSolve(context: KernelContext, stmt: SolveStmt): void {
       const at = context.element(dst, row, col);
       const [sum] = b.fold(0, step, 1, "before", [b.call("laspc_load", at)], (before, [so]) => {
         const other = place(before);
-        const factor = b.splat(b.loadFloat(context.element(matrix, row, other)));
+        const [i, j] = stmt.transpose ? [other, row] : [row, other];
+        const factor = b.splat(b.loadFloat(context.element(matrix, i, j)));
         const value = b.call("laspc_load", context.element(dst, other, col));
         return [b.call("laspc_muladd", factor, value, so!)];
       });

@@ -91,7 +91,13 @@ function scalarsIn(kernel: Kernel, body: readonly string[]): string[] {
 /** "bf16[B, T, H_q, 64]" */
 function describe({ per, dtype, shape, heads }: Param): string {
   const own = shape.filter((dim) => dim !== "T");
-  const lead = { token: ["B", "T", heads], state: ["B", "H"], head: [heads], shared: [] }[per];
+  const lead = {
+    token: ["B", "T", heads],
+    state: ["B", "H"],
+    head: [heads],
+    shared: [],
+    chunk: ["B", "chunks", "H"],
+  }[per];
   return `${dtype}[${[...lead, ...own].join(", ")}]`;
 }
 

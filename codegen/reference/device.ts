@@ -68,6 +68,8 @@ export class ReferenceDevice implements Device {
   ): Promise<void> {
     const program = this.programs.get(form.name);
     if (!program) throw new Error(`the reference has no form ${form.name}`);
+    // What is shared is summed up over those who share it.
+    for (const { name } of form.outputs) (args.get(name) as ReferenceBuffer).data.fill(0);
     for (let b = 0; b < sizes.B; b++) {
       for (let h = 0; h < sizes.H; h++) {
         const inputs = new Map<string, NdArray>();
@@ -102,7 +104,7 @@ function placeOf(
   h: number,
   sizes: LaunchSizes,
 ): { shape: number[]; start: number; rows: number; width: number; stride: number } {
-  const heads = sizes.heads[spec.name] ?? sizes.H;
+  const heads = sizes.heads[spec.headsOf ?? spec.name] ?? sizes.H;
   const own = Math.floor(h / (sizes.H / heads));
   const width = elementsOf(spec.dims);
   const shape = [...spec.dims];
@@ -121,6 +123,8 @@ function placeOf(
       return { shape, start: 0, rows: 1, width, stride: width };
     case "state":
       return { shape, start: (b * sizes.H + h) * width, rows: 1, width, stride: width };
+    case "chunk":
+      throw new Error(`${spec.name} is stored per chunk, which the reference has none of`);
   }
 }
 
@@ -150,7 +154,7 @@ function putPart(
 ): void {
   const { start, rows, width, stride } = placeOf(spec, b, h, sizes);
   for (let row = 0; row < rows; row++) {
-    data.set(part.data.subarray(row * width, (row + 1) * width), start + row * stride);
+    for (let i = 0; i < width; i++) data[start + row * stride + i]! += part.data[row * width + i]!;
   }
 }
 

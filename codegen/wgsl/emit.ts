@@ -22,7 +22,7 @@ export interface Binding {
 }
 
 /** What is bundled first: what is small. */
-const sizesInOrder: readonly Param["per"][] = ["head", "shared", "state", "token"];
+const sizesInOrder: readonly Param["per"][] = ["head", "shared", "state", "chunk", "token"];
 
 /**
  * The kernel's storage bindings. When there are more than a shader may have, params of one access and
@@ -124,7 +124,13 @@ function scalarsOf(kernel: Kernel): string[] {
 }
 
 function describe(param: Param): string {
-  const lead = { token: "[B, T, heads", state: "[B, H", head: "[heads", shared: "[" }[param.per];
+  const lead = {
+    token: "[B, T, heads",
+    state: "[B, H",
+    head: "[heads",
+    shared: "[",
+    chunk: "[B, chunks, H",
+  }[param.per];
   const own = param.shape.filter((dim) => dim !== "T");
   const shape = `${lead}${lead === "[" || own.length === 0 ? "" : ", "}${own.join(", ")}]`;
   return `${param.name}: ${param.dtype}${shape}`;
@@ -194,13 +200,14 @@ function dialectFor(
 }
 
 /** The elements of a whole param; 16-bit ones fill whole words. */
-function elementsText({ per, heads, shape, dtype }: Param): string {
+function elementsText({ per, heads, shape, dtype, chunk }: Param): string {
   const fixed = shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
   const factors = {
     token: ["sizes.B", "sizes.T", `sizes.${heads}`],
     state: ["sizes.B", "sizes.H"],
     head: [`sizes.${heads}`],
     shared: [],
+    chunk: ["sizes.B", `((sizes.T + ${(chunk ?? 1) - 1}) / ${chunk ?? 1})`, "sizes.H"],
   }[per];
   const product = [...factors, ...(fixed === 1 && factors.length > 0 ? [] : [fixed])].join(" * ");
   return dtype === "f32" ? product : `(${product} + 1) / 2 * 2`;

@@ -6,6 +6,7 @@ import { fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import { readNpy, writeNpy } from "../../runtime/npy.ts";
 import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
 import { randomTensor } from "../../runtime/random.ts";
+import { cotangentsOf } from "../../runtime/run.ts";
 import { readSafetensors, writeSafetensors } from "../../runtime/safetensors.ts";
 import { type Compiled, check } from "../index.ts";
 import type { Source } from "../support/span.ts";
@@ -132,7 +133,8 @@ function completeInputs(
     dimNames: state.dims.map(String),
     range: null,
   }));
-  const specs = new Map([...manifest.inputs, ...states].map((spec) => [spec.name, spec]));
+  const all = [...manifest.inputs, ...states, ...cotangentsOf(manifest)];
+  const specs = new Map(all.map((spec) => [spec.name, spec]));
   for (const name of files.keys()) {
     if (!specs.has(name)) {
       throw new UserError(

@@ -45,7 +45,12 @@ export async function compileFile(
   source: Source,
   args: Arguments,
   targets: readonly Target[],
-  extra: { dims?: Readonly<Record<string, number>>; dtype?: Dtype } = {},
+  extra: {
+    dims?: Readonly<Record<string, number>>;
+    dtype?: Dtype;
+    /** Also the gradients. */
+    backward?: boolean;
+  } = {},
 ): Promise<Compiled> {
   const { T: _T, B: _B, H: _H, ...dims } = args.dims();
   const outcome = compile(source, {
@@ -53,6 +58,7 @@ export async function compileFile(
     dtype: extra.dtype ?? args.dtype(),
     entry: args.text("entry"),
     targets,
+    backward: extra.backward ?? false,
   });
   sayDiagnostics(source, outcome.diagnostics);
   if (outcome.value === null || hasErrors(outcome.diagnostics)) {

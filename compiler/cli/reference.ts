@@ -5,7 +5,7 @@ import { shapeOf } from "../../runtime/device.ts";
 import { elementsOf, newData, toNumbers } from "../../runtime/dtype.ts";
 import type { RanksResult } from "../../runtime/run.ts";
 import type { Compiled } from "../index.ts";
-import { maxAbsError, rmseRatio, tolerances } from "../tolerance.ts";
+import { gradients, maxAbsError, rmseRatio, tolerances } from "../tolerance.ts";
 import { referencePrograms } from "./devices.ts";
 
 export interface Comparison {
@@ -39,14 +39,17 @@ export async function referenceResult(options: Omit<CompareOptions, "result">) {
   say(`  reference: ${asWritten ? "the definition as written" : "token by token"}, float64 ...`);
   const buffers = new Map<string, ReferenceBuffer>();
   const forward = manifest.forms.find((form) => form.name === "forward")!;
-  for (const spec of [...forward.inputs, ...forward.outputs]) {
+  const backward = manifest.forms.find((form) => form.name === "backward");
+  const forms = backward ? [forward, backward] : [forward];
+  for (const spec of forms.flatMap((form) => [...form.inputs, ...form.outputs])) {
+    if (buffers.has(spec.name)) continue;
     const shape = shapeOf(spec, sizes);
     const buffer = await device.alloc(spec.dtype, shape);
     const zero = { dtype: spec.dtype, shape, data: newData(spec.dtype, elementsOf(shape)) };
     await device.upload(buffer, inputs.get(spec.name) ?? zero);
     buffers.set(spec.name, buffer);
   }
-  await device.launch(forward, buffers, sizes);
+  for (const form of forms) await device.launch(form, buffers, sizes);
   if (asWritten) {
     // The outputs come from the text itself; final states, which the text does not name, from the scan.
     await device.launch(
@@ -57,7 +60,7 @@ export async function referenceResult(options: Omit<CompareOptions, "result">) {
   }
   return {
     reference: asWritten ? ("definition" as const) : ("scan" as const),
-    numbers: new Map(forward.outputs.map(({ name }) => [name, buffers.get(name)!.data])),
+    numbers: new Map([...buffers].map(([name, { data }]) => [name, data])),
   };
 }
 
@@ -77,7 +80,7 @@ export async function compareWithReference(options: CompareOptions): Promise<Com
       max_abs_error: maxAbsError(exact, found),
     };
     // Inputs are stored numbers in both; only what the run stores itself is rounded once more.
-    tolerance[name] = tolerances[tensor.dtype];
+    tolerance[name] = name.startsWith("d_") ? gradients[tensor.dtype] : tolerances[tensor.dtype];
   }
   const ok = Object.entries(outputs).every(
     ([name, { rmse_ratio }]) => rmse_ratio <= tolerance[name]!,

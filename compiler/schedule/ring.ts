@@ -115,6 +115,15 @@ function chainPlan(manifest: Manifest, rank: number, ranks: number): RankPlan {
   return { rank, steps: writer.finish(manifest) };
 }
 
+/** The forward, then the gradients of all inputs, on one device. */
+export function backwardPlan(manifest: Manifest): Plan {
+  const writer = new StepWriter(manifest);
+  writer.launch("forward");
+  writer.launch("backward");
+  const steps = writer.finish(manifest);
+  return { name: "backward-1", schedule: "backward", ranks: [{ rank: 0, steps }] };
+}
+
 type NewStep =
   | Omit<AllocStep, "id">
   | Omit<LaunchStep, "id">

@@ -1,4 +1,5 @@
 /** What every plan satisfies: complete, matched, without deadlock or leak. */
+import { cotangentsOf } from "../../runtime/run.ts";
 import type { Manifest, Plan, RankPlan, Step, TensorSpec } from "../../runtime/plan.ts";
 import { CompilerBug } from "../support/never.ts";
 import { printPlan } from "./print.ts";
@@ -31,6 +32,13 @@ function rankProblem(plan: RankPlan, manifest: Manifest, ranks: number): string 
     written.add(name);
   };
   for (const { name } of manifest.inputs) give(name);
+  // A plan that runs the gradients is given the cotangents and leaves a gradient for each input.
+  const isBackward = plan.steps.some((step) => step.kind === "launch" && step.form === "backward");
+  const cotangents = isBackward ? cotangentsOf(manifest) : [];
+  const gradients = isBackward
+    ? manifest.forms.find(({ name }) => name === "backward")!.outputs
+    : [];
+  for (const { name } of cotangents) give(name);
   for (const { name, reverse } of manifest.states) {
     if (plan.rank === (reverse ? ranks - 1 : 0)) give(`initial_${name}`);
   }
@@ -48,12 +56,14 @@ function rankProblem(plan: RankPlan, manifest: Manifest, ranks: number): string 
     ...[...manifest.inputs, ...manifest.outputs].map(({ name }) => name),
     ...ends.map(({ name }) => `final_${name}`),
     ...starts.map(({ name }) => `initial_${name}`),
+    ...[...cotangents, ...gradients].map(({ name }) => name),
   ]);
   const leaked = [...live.keys()].find((name) => !kept.has(name));
   if (leaked !== undefined) return `${leaked} is never freed`;
   const promised = [
     ...manifest.outputs.map(({ name }) => name),
     ...ends.map(({ name }) => `final_${name}`),
+    ...gradients.map(({ name }) => name),
   ];
   const missing = promised.find((name) => !written.has(name));
   return missing === undefined ? null : `${missing} is never written`;

@@ -354,7 +354,8 @@ export interface Output {
   readonly label: string;
   readonly value: ValueId;
   readonly dtype: Dtype;
-  readonly per: "token" | "state";
+  /** For "head" and "shared" the value is this sequence's and head's share of a sum (gradients). */
+  readonly per: Per;
 }
 
 export interface Program {

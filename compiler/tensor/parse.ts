@@ -69,7 +69,7 @@ class TensorParser {
     const { reader } = this;
     const label = reader.next();
     reader.expect(":");
-    const per = reader.oneOf(["token", "state"]);
+    const per = reader.oneOf(pers);
     const dtype = reader.oneOf(dtypes);
     reader.expect("=");
     return { label, per, dtype, value: this.value() };

@@ -10,7 +10,8 @@
  * Here sizes become numbers: the chunk length C and, when the target wants smaller tiles, a block of
  * columns that the grid is cut into (an axis nothing folds along; see axis-classes.ts). Both are the
  * target's first choice whose tiles fit its registers. A loop that carries nothing has a grid axis
- * instead: its chunks run side by side.
+ * instead: its chunks run side by side. What is stored per chunk ties the kernels of a form together:
+ * they then have one chunk length.
  *
  * Needs: fuse. Guarantees: a verified tile program; the same statements for the same program.
  */
@@ -24,6 +25,7 @@ import {
   type Program,
   type ValueId,
   operands,
+  chunkCountDim,
   tokenDim,
 } from "../tensor/ir.ts";
 import { captured } from "../tensor/rewrite.ts";
@@ -35,9 +37,11 @@ import type { Limits } from "./target.ts";
 /** A buffer between two kernels of one form. */
 export interface Workspace {
   readonly name: string;
-  readonly per: "token" | "state";
+  readonly per: "token" | "state" | "chunk";
   /** Dims after those that `per` adds. */
   readonly dims: readonly number[];
+  /** Tokens of a chunk, for what is stored per chunk. */
+  readonly chunk?: number;
 }
 
 export interface Lowered {
@@ -85,9 +89,38 @@ class Lowering {
     const rest = program.outputs.filter((out) => this.isRest(out.value));
     const count = loops.length + (rest.length > 0 ? 1 : 0);
     const nameOf = (i: number) => (count > 1 ? `${options.name}_${i + 1}` : options.name);
-    const kernels = loops.map((loop, i) => this.fitted(nameOf(i), loop, []));
-    if (rest.length > 0) kernels.push(this.fitted(nameOf(loops.length), null, rest));
-    return { program: { name: options.name, kernels }, workspaces: this.workspaces };
+    const isStacked = this.workspaces.some(({ per }) => per === "chunk");
+    const fitted = isStacked ? this.alike(loops, nameOf) : null;
+    const kernels = loops.map(
+      (loop, i) =>
+        fitted?.kernels[i] ?? this.fitted(nameOf(i), loop, [], this.chunksFor([loop])).kernel,
+    );
+    if (rest.length > 0) {
+      const chunks = this.chunksFor([]);
+      kernels.push(this.fitted(nameOf(loops.length), null, rest, chunks).kernel);
+    }
+    const workspaces = this.workspaces.map((work) =>
+      work.per === "chunk" ? { ...work, chunk: fitted!.chunk } : work,
+    );
+    return { program: { name: options.name, kernels }, workspaces };
+  }
+
+  /** Chunk lengths that all of some loops can have, the target's first choice first. */
+  private chunksFor(loops: readonly Chunks[]): readonly number[] {
+    const longest = Math.min(...loops.map((loop) => loop.longest ?? Infinity));
+    const fitting = this.options.limits.chunks.filter((chunk) => chunk <= longest);
+    return fitting.length > 0 ? fitting : [longest];
+  }
+
+  /** All loops with the first chunk length at which each of them fits. */
+  private alike(loops: readonly Chunks[], nameOf: (i: number) => string) {
+    const tried = this.chunksFor(loops).map((chunk) => {
+      const fitted = loops.map((loop, i) => this.fitted(nameOf(i), loop, [], [chunk]));
+      const registers = Math.max(...fitted.map((one) => one.registers));
+      return { chunk, kernels: fitted.map(({ kernel }) => kernel), registers };
+    });
+    const fits = tried.find(({ registers }) => registers <= this.options.limits.tileRegisters);
+    return fits ?? tried.reduce((a, b) => (b.registers < a.registers ? b : a));
   }
 
   /** An output that no loop writes. */
@@ -110,11 +143,12 @@ class Lowering {
       const outputs = this.program.outputs.filter((out) => out.value === op.id);
       const isOutput = outputs.length > 0 && op.kind === "result";
       if (isOutput) {
-        const { label, dtype } = outputs[0]!;
-        const param = this.param(label, op, outputs[0]!.per, dtype, "H");
+        const { label, dtype, per } = outputs[0]!;
+        const param = this.param(label, op, shareOf(per), dtype, "H");
         this.written.set(op.id, { buffer: label, param });
       } else if (op.kind === "result" && reads.has(op.id)) {
-        const per = op.part === "yield" ? "token" : "state";
+        const isPerChunk = op.type.shape[0] === chunkCountDim;
+        const per = isPerChunk ? "chunk" : op.part === "yield" ? "token" : "state";
         const name = `work_${op.name ?? "value"}_${op.id}`;
         const param = this.param(name, op, per, "f32", "H");
         this.written.set(op.id, { buffer: name, param });
@@ -136,7 +170,8 @@ class Lowering {
     dtype: Param["dtype"],
     heads: string,
   ): Param {
-    const shape = op.type.shape.map((dim) => (dim === tokenDim ? "T" : this.sizeOf(dim)));
+    const own = op.type.shape.filter((dim) => dim !== chunkCountDim);
+    const shape = own.map((dim) => (dim === tokenDim ? "T" : this.sizeOf(dim)));
     return { name, access: "read", per, dtype, shape, heads };
   }
 
@@ -146,22 +181,24 @@ class Lowering {
     return size;
   };
 
-  /** The kernel with the target's first choice of chunk and column block that fits. */
-  private fitted(name: string, loop: Chunks | null, rest: readonly Output[]): Kernel {
+  /** The kernel with the first of `chunks` and of the target's column blocks that fits. */
+  private fitted(
+    name: string,
+    loop: Chunks | null,
+    rest: readonly Output[],
+    chunks: readonly number[],
+  ): { readonly kernel: Kernel; readonly registers: number } {
     const { limits } = this.options;
     const blocks = limits.columnBlocks.length > 0 ? limits.columnBlocks : [0];
-    const longest = loop?.longest ?? Infinity;
-    const fitting = limits.chunks.filter((chunk) => chunk <= longest);
-    const chunks = fitting.length > 0 ? fitting : [longest];
     const choices = chunks.flatMap((chunk) => blocks.map((block) => ({ chunk, block })));
     let best: { kernel: Kernel; registers: number } | null = null;
     for (const { chunk, block } of choices) {
       const kernel = this.kernel(name, loop, rest, chunk, block);
       const registers = registersOf(kernel);
       if (!best || registers < best.registers) best = { kernel, registers };
-      if (registers <= limits.tileRegisters) return kernel;
+      if (registers <= limits.tileRegisters) return { kernel, registers };
     }
-    return best!.kernel;
+    return best!;
   }
 
   private kernel(
@@ -177,18 +214,27 @@ class Lowering {
     const params = loop?.region.params ?? [];
     const cut = this.cut(loop, rest, chunk, block);
     const used = new Map<string, Param>();
+    const chunked = ({ per }: Param) => (per === "chunk" ? { chunk } : {});
     const bufferOf = (value: ValueId): string | null => {
       const at = this.written.get(value);
       if (!at || this.isMadeBy(value, loop)) return null;
-      used.set(at.buffer, { ...at.param, access: "read" });
+      used.set(at.buffer, { ...at.param, ...chunked(at.param), access: "read" });
       return at.buffer;
     };
     const write = (param: Param): string => {
-      used.set(param.name, { ...param, access: "write" });
+      used.set(param.name, { ...param, ...chunked(param), access: "write" });
       return param.name;
     };
+    const isPerChunk = (buffer: string) => used.get(buffer)?.per === "chunk";
     const needed = this.neededOps(ops, loop, rest);
-    const lowering = new KernelLowering({ ops: needed, params, bufferOf, noteOf, cut });
+    const lowering = new KernelLowering({
+      ops: needed,
+      params,
+      bufferOf,
+      isPerChunk,
+      noteOf,
+      cut,
+    });
     if (loop) {
       const results = this.program.ops.filter((op) => op.kind === "result" && op.of === loop.id);
       for (const id of [...loop.yields, ...loop.carries]) lowering.use(id);
@@ -211,7 +257,7 @@ class Lowering {
     }
     for (const out of rest) {
       const op = this.ops.get(out.value)!;
-      const param = this.param(out.label, op, out.per, out.dtype, "H");
+      const param = this.param(out.label, op, shareOf(out.per), out.dtype, "H");
       lowering.use(out.value);
       lowering.store("prologue", out.value, write(param));
     }
@@ -322,6 +368,11 @@ class Lowering {
     }
     return whole;
   }
+}
+
+/** How a kernel writes an output: what heads or all share, it writes its share of. */
+function shareOf(per: Output["per"]): "token" | "state" {
+  return per === "token" ? "token" : "state";
 }
 
 /** Registers a thread needs for the kernel's tiles. */

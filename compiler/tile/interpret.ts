@@ -99,6 +99,9 @@ class Point {
     const [firstRow, firstCol] = [this.index(view.row), this.index(view.col)];
     const [rows = 1, cols = 1] = param.shape.map((dim) => (dim === "T" ? this.sizes["T"]! : dim));
     const heads = this.heads(param);
+    const chunk = param.chunk ?? 1;
+    const chunks = Math.ceil(this.sizes["T"]! / chunk);
+    const at = view.token === undefined ? 0 : Math.floor(this.index(view.token) / chunk);
     const part = Math.floor(this.head / (this.sizes["H"]! / heads));
     // The first element of what belongs to this batch and head, and how far apart rows lie there.
     const [first, stride] = {
@@ -106,6 +109,7 @@ class Point {
       state: [(this.batch * this.sizes["H"]! + this.head) * rows * cols, cols],
       head: [part * rows * cols, cols],
       shared: [0, cols],
+      chunk: [((this.batch * chunks + at) * heads + this.head) * rows * cols, cols],
     }[param.per] as [number, number];
     return (row, col) => {
       const [r, c] = [firstRow + row, firstCol + col];
@@ -234,13 +238,14 @@ class Point {
     }
   }
 
-  private solve({ dst, matrix, upper }: Stmt & { kind: "solve" }): void {
+  private solve({ dst, matrix, upper, transpose }: Stmt & { kind: "solve" }): void {
     const [to, factors] = [this.data[dst]!, this.data[matrix]!];
     const [rows, cols] = this.storage(dst).shape as [number, number];
     const place = (step: number) => (upper ? rows - 1 - step : step);
     for (let step = 0; step < rows; step++) {
       for (let before = 0; before < step; before++) {
-        const factor = factors[place(step) * rows + place(before)]!;
+        const [i, j] = transpose ? [place(before), place(step)] : [place(step), place(before)];
+        const factor = factors[i * rows + j]!;
         for (let col = 0; col < cols; col++) {
           to[place(step) * cols + col]! += factor * to[place(before) * cols + col]!;
         }

@@ -12,6 +12,7 @@
  *               state   [B, H, rows, cols]       or [B, H] for a scalar
  *               head    [heads, cols...]
  *               shared  [rows, cols...]
+ *               chunk   [B, N, H, rows, cols...]   one for each chunk of `chunk` tokens, N = ceil(T / chunk)
  *             `heads` divides H; head h reads head h / (H / heads) (grouped heads).
  *   storage = a scalar, vector or tile of f32 (or narrower), owned by the grid point:
  *               register  a tile spread over the threads; a scalar that every thread has
@@ -56,7 +57,9 @@ export interface Param {
   /** The buffer's name: an input, an output or a workspace of the form. */
   readonly name: string;
   readonly access: "read" | "write";
-  readonly per: Per;
+  readonly per: Per | "chunk";
+  /** Tokens of a chunk, for what is stored per chunk. */
+  readonly chunk?: number;
   readonly dtype: Dtype;
   /** Dims after the ones `per` adds: token ["T", 64] or ["T"]; state [64, 64] or []; and so on. */
   readonly shape: readonly (number | "T")[];
@@ -80,6 +83,8 @@ export interface Index {
 /** A rectangle of a buffer; the storage on the other side gives its size. Vectors use `row` only. */
 export interface View {
   readonly param: string;
+  /** Of a buffer per chunk: its chunk's first token. */
+  readonly token?: Index;
   readonly row: Index;
   readonly col: Index;
 }
@@ -196,12 +201,14 @@ export interface CumSumStmt extends StmtBase {
   readonly src: StorageId;
 }
 /**
- * dst = X with (I - L) X = dst, L the part of the square tile `matrix` strictly below its diagonal
- * (`upper`: above). On GPU targets both are shared; the columns of dst are solved side by side.
+ * dst = X with (I - L) X = dst, L the part of the square tile `matrix` (`transpose`: of its transpose)
+ * strictly below its diagonal (`upper`: above). On GPU targets both are shared and nothing is transposed
+ * (stage-operands); the columns of dst are solved side by side.
  */
 export interface SolveStmt extends StmtBase {
   readonly kind: "solve";
   readonly upper: boolean;
+  readonly transpose: boolean;
   readonly dst: StorageId;
   readonly matrix: StorageId;
 }

@@ -40,6 +40,8 @@ export interface KernelSource {
   readonly params: readonly RegionParam[];
   /** The buffer that a value is loaded from, or null when it is computed. */
   readonly bufferOf: (value: ValueId) => string | null;
+  /** Does a buffer hold one part for each chunk? */
+  readonly isPerChunk: (buffer: string) => boolean;
   readonly noteOf: (op: Op) => string | null;
   readonly cut: Cut;
 }
@@ -245,11 +247,12 @@ export class KernelLowering {
       }
       case "solve": {
         // Rows behind the last token must neither reach the others nor grow.
-        const matrix = this.cleaned(op.matrix, [0, 1], phase, 0);
+        const { id: factor, transposed: transpose } = this.factor(op.matrix);
+        const matrix = this.cleaned(factor, [0, 1], phase, 0);
         const rhs = this.cleaned(op.rhs, [0], phase, 0);
         this.emit(phase, note, { kind: "map", dst, expr: this.readStorage(rhs.storage, "same") });
-        const stmt = { kind: "solve", dst, matrix: matrix.storage.id, upper: op.upper } as const;
-        this.emit(phase, note, stmt);
+        const how = { upper: op.upper, transpose };
+        this.emit(phase, note, { kind: "solve", dst, matrix: matrix.storage.id, ...how });
         return ["zero", rhs.padding[1] === "data" ? "finite" : rhs.padding[1]!];
       }
       case "rotate-half": {
@@ -724,8 +727,10 @@ export class KernelLowering {
   private viewOf(id: ValueId, param: string): View {
     const none: Index = { base: null, offset: 0 };
     const rank = this.rank(id);
+    const token: Index = { base: loopVariable, offset: 0 };
     return {
       param,
+      ...(this.source.isPerChunk(param) && { token }),
       row: rank > 0 ? this.start(id, 0) : none,
       col: rank > 1 ? this.start(id, 1) : none,
     };

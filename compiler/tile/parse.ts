@@ -71,13 +71,14 @@ class TileParser {
   private param(): Param {
     const { reader } = this;
     const access = reader.oneOf(["read", "write"]);
-    const per = reader.oneOf(pers);
+    const per = reader.oneOf([...pers, "chunk"] as const);
+    const chunk = reader.accept("of") ? { chunk: reader.number() } : {};
     const name = reader.next();
     reader.expect(":");
     const dtype = reader.oneOf(dtypes);
     const shape = reader.list("[", "]", () => this.extent());
     reader.expect("heads");
-    return { name, access, per, dtype, shape, heads: reader.next() };
+    return { name, access, per, ...chunk, dtype, shape, heads: reader.next() };
   }
 
   private gridAxis(): GridAxis {
@@ -193,7 +194,7 @@ class TileParser {
       case "solve": {
         const dst = this.named();
         const upper = reader.oneOf(["upper", "lower"]) === "upper";
-        return { kind, dst, upper, matrix: this.named(), note };
+        return { kind, dst, upper, matrix: this.named(), transpose: this.turned(), note };
       }
       case "rotate-half": {
         const dst = this.named();
@@ -230,8 +231,15 @@ class TileParser {
   private view(): View {
     const { reader } = this;
     const param = reader.next();
-    const [row, col] = reader.list("[", "]", () => this.index());
-    return row && col ? { param, row, col } : reader.fail("a view has a row and a column");
+    let token: Index | undefined;
+    const [row, col] = reader.list("[", "]", () => {
+      const first = this.index();
+      if (!reader.accept(":")) return first;
+      token = first;
+      return this.index();
+    });
+    if (!row || !col) return reader.fail("a view has a row and a column");
+    return { param, ...(token === undefined ? {} : { token }), row, col };
   }
 
   private window(): Window {

@@ -54,7 +54,8 @@ type NameOf = (id: StorageId) => string;
 
 function paramText(param: Param): string {
   const type = `${param.dtype}[${param.shape.join(", ")}]`;
-  return `param ${param.access} ${param.per} ${param.name}: ${type} heads ${param.heads}`;
+  const chunk = param.chunk === undefined ? "" : ` of ${param.chunk}`;
+  return `param ${param.access} ${param.per}${chunk} ${param.name}: ${type} heads ${param.heads}`;
 }
 
 function storageText({ memory, name, dtype, shape, pad }: Storage): string {
@@ -108,7 +109,7 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
       ].join(" ");
     case "solve": {
       const side = stmt.upper ? "upper" : "lower";
-      return `solve ${nameOf(stmt.dst)} ${side} ${nameOf(stmt.matrix)}`;
+      return `solve ${nameOf(stmt.dst)} ${side} ${nameOf(stmt.matrix)}${stmt.transpose ? "^T" : ""}`;
     }
     case "rotate-half":
       return `rotate-half ${nameOf(stmt.dst)} = ${nameOf(stmt.src)} width ${stmt.width}`;
@@ -123,7 +124,8 @@ export function indexText({ base, offset }: Index): string {
 }
 
 function viewText(view: View): string {
-  return `${view.param}[${indexText(view.row)}, ${indexText(view.col)}]`;
+  const chunk = view.token === undefined ? "" : `${indexText(view.token)}: `;
+  return `${view.param}[${chunk}${indexText(view.row)}, ${indexText(view.col)}]`;
 }
 
 function windowText(window: Window, nameOf: NameOf): string {

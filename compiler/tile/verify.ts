@@ -76,7 +76,9 @@ class Checker {
         throw new Problem(`${name} has a pad but is no shared tile`);
       }
     }
-    for (const { name, per, shape } of params) {
+    for (const { name, per, shape, chunk } of params) {
+      if ((per === "chunk") !== isCount(chunk ?? 0))
+        throw new Problem(`${name} has chunks of ${chunk}`);
       if (shape.length > 2) throw new Problem(`${name} has shape [${shape.join(", ")}]`);
       if ((per === "token") !== (shape[0] === "T") || shape.slice(1).includes("T")) {
         throw new Problem(`${name} is per ${per} but has shape [${shape.join(", ")}]`);
@@ -223,7 +225,11 @@ class Checker {
     if (param.shape.length !== storage.shape.length) {
       throw new Problem(`${view.param} and ${storage.name} differ in rank`);
     }
-    for (const index of [view.row, view.col]) this.checkIndex(index, variables);
+    if ((param.per === "chunk") !== (view.token !== undefined)) {
+      throw new Problem(`${view.param} is ${param.per === "chunk" ? "" : "not "}stored per chunk`);
+    }
+    const token = view.token === undefined ? [] : [view.token];
+    for (const index of [...token, view.row, view.col]) this.checkIndex(index, variables);
     return param;
   }
 

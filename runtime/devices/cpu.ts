@@ -8,6 +8,7 @@ import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } fro
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf } from "../dtype.ts";
 import type { Dtype, FormCode, FormSpec, KernelSpec, TensorSpec } from "../plan.ts";
+import { withShares } from "../shares.ts";
 import { type Tools, findTools, nativeLibrary } from "./cpu-library.ts";
 
 export interface CpuOptions {
@@ -175,9 +176,11 @@ class CpuDevice implements Device {
     for (const spec of [...form.inputs, ...form.outputs]) {
       checkArgument(form.name, spec, args.get(spec.name), sizes);
     }
-    const done = this.queue.then(() => this.runForm(code, args, sizes));
-    this.queue = done;
-    return done;
+    return withShares(this, form, args, sizes, (bound) => {
+      const done = this.queue.then(() => this.runForm(code, bound, sizes));
+      this.queue = done;
+      return done;
+    });
   }
 
   private async runForm(

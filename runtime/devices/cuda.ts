@@ -8,6 +8,7 @@ import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } fro
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf, newData } from "../dtype.ts";
 import type { Dtype, FormCode, FormSpec, KernelSpec } from "../plan.ts";
+import { withShares } from "../shares.ts";
 import { imageOf } from "./cuda-images.ts";
 import { type Cuda, type CudaLibraries, openCuda } from "./cuda-library.ts";
 
@@ -193,6 +194,14 @@ class CudaDevice implements Device {
         throw new Error(`${form.name} needs ${spec.name} as ${wanted}, not ${given}`);
       }
     }
+    await withShares(this, form, args, sizes, async (bound) => this.runForm(code, bound, sizes));
+  }
+
+  private runForm(
+    code: FormCode,
+    args: ReadonlyMap<string, DeviceBuffer>,
+    sizes: LaunchSizes,
+  ): void {
     const buffers = new Map(args);
     const workspaces = code.workspaces.map((work) => {
       const buffer = this.newBuffer(work.dtype, shapeOf(work, sizes), false);

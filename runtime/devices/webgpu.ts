@@ -7,6 +7,7 @@ import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } fro
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf, newData } from "../dtype.ts";
 import type { BufferArg, Dtype, FormCode, FormSpec, KernelSpec } from "../plan.ts";
+import { withShares } from "../shares.ts";
 
 export interface WebGpuOptions {
   /** The caller's own device; otherwise one is requested. */
@@ -163,6 +164,15 @@ class WebGpuDevice implements Device {
   ): Promise<void> {
     const code = this.forms.get(form.name);
     if (!code) throw new Error(`the artifact has no form ${form.name} for webgpu`);
+    await withShares(this, form, args, sizes, (bound) => this.runForm(form, code, bound, sizes));
+  }
+
+  private async runForm(
+    form: FormSpec,
+    code: FormCode,
+    args: ReadonlyMap<string, DeviceBuffer>,
+    sizes: LaunchSizes,
+  ): Promise<void> {
     const buffers = new Map(args);
     const work: DeviceBuffer[] = [];
     for (const spec of code.workspaces) {

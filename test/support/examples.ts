@@ -5,23 +5,33 @@ import { referencePrograms } from "../../compiler/cli/devices.ts";
 import { artifactOf } from "../../compiler/cli/files.ts";
 import { compareWithReference } from "../../compiler/cli/reference.ts";
 import { type CompileOptions, type Compiled, compile } from "../../compiler/index.ts";
-import { ringPlan } from "../../compiler/schedule/ring.ts";
+import { backwardPlan, ringPlan } from "../../compiler/schedule/ring.ts";
 import { planProblem } from "../../compiler/schedule/verify.ts";
 import type { Source } from "../../compiler/support/span.ts";
 import type { Device, HostTensor, LaunchSizes } from "../../runtime/device.ts";
 import { shapeOf } from "../../runtime/device.ts";
 import { randomTensor } from "../../runtime/random.ts";
-import { type RanksResult, runRanks } from "../../runtime/run.ts";
+import { type RanksResult, cotangentsOf, runRanks } from "../../runtime/run.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
 
 const folder = join(import.meta.dirname, "../../dsl-examples");
 
-export const exampleNames = readdirSync(folder)
-  .filter((name) => name.endsWith(".lasp"))
-  .map((name) => name.replace(".lasp", ""));
+/** Rules that are not shipped, but that people will write. */
+const rulesFolder = join(import.meta.dirname, "../rules");
 
+function namesIn(path: string): string[] {
+  return readdirSync(path)
+    .filter((name) => name.endsWith(".lasp"))
+    .map((name) => name.replace(".lasp", ""));
+}
+
+export const exampleNames = namesIn(folder);
+export const ruleNames = namesIn(rulesFolder);
+
+/** A shipped attention, or one of test/rules. */
 export function exampleSource(name: string): Source {
-  return { name: `${name}.lasp`, text: readFileSync(join(folder, `${name}.lasp`), "utf8") };
+  const path = join(ruleNames.includes(name) ? rulesFolder : folder, `${name}.lasp`);
+  return { name: `${name}.lasp`, text: readFileSync(path, "utf8") };
 }
 
 export const defaults: CompileOptions = {
@@ -62,7 +72,7 @@ export function randomInputs(
     dimNames: state.dims.map(String),
     range: null,
   }));
-  const specs = [...manifest.inputs, ...(initial ? states : [])];
+  const specs = [...manifest.inputs, ...(initial ? states : []), ...cotangentsOf(manifest)];
   return new Map(specs.map((spec) => [spec.name, randomTensor(spec, shapeOf(spec, sizes), seed)]));
 }
 
@@ -79,6 +89,21 @@ export async function runRing(
   if (problem !== null) throw new Error(problem);
   const transports = inProcessTransports(devices.length);
   return runRanks({ plan, manifest, devices, transports, inputs, sizes });
+}
+
+/** Runs forward and backward on one loaded device. */
+export async function runBackward(
+  compiled: Compiled,
+  device: Device,
+  inputs: ReadonlyMap<string, HostTensor>,
+  sizes: LaunchSizes,
+): Promise<RanksResult> {
+  const { manifest } = compiled;
+  const plan = backwardPlan(manifest);
+  const problem = planProblem(plan, manifest);
+  if (problem !== null) throw new Error(problem);
+  const transports = inProcessTransports(1);
+  return runRanks({ plan, manifest, devices: [device], transports, inputs, sizes });
 }
 
 export async function compare(

@@ -6,6 +6,7 @@ import { type Pass, Report, runPasses } from "../../compiler/support/pass.ts";
 import type { Program } from "../../compiler/tensor/ir.ts";
 import { parseTensor } from "../../compiler/tensor/parse.ts";
 import { chunk } from "../../compiler/tensor/passes/chunk.ts";
+import { differentiate } from "../../compiler/tensor/passes/differentiate.ts";
 import { fuse } from "../../compiler/tensor/passes/fuse.ts";
 import { rightProduct } from "../../compiler/tensor/passes/right-product.ts";
 import { shard } from "../../compiler/tensor/passes/shard.ts";
@@ -35,7 +36,7 @@ function runPass(text: string, pass: (tokens: number | null) => Pass<Program>): 
 }
 
 describe("goldens", () => {
-  const passes = { simplify, chunk, fuse };
+  const passes = { simplify, chunk, fuse, differentiate };
   for (const [name, pass] of Object.entries(passes)) {
     test(name, () => checkGolden(join(folder, `${name}.ir`), (text) => runPass(text, () => pass)));
   }
@@ -53,7 +54,8 @@ describe("goldens", () => {
 
   test("each pass has its golden", () => {
     const files = readdirSync(folder).map((name) => name.replace(".ir", ""));
-    expect(files.sort()).toEqual(["chunk", "fuse", "right-product", "shard", "simplify"]);
+    const names = ["chunk", "differentiate", "fuse", "right-product", "shard", "simplify"];
+    expect(files.sort()).toEqual(names);
     const source = readdirSync(join(import.meta.dirname, "../../compiler/tensor/passes"));
     expect(source.map((name) => name.replace(".ts", "")).sort()).toEqual(files.sort());
   });

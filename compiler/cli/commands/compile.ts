@@ -63,7 +63,13 @@ async function chosenTargets(text: string | null): Promise<Target[]> {
 
 /** How to call the artifact. */
 function readme(manifest: Manifest): string {
-  const shape = { token: "B, T, heads", state: "B, H", head: "heads", shared: "" } as const;
+  const shape = {
+    token: "B, T, heads",
+    state: "B, H",
+    head: "heads",
+    shared: "",
+    chunk: "B, chunks, H",
+  } as const;
   const row = (tensor: Manifest["inputs"][number]) => {
     const dims = [shape[tensor.per], ...tensor.dims].filter((part) => part !== "").join(", ");
     return `| ${tensor.name} | ${tensor.dtype} | [${dims}] |`;

@@ -3,7 +3,7 @@ import { availableParallelism } from "node:os";
 import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { type RanksResult, runRanks } from "../../../runtime/run.ts";
-import { ringPlan } from "../../schedule/ring.ts";
+import { backwardPlan, ringPlan } from "../../schedule/ring.ts";
 import { verifyPlan } from "../../schedule/verify.ts";
 import { Arguments, UserError } from "../arguments.ts";
 import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
@@ -33,18 +33,26 @@ export async function run(argv: readonly string[]): Promise<number> {
     ],
     "run",
   );
-  if (args.flag("backward")) throw new UserError("--backward: gradients are not compiled yet");
+  const backward = args.flag("backward");
   const source = await readSource(args.file("run"));
   const ranks = args.integer("devices", 1, 1);
   const schedule = args.choice("schedule", ["ring", "auto"], "auto");
   const names = devicesFor(args.text("device") ?? "cpu", ranks);
   const data: Data = await gatherInputs(args, source);
   const started = performance.now();
-  const compiled = await compileFile(source, args, await targetsFor(names), { dims: data.dims });
+  const compiled = await compileFile(source, args, await targetsFor(names), {
+    dims: data.dims,
+    backward,
+  });
   const { manifest } = compiled;
   const { inputs, sizes } = data.complete(compiled);
   if (args.flag("check-inputs")) checkRanges(manifest, inputs);
-  const plan = ringPlan(manifest, ranks);
+  if (backward && ranks > 1) {
+    throw new UserError(
+      "--backward runs on one device; its schedule over several is not built yet",
+    );
+  }
+  const plan = backward ? backwardPlan(manifest) : ringPlan(manifest, ranks);
   verifyPlan(plan, manifest);
   say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);

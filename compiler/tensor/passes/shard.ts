@@ -49,7 +49,7 @@ export interface State {
 }
 
 export interface Form {
-  readonly name: "forward" | "summary" | "fold" | "output";
+  readonly name: "forward" | "summary" | "fold" | "output" | "backward";
   readonly program: Program;
 }
 

@@ -321,9 +321,11 @@ class Stager {
     const [rows] = this.storage(stmt.matrix).shape as [number, number];
     const { note } = stmt;
     const source = part(this.storage(stmt.matrix), rows, rows);
+    const { transpose } = stmt;
+    const staged = { ...stmt, matrix: matrix.id, transpose: false };
     return [
-      { kind: "copy", dst: part(matrix, rows, rows), src: source, transpose: false, note },
-      this.inColumns(stmt.dst, stmt.dst, note, (id) => ({ ...stmt, dst: id, matrix: matrix.id })),
+      { kind: "copy", dst: part(matrix, rows, rows), src: source, transpose, note },
+      this.inColumns(stmt.dst, stmt.dst, note, (id) => ({ ...staged, dst: id })),
     ];
   }
 

@@ -1,0 +1,69 @@
+/**
+ * Outputs that are sums: over the heads of a group, over the batch, over everything. Kernels write one
+ * share for each sequence and head; here the shares get memory of their own and are added up.
+ */
+import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts";
+import { elementsOf, fromNumbers, toNumbers } from "./dtype.ts";
+import type { FormSpec, TensorSpec } from "./plan.ts";
+
+/** to[o, i] = sum over a, g of from[a, o, g, i]. */
+export interface Sum {
+  readonly batch: number;
+  readonly outer: number;
+  readonly group: number;
+  readonly inner: number;
+}
+
+/** How an output is summed up from its shares, or null: kernels write it as it is. */
+export function sumOf(spec: TensorSpec, { B, T, H, heads }: LaunchSizes): Sum | null {
+  const own = heads[spec.headsOf ?? spec.name] ?? H;
+  const inner = elementsOf(spec.dims);
+  const sums: Partial<Record<TensorSpec["per"], Sum>> = {
+    token: { batch: 1, outer: B * T * own, group: H / own, inner },
+    head: { batch: B, outer: own, group: H / own, inner },
+    shared: { batch: B * H, outer: 1, group: 1, inner },
+  };
+  const sum = sums[spec.per] ?? null;
+  return sum === null || sum.batch * sum.group === 1 ? null : sum;
+}
+
+/** Runs `launch` with memory for the shares in place of such outputs, then adds them up. */
+export async function withShares(
+  device: Device,
+  form: FormSpec,
+  args: ReadonlyMap<string, DeviceBuffer>,
+  sizes: LaunchSizes,
+  launch: (args: ReadonlyMap<string, DeviceBuffer>) => Promise<void>,
+): Promise<void> {
+  const bound = new Map(args);
+  const shares: { sum: Sum; from: DeviceBuffer; to: DeviceBuffer }[] = [];
+  for (const spec of form.outputs) {
+    const sum = sumOf(spec, sizes);
+    if (sum === null) continue;
+    const { B, T, H } = sizes;
+    const shape = spec.per === "token" ? [B, T, H, ...spec.dims] : [B, H, ...spec.dims];
+    const from = await device.alloc(spec.dtype, shape, false);
+    shares.push({ sum, from, to: args.get(spec.name)! });
+    bound.set(spec.name, from);
+  }
+  await launch(bound);
+  for (const { sum, from, to } of shares) {
+    await device.upload(to, addUp(await device.download(from), sum, to.spec.shape));
+    device.free(from);
+  }
+}
+
+function addUp(shares: HostTensor, { batch, outer, group, inner }: Sum, shape: readonly number[]) {
+  const from = toNumbers(shares.dtype, shares.data);
+  const sums = new Float64Array(outer * inner);
+  let at = 0;
+  for (let a = 0; a < batch; a++) {
+    for (let o = 0; o < outer; o++) {
+      for (let g = 0; g < group; g++) {
+        for (let i = 0; i < inner; i++) sums[o * inner + i]! += from[at++]!;
+      }
+    }
+  }
+  const data = fromNumbers(shares.dtype, sums);
+  return { dtype: shares.dtype, shape, data };
+}
