@@ -3,7 +3,15 @@ import type { Manifest } from "../runtime/plan.ts";
 import type { Dtype } from "./tensor/ir.ts";
 import { type Files, manifestOf, referenceCode, targetCode } from "./artifact.ts";
 import { type CheckedAttention, checkFile } from "./check/check.ts";
-import { toBackwardLoops, toForms, toGradient, toKernels, toLoops, toScans } from "./pipeline.ts";
+import {
+  toBackwardLoops,
+  toForms,
+  toGradient,
+  toKernels,
+  toLoops,
+  toScans,
+  toStep,
+} from "./pipeline.ts";
 import { type Diagnostic, type Outcome, hasErrors } from "./support/diagnostic.ts";
 import { type Note, type Observer, Report } from "./support/pass.ts";
 import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
@@ -101,7 +109,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
     const own =
       form.name === "backward"
         ? toBackwardLoops(forward!, report, watch)
-        : toLoops(form.program, report, watch);
+        : (form.name === "step" ? toStep : toLoops)(form.program, report, watch);
     loops.push({ name: form.name, program: own });
   }
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));

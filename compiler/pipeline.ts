@@ -7,7 +7,7 @@
 import type { Observer, Pass } from "./support/pass.ts";
 import { Report, runPasses } from "./support/pass.ts";
 import type { Op, Program } from "./tensor/ir.ts";
-import { chunk } from "./tensor/passes/chunk.ts";
+import { chunk, chunkOf } from "./tensor/passes/chunk.ts";
 import { differentiate } from "./tensor/passes/differentiate.ts";
 import { fuse } from "./tensor/passes/fuse.ts";
 import { rightProduct } from "./tensor/passes/right-product.ts";
@@ -29,14 +29,21 @@ export const algebraPasses: readonly Pass<Program>[] = [
 ];
 
 /** On each form that `shard` derives. */
-export const formPasses: readonly Pass<Program>[] = [
-  // The scan decides what is exchanged (shard); only then does it become loops.
-  chunk,
-  // After chunk, since loops are what code is fused into.
-  fuse,
-  // Last: fusing leaves duplicates behind.
-  simplify,
-];
+export const formPasses: readonly Pass<Program>[] = passesWith(chunk);
+
+/** On the decode step: chunks of one token. */
+export const stepPasses: readonly Pass<Program>[] = passesWith(chunkOf(1));
+
+function passesWith(chunking: Pass<Program>): readonly Pass<Program>[] {
+  return [
+    // The scan decides what is exchanged (shard); only then does it become loops.
+    chunking,
+    // After chunk, since loops are what code is fused into.
+    fuse,
+    // Last: fusing leaves duplicates behind.
+    simplify,
+  ];
+}
 
 /** On the forward's loops, for the gradients of all inputs. */
 export const backwardPasses: readonly Pass<Program>[] = [
@@ -62,6 +69,11 @@ export function toForms(scans: Program): Sharded {
 /** A form as fused chunk loops. */
 export function toLoops(form: Program, report: Report, observe?: Observer<Program>): Program {
   return runPasses(formPasses, form, verifyTensor, report, observe);
+}
+
+/** The decode step as loops of one token. */
+export function toStep(form: Program, report: Report, observe?: Observer<Program>): Program {
+  return runPasses(stepPasses, form, verifyTensor, report, observe);
 }
 
 /** The gradients of a form, from its loops: two loops where it had one. */

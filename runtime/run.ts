@@ -270,7 +270,8 @@ export function joinResults(
   };
 }
 
-function joinTokens(
+/** One [B, T, ...] tensor from its parts along T. */
+export function joinTokens(
   spec: TensorSpec,
   sizes: LaunchSizes,
   parts: readonly HostTensor[],

@@ -35,6 +35,9 @@ export async function withShares(
   sizes: LaunchSizes,
   launch: (args: ReadonlyMap<string, DeviceBuffer>) => Promise<void>,
 ): Promise<void> {
+  if (form.name === "step" && sizes.T !== 1) {
+    throw new Error(`step takes one token at a time, not ${sizes.T}`);
+  }
   const bound = new Map(args);
   const shares: { sum: Sum; from: DeviceBuffer; to: DeviceBuffer }[] = [];
   for (const spec of form.outputs) {

@@ -26,6 +26,7 @@ const optionTypes = {
   threads: "string",
   verify: "boolean",
   backward: "boolean",
+  steps: "string",
   level: "string",
   after: "string",
   form: "string",

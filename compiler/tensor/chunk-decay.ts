@@ -32,21 +32,25 @@ export class ChunkDecay {
   private readonly axis: DecayAxis;
   private readonly reverse: boolean;
   private readonly span: Span;
+  private readonly longest: number;
   /** Factors up to and from the borders of blocks, by what they are. */
   private readonly factors = new Map<string, ValueId>();
 
-  /** `log`: the log decay outside of the loop, a scalar or per token; `build` stands in the loop. */
+  /**
+   * `log`: the log decay outside of the loop, a scalar or per token; `build` stands in the loop.
+   * `longest`: the most tokens a chunk may have, where that is bounded.
+   */
   constructor(
     build: TensorBuilder,
     log: ValueId | null,
-    axis: DecayAxis,
-    reverse: boolean,
-    span: Span,
+    scan: { readonly axis: DecayAxis; readonly reverse: boolean; readonly span: Span },
+    longest: number | null,
   ) {
     this.build = build;
-    this.axis = axis;
-    this.reverse = reverse;
-    this.span = span;
+    this.axis = scan.axis;
+    this.reverse = scan.reverse;
+    this.span = scan.span;
+    this.longest = longest ?? ChunkDecay.longest;
     if (log === null) {
       this.each = this.masked = null;
       return;
@@ -60,17 +64,19 @@ export class ChunkDecay {
 
   /**
    * Decayed and masked scores [C, C] of a and b ([C, K]): a[i] decays from token j to i; `strict`: to
-   * i - 1, for j < i. Of a decay over the value axis the scores hold only the mask; see `apply`.
+   * i - 1, for j < i (null: no such pair in chunks of one token). Of a decay over the value axis the
+   * scores hold only the mask; see `apply`.
    */
-  pair(a: ValueId, b: ValueId, strict: boolean): ValueId {
+  pair(a: ValueId, b: ValueId, strict: boolean): ValueId | null {
     const { build, span } = this;
+    if (strict && this.longest === 1) return null;
     const turned = (x: ValueId) => build.transpose(x, { span });
     if (this.axis !== "key") {
       const scores = build.matmul(a, turned(b), { span, name: "scores" });
       return build.mul(scores, this.causal(strict), { span, name: "masked" });
     }
     let sum: ValueId | null = null;
-    for (let block = 1; block < ChunkDecay.longest; block *= 2) {
+    for (let block = 1; block < this.longest; block *= 2) {
       const [left, right] = [this.upFrom(a, block, strict), this.toBorder(b, block)];
       const scores = build.matmul(left, turned(right), { span, name: "scores" });
       sum = this.add(sum, build.mul(scores, this.square(block), { span }));
@@ -88,7 +94,7 @@ export class ChunkDecay {
     const { build, span } = this;
     if (this.axis !== "value") return build.matmul(scores, v, { span, name });
     let sum: ValueId | null = null;
-    for (let block = 1; block < ChunkDecay.longest; block *= 2) {
+    for (let block = 1; block < this.longest; block *= 2) {
       const part = build.mul(scores, this.square(block), { span });
       const product = build.matmul(part, this.toBorder(v, block), { span });
       sum = this.add(sum, this.upFrom(product, block, strict));

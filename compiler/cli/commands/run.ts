@@ -2,10 +2,11 @@
 import { availableParallelism } from "node:os";
 import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
+import { decode } from "../../../runtime/decode.ts";
 import { type RanksResult, runRanks } from "../../../runtime/run.ts";
 import { backwardPlan, ringPlan } from "../../schedule/ring.ts";
 import { verifyPlan } from "../../schedule/verify.ts";
-import { Arguments, UserError } from "../arguments.ts";
+import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
 import { compileFile, readSource, say } from "../files.ts";
 import { type Data, checkRanges, gatherInputs, writeOutputs } from "../data.ts";
@@ -30,10 +31,12 @@ export async function run(argv: readonly string[]): Promise<number> {
       "json",
       "check-inputs",
       "backward",
+      "steps",
     ],
     "run",
   );
   const backward = args.flag("backward");
+  const steps = args.integer("steps", 0, 0);
   const source = await readSource(args.file("run"));
   const ranks = args.integer("devices", 1, 1);
   const schedule = args.choice("schedule", ["ring", "auto"], "auto");
@@ -52,6 +55,9 @@ export async function run(argv: readonly string[]): Promise<number> {
       "--backward runs on one device; its schedule over several is not built yet",
     );
   }
+  if (steps > 0 && (backward || ranks > 1)) {
+    throw new UsageError("--steps decodes on one device, forwards");
+  }
   const plan = backward ? backwardPlan(manifest) : ringPlan(manifest, ranks);
   verifyPlan(plan, manifest);
   say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
@@ -68,7 +74,10 @@ export async function run(argv: readonly string[]): Promise<number> {
   const begun = performance.now();
   let result: RanksResult;
   try {
-    if (transport === "worker") {
+    if (steps > 0) {
+      const tensors = await decode({ manifest, device: devices[0]!, inputs, sizes, steps });
+      result = { tensors, bytesSent: [0], times: [] };
+    } else if (transport === "worker") {
       // Each rank has a device of its own, so the cores are shared out between them.
       const share = threads ?? Math.max(1, Math.floor(availableParallelism() / ranks));
       const options = { threads: share, poison: args.flag("verify") };

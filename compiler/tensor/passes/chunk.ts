@@ -41,15 +41,20 @@ import {
 import { Rewriter, indexOps, originOf } from "../rewrite.ts";
 import { simplify } from "./simplify.ts";
 
-export const chunk: Pass<Program> = {
-  name: "chunk",
-  summary: "turn scans into loops over chunks: intra-chunk, inter-chunk and state update",
-  run: (program, report) => {
-    const hasWork = program.ops.some(isScan);
-    if (!hasWork && tokenSums(program).size === 0) return program;
-    return simplify.run(new Chunker(program).run(), report);
-  },
-};
+export const chunk: Pass<Program> = chunkOf(null);
+
+/** With chunks of at most `longest` tokens; 1: the decode step, where nothing is left of the masks. */
+export function chunkOf(longest: number | null): Pass<Program> {
+  return {
+    name: "chunk",
+    summary: "turn scans into loops over chunks: intra-chunk, inter-chunk and state update",
+    run: (program, report) => {
+      const hasWork = program.ops.some(isScan);
+      if (!hasWork && tokenSums(program).size === 0) return program;
+      return simplify.run(new Chunker(program, longest).run(), report);
+    },
+  };
+}
 
 type AnyScan = Scan | ScanState | Delta;
 
@@ -65,8 +70,11 @@ class Chunker {
   private readonly deltas = new Map<string, readonly ValueId[]>();
   private readonly program: Program;
 
-  constructor(program: Program) {
+  private readonly longest: number | null;
+
+  constructor(program: Program, longest: number | null) {
     this.program = program;
+    this.longest = longest;
     this.rewriter = new Rewriter(program);
   }
 
@@ -117,13 +125,14 @@ class Chunker {
     const [{ k, v }] = op.writes as [{ k: ValueId; v: ValueId }];
     const type = { shape: [build.shapeOf(get(k))[1]!, build.shapeOf(get(v))[1]!] };
     const init = op.initial === null ? null : get(op.initial);
-    const longest = op.axis === "key" || op.axis === "value" ? ChunkDecay.longest : null;
+    const perChannel = op.axis === "key" || op.axis === "value";
+    const longest = this.longest ?? (perChannel ? ChunkDecay.longest : null);
     return build.region(
       "chunks",
       [{ name: op.state, type, init }],
       op.reverse,
       ([S]) => {
-        const body = new Body(this.rewriter, op, S!);
+        const body = new Body(this.rewriter, op, S!, longest);
         return { yields: yields(body), carries: [body.after()] };
       },
       { longest },
@@ -135,11 +144,13 @@ class Chunker {
     const { build, get } = this.rewriter;
     const type = { shape: op.type.shape };
     const name = op.name ?? "sum";
-    const owner = build.region("chunks", [{ name, type, init: null }], false, ([acc]) => {
+    const body = ([acc]: readonly ValueId[]) => {
       const rows = build.add({ kind: "rows", arg: get(op.arg) }, originOf(op));
       const sum = build.add({ kind: "reduce", fn: op.fn, arg: rows, axis: 0 }, originOf(op));
       return { carries: [build.map("add", [acc!, sum], originOf(op))], yields: [] };
-    });
+    };
+    const { longest } = this;
+    const owner = build.region("chunks", [{ name, type, init: null }], false, body, { longest });
     return owner.carries[0]!;
   }
 }
@@ -161,12 +172,12 @@ class Body {
   private readonly op: AnyScan;
   private readonly S: ValueId;
 
-  constructor(rewriter: Rewriter, op: AnyScan, S: ValueId) {
+  constructor(rewriter: Rewriter, op: AnyScan, S: ValueId, longest: number | null) {
     this.rewriter = rewriter;
     this.op = op;
     this.S = S;
     const log = op.logDecay === null ? null : rewriter.get(op.logDecay);
-    this.decay = new ChunkDecay(rewriter.build, log, op.axis, op.reverse, op.span);
+    this.decay = new ChunkDecay(rewriter.build, log, op, longest);
     const writes = op.writes.map((write): ChunkWrite => {
       const erase = "erase" in write ? (write as Delta["writes"][number]).erase : null;
       return {
@@ -186,10 +197,13 @@ class Body {
     const strict = reader.read === "before";
     const q = build.add({ kind: "rows", arg: query }, this.named(query));
     const inter = this.decay.inter(q, this.S, strict);
-    const intra = this.keys.map((k, m) =>
-      this.decay.apply(this.decay.pair(q, k, strict), this.values[m]!, strict, "intra"),
-    );
-    const sum = intra.reduce((a, b) => build.map("add", [a, b], unnamed));
+    const intra = this.keys.flatMap((k, m) => {
+      const scores = this.decay.pair(q, k, strict);
+      return scores === null ? [] : [this.decay.apply(scores, this.values[m]!, strict, "intra")];
+    });
+    const parts = [...intra, inter];
+    if (parts.length === 1) return inter;
+    const sum = parts.slice(0, -1).reduce((a, b) => build.map("add", [a, b], unnamed));
     return build.map("add", [sum, inter], originOf(reader));
   }
 

@@ -8,6 +8,7 @@
  *   fold     initial_S, summary_S, decay_S         -> final_S = exp(decay_S) * initial_S + summary_S
  *   forward  q, k, v, g, initial_S                 -> o, final_S
  *   output   q, ..., total_S   (without a mask)    -> o, from the whole sequence's state
+ *   step     as forward, one token at a time       -> o, final_S: decoding
  *
  * The three stages summarise / exchange / output: the summary needs no query and no other range, so a
  * rank computes and sends it before anything waits. What is exchanged follows from the transition:
@@ -49,7 +50,7 @@ export interface State {
 }
 
 export interface Form {
-  readonly name: "forward" | "summary" | "fold" | "output" | "backward";
+  readonly name: "forward" | "summary" | "fold" | "output" | "step" | "backward";
   readonly program: Program;
 }
 
@@ -73,10 +74,23 @@ export function shard(program: Program): Sharded {
     forms.push({ name: "summary", program: summary(program, scans, states) });
     forms.push({ name: "fold", program: fold(program, states) });
   }
+  // One token at a time: where every token needs those before it only.
+  const isStepwise = states.every((state) => state.causal && !state.reverse);
+  if (isStepwise && !sumsTokens(program)) {
+    forms.push({ name: "step", program: forms[0]!.program });
+  }
   if (states.some((state) => !state.causal)) {
     forms.push({ name: "output", program: output(program, states) });
   }
   return { states, forms };
+}
+
+/** Is there a sum over all tokens outside of scans? */
+function sumsTokens(program: Program): boolean {
+  const typeOf = new Map(program.ops.map((op) => [op.id, op.type]));
+  return program.ops.some(
+    (op) => op.kind === "reduce" && op.axis === 0 && typeOf.get(op.arg)?.shape[0] === tokenDim,
+  );
 }
 
 function stateOf(program: Program, scan: Scan): State {
