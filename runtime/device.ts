@@ -16,6 +16,34 @@ export interface LaunchSizes {
   readonly T_total: number;
   readonly token_offset: number;
   readonly heads: Readonly<Record<string, number>>;
+  /**
+   * Packed sequences: where each begins in the one token axis, and where the last one ends. Token tensors
+   * are [1, T, heads, ...] then, B is the number of sequences, states are [B, H, ...].
+   */
+  readonly cuSeqlens?: readonly number[];
+}
+
+/** What every launch of a kernel that can serve packed sequences is given: their cuts, or two zeros. */
+export const cutsName = "cu_seqlens";
+
+/** The cuts as 32-bit integers, carried as the raw bits of a tensor. */
+export function cutsTensor({ cuSeqlens }: LaunchSizes): HostTensor {
+  const cuts = Int32Array.from(cuSeqlens ?? [0, 0]);
+  return { dtype: "f32", shape: [cuts.length], data: new Float32Array(cuts.buffer) };
+}
+
+/** Throws on cuts that do not divide T tokens into B sequences. */
+export function checkCuts({ B, T, cuSeqlens }: LaunchSizes): void {
+  if (cuSeqlens === undefined) return;
+  const isSorted = cuSeqlens.every((cut, i) => Number.isInteger(cut) && cut >= (cuSeqlens[i - 1] ?? 0));
+  if (!isSorted || cuSeqlens[0] !== 0) {
+    throw new Error(`cu_seqlens begins with 0 and never falls, unlike ${cuSeqlens.join(", ")}`);
+  }
+  if (cuSeqlens.length !== B + 1 || cuSeqlens.at(-1) !== T) {
+    throw new Error(
+      `cu_seqlens has ${cuSeqlens.length} cuts up to ${cuSeqlens.at(-1)}; ${B} sequences of ${T} tokens in all need ${B + 1} up to ${T}`,
+    );
+  }
 }
 
 /** Device memory holding one tensor. Opaque; only the device that made it may use it. */
@@ -59,7 +87,7 @@ export function shapeOf(spec: TensorSpec, sizes: LaunchSizes): number[] {
   const heads = sizes.heads[spec.headsOf ?? spec.name] ?? sizes.H;
   switch (spec.per) {
     case "token":
-      return [sizes.B, sizes.T, heads, ...spec.dims];
+      return [sizes.cuSeqlens ? 1 : sizes.B, sizes.T, heads, ...spec.dims];
     case "head":
       return [heads, ...spec.dims];
     case "shared":
@@ -67,6 +95,9 @@ export function shapeOf(spec: TensorSpec, sizes: LaunchSizes): number[] {
     case "state":
       return [sizes.B, sizes.H, ...spec.dims];
     case "chunk":
+      if (sizes.cuSeqlens) {
+        return [1, Math.floor(sizes.T / spec.chunk!) + sizes.B, sizes.H, ...spec.dims];
+      }
       return [sizes.B, Math.ceil(sizes.T / spec.chunk!), sizes.H, ...spec.dims];
   }
 }
@@ -96,6 +127,8 @@ export function scalarOf(name: string, sizes: LaunchSizes): number {
     case "T_total":
     case "token_offset":
       return sizes[name];
+    case "packed":
+      return sizes.cuSeqlens ? 1 : 0;
     default:
       return sizes.heads[name.slice("H_".length)] ?? sizes.H;
   }

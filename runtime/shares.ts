@@ -1,8 +1,10 @@
 /**
- * Outputs that are sums: over the heads of a group, over the batch, over everything. Kernels write one
+ * What a launch needs beside its tensors: the cuts of packed sequences, and memory for outputs that are
+ * sums: over the heads of a group, over the batch, over everything. Kernels write one
  * share for each sequence and head; here the shares get memory of their own and are added up.
  */
 import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts";
+import { checkCuts, cutsName, cutsTensor } from "./device.ts";
 import { elementsOf, fromNumbers, toNumbers } from "./dtype.ts";
 import type { FormSpec, TensorSpec } from "./plan.ts";
 
@@ -15,11 +17,11 @@ export interface Sum {
 }
 
 /** How an output is summed up from its shares, or null: kernels write it as it is. */
-export function sumOf(spec: TensorSpec, { B, T, H, heads }: LaunchSizes): Sum | null {
+export function sumOf(spec: TensorSpec, { B, T, H, heads, cuSeqlens }: LaunchSizes): Sum | null {
   const own = heads[spec.headsOf ?? spec.name] ?? H;
   const inner = elementsOf(spec.dims);
   const sums: Partial<Record<TensorSpec["per"], Sum>> = {
-    token: { batch: 1, outer: B * T * own, group: H / own, inner },
+    token: { batch: 1, outer: (cuSeqlens ? 1 : B) * T * own, group: H / own, inner },
     head: { batch: B, outer: own, group: H / own, inner },
     shared: { batch: B * H, outer: 1, group: 1, inner },
   };
@@ -38,18 +40,25 @@ export async function withShares(
   if (form.name === "step" && sizes.T !== 1) {
     throw new Error(`step takes one token at a time, not ${sizes.T}`);
   }
+  checkCuts(sizes);
   const bound = new Map(args);
+  const cuts = cutsTensor(sizes);
+  const cutsBuffer = await device.alloc(cuts.dtype, cuts.shape, false);
+  await device.upload(cutsBuffer, cuts);
+  bound.set(cutsName, cutsBuffer);
   const shares: { sum: Sum; from: DeviceBuffer; to: DeviceBuffer }[] = [];
   for (const spec of form.outputs) {
     const sum = sumOf(spec, sizes);
     if (sum === null) continue;
-    const { B, T, H } = sizes;
-    const shape = spec.per === "token" ? [B, T, H, ...spec.dims] : [B, H, ...spec.dims];
+    const { B, T, H, cuSeqlens } = sizes;
+    const rows = cuSeqlens ? 1 : B;
+    const shape = spec.per === "token" ? [rows, T, H, ...spec.dims] : [B, H, ...spec.dims];
     const from = await device.alloc(spec.dtype, shape, false);
     shares.push({ sum, from, to: args.get(spec.name)! });
     bound.set(spec.name, from);
   }
   await launch(bound);
+  device.free(cutsBuffer);
   for (const { sum, from, to } of shares) {
     await device.upload(to, addUp(await device.download(from), sum, to.spec.shape));
     device.free(from);

@@ -7,6 +7,9 @@ export interface Dialect {
   readonly float: (value: number) => string;
   /** An integer expression as a float. */
   readonly toFloat: (text: string) => string;
+  /** Between the integers that count things and those that count a buffer's elements. */
+  readonly toInt: (text: string) => string;
+  readonly toOffset: (text: string) => string;
   /** "offset": an integer that can count a buffer's elements. */
   readonly constant: (type: "int" | "offset" | "float", name: string, value: string) => string;
   readonly variable: (type: "float", name: string, value: string) => string;

@@ -24,6 +24,7 @@ import type {
   View,
   Window,
 } from "../../compiler/tile/ir.ts";
+import { cutsParam, servesPacked } from "../../compiler/tile/ir.ts";
 import type { Dialect } from "./dialect.ts";
 
 /** Threads along each side of the block. */
@@ -57,6 +58,9 @@ export class CLikeWalker {
       "at",
       "inner",
       "point",
+      "sequence",
+      "tokens",
+      "first_token",
       "own",
       "value",
     ]);
@@ -94,6 +98,11 @@ export class CLikeWalker {
 
   storage(id: StorageId): Storage {
     return this.kernel.storages[id]!;
+  }
+
+  /** How many tokens this sequence has. */
+  private get tokens(): string {
+    return servesPacked(this.kernel) ? "tokens" : this.dialect.scalar("T");
   }
 
   private isRegister(id: StorageId): boolean {
@@ -232,19 +241,49 @@ export class CLikeWalker {
   /** `NAME_base` and, for tokens, `NAME_stride`: where this head's part of each buffer lies. */
   declareBases(): void {
     const { writer, dialect } = this;
+    const hasTokens = this.kernel.params.some(({ per }) => per === "token" || per === "chunk");
+    const isPacked = servesPacked(this.kernel);
+    if (hasTokens && isPacked) {
+      // This sequence's tokens: a row of the batch, or between two cuts.
+      const cuts = this.paramName(cutsParam.name);
+      const packed = dialect.scalar("packed");
+      const at = (index: string) => `${cuts}[${index}]`;
+      const choose = (a: string, b: string) => dialect.choose(`${packed} == 1`, a, b);
+      writer.line(dialect.constant("int", "sequence", `${dialect.toInt("batch")} * ${packed}`));
+      writer.line(
+        dialect.constant(
+          "int",
+          "tokens",
+          choose(`${at("sequence + 1")} - ${at("sequence")}`, dialect.scalar("T")),
+        ),
+      );
+      writer.line(
+        dialect.constant(
+          "offset",
+          "first_token",
+          choose(dialect.toOffset(at("sequence")), `batch * ${dialect.scalar("T")}`),
+        ),
+      );
+    }
     for (const param of this.kernel.params) {
+      if (param.dtype === "i32") continue;
       const fixed = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
       const places = this.places.get(param.name)!;
       const heads = dialect.scalar(param.heads);
       const own = param.heads === "H" ? "head" : `head / (${dialect.scalar("H")} / ${heads})`;
-      const T = dialect.scalar("T");
+      const first = isPacked ? "first_token" : `batch * ${dialect.scalar("T")}`;
+      const chunk = param.chunk ?? 1;
+      const rows = `batch * ((${this.tokens} + ${chunk - 1}) / ${chunk})`;
+      const chunks = isPacked
+        ? dialect.choose(`${dialect.scalar("packed")} == 1`, `first_token / ${chunk} + batch`, rows)
+        : rows;
       const times = fixed === 1 ? "" : ` * ${fixed}`;
       const base = {
-        token: `(batch * ${T} * ${heads} + ${own})${times}`,
+        token: `(${first} * ${heads} + ${own})${times}`,
         state: `(batch * ${dialect.scalar("H")} + head)${times}`,
         head: `${own.includes(" ") && fixed !== 1 ? `(${own})` : own}${times}`,
         shared: "0",
-        chunk: `(batch * ((${T} + ${(param.chunk ?? 1) - 1}) / ${param.chunk ?? 1}) * ${heads} + head)${times}`,
+        chunk: `(${group(chunks)} * ${heads} + head)${times}`,
       }[param.per];
       const start = dialect.start(param);
       const whole = start === null ? bare(base) : `${start} + ${base}`;
@@ -287,7 +326,7 @@ export class CLikeWalker {
     const limit = param.shape[0];
     if (row !== null && limit !== undefined) {
       const fixed = limit !== "T" && view.row.base === null && view.row.offset + shape[0]! <= limit;
-      const bound = limit === "T" ? this.dialect.scalar("T") : String(limit);
+      const bound = limit === "T" ? this.tokens : String(limit);
       if (!fixed) conditions.push(`${this.plus(view.row, row)} < ${bound}`);
     }
     if (col !== null) {
@@ -382,7 +421,7 @@ export class CLikeWalker {
     const { writer, dialect } = this;
     const name = this.unique(stmt.variable);
     this.variables.set(stmt.variable, name);
-    const extent = stmt.extent === "T" ? dialect.scalar("T") : String(stmt.extent);
+    const extent = stmt.extent === "T" ? this.tokens : String(stmt.extent);
     if (stmt.extent !== "T" && dialect.unroll !== null) writer.line(dialect.unroll);
     const step = String(stmt.step);
     const last = `(${extent} + ${stmt.step - 1}) / ${step} * ${step} - ${step}`;
@@ -439,7 +478,16 @@ export class CLikeWalker {
       case "inside":
         return dialect.choose(this.condition(expr, row, col), dialect.float(1), dialect.float(0));
       case "runtime":
-        return dialect.toFloat(dialect.scalar(expr.scalar));
+        // The length of the sequence: of a packed one, its own.
+        return dialect.toFloat(
+          servesPacked(this.kernel)
+            ? dialect.choose(
+                `${dialect.scalar("packed")} == 1`,
+                "tokens",
+                dialect.scalar(expr.scalar),
+              )
+            : dialect.scalar(expr.scalar),
+        );
       case "call": {
         if (expr.fn === "select") {
           const [test, a, b] = expr.args as [Expr, Expr, Expr];
@@ -463,7 +511,7 @@ export class CLikeWalker {
   /** An expression as a boolean: tests stay tests. */
   private condition(expr: Expr, row: string, col: string): string {
     if (expr.kind === "inside") {
-      const limit = expr.limit === "T" ? this.dialect.scalar("T") : String(expr.limit);
+      const limit = expr.limit === "T" ? this.tokens : String(expr.limit);
       return `${this.plus(expr.start, expr.axis === "row" ? row : col)} < ${limit}`;
     }
     if (expr.kind === "call" && expr.fn in comparisons) {

@@ -253,6 +253,22 @@ export class Builder {
   }
 
   /** Entry `index` of the array of buffers. */
+  /** Entry `index` of an array of addresses, as one of bytes. */
+  loadBytes(array: Value, index: number, name: string): Value {
+    const { b } = this;
+    const bytes = b.getInt8PtrTy();
+    return b.CreateLoad(bytes, b.CreateGEP(bytes, array, b.getInt64(index)), name);
+  }
+
+  /** A 32-bit integer, widened, from an array of them. */
+  loadNarrowInt(bytes: Value, index: Int): Value {
+    const { b } = this;
+    const narrow = b.getInt32Ty();
+    const words = b.CreateBitCast(bytes, this.lib.PointerType.get(narrow, 0));
+    const at = b.CreateGEP(narrow, words, this.value(index));
+    return b.CreateSExt(b.CreateLoad(narrow, at), b.getInt64Ty());
+  }
+
   loadPointer(array: Value, index: number, type: "float" | "half", name: string): Value {
     const { b } = this;
     const bytes = b.getInt8PtrTy();

@@ -4,7 +4,8 @@
  * the kernel, or at the start of a grid point.
  */
 import type { Index, Kernel, Param, StorageId, View, Window } from "../../compiler/tile/ir.ts";
-import { runtimeScalars } from "../../compiler/tile/ir.ts";
+import { cutsParam, runtimeScalars, servesPacked } from "../../compiler/tile/ir.ts";
+import type { Dtype } from "../../compiler/tensor/ir.ts";
 import { CompilerBug } from "../../compiler/support/never.ts";
 import { Builder, type Int, type Llvm, type Value, lanes } from "./builder.ts";
 
@@ -20,7 +21,7 @@ export interface Place {
 /** A grid point's part of a buffer; element (row, col) lies at row * rowStride + col. */
 export interface Part {
   readonly pointer: Value;
-  readonly dtype: Param["dtype"];
+  readonly dtype: Dtype;
   readonly rowStride: Int;
   readonly rows: Int;
   readonly cols: number;
@@ -72,6 +73,11 @@ export class KernelContext {
   private readonly range: Readonly<Record<"begin" | "end", Value>>;
   private readonly atEntry: <T>(write: () => T) => T;
   private atPoint: <T>(write: () => T) => T = (write) => write();
+  private sequence: { first: Int; tokens: Int; chunkOffset: Int } = {
+    first: 0,
+    tokens: 0,
+    chunkOffset: 0,
+  };
   private batch: Int = 0;
   private head: Int = 0;
   private wide: Value | null = null;
@@ -106,10 +112,48 @@ export class KernelContext {
       }
       this.batch = b.divide(rest, this.runtime("H"), "b");
       this.head = b.modulo(rest, this.runtime("H"), "h");
+      this.openSequence();
       this.atPoint = b.leaveOpen("body");
       body();
     });
     b.closeFunction();
+  }
+
+  /**
+   * This point's sequence: a row of the batch, or of packed sequences what lies between two cuts. Without
+   * a branch: `packed` is 0 or 1, and the first two cuts can always be read.
+   */
+  private openSequence(): void {
+    const { b, kernel } = this;
+    const T = this.runtime("T");
+    this.sequence = { first: b.multiply(this.batch, T), tokens: T, chunkOffset: 0 };
+    const cuts = kernel.params.findIndex(({ dtype }) => dtype === "i32");
+    if (cuts < 0) return;
+    const packed = this.runtime("packed");
+    const array = this.atEntry(() => b.loadBytes(this.args.buffers, cuts, cutsParam.name));
+    const at = b.multiply(this.batch, packed);
+    const begin = b.loadNarrowInt(array, at);
+    const end = b.loadNarrowInt(array, b.add(at, 1));
+    const dense = b.subtract(1, packed);
+    this.sequence = {
+      first: b.add(b.multiply(begin, packed), b.multiply(dense, this.sequence.first)),
+      tokens: b.add(b.multiply(b.subtract(end, begin), packed), b.multiply(dense, T)),
+      chunkOffset: at,
+    };
+  }
+
+  /** How many tokens this point's sequence has. */
+  get tokens(): Int {
+    return this.sequence.tokens;
+  }
+
+  /** The length that the program calls T: of a packed sequence its own, else the whole one's. */
+  get totalTokens(): Int {
+    const { b } = this;
+    const total = this.runtime("T_total");
+    if (!servesPacked(this.kernel)) return total;
+    const packed = this.runtime("packed");
+    return b.add(total, b.multiply(packed, b.subtract(this.tokens, total)));
   }
 
   setVariable(name: string, value: Int): void {
@@ -190,20 +234,21 @@ export class KernelContext {
   }
 
   private placed(param: Param, whole: Value, type: "float" | "half"): Part {
-    const { b, batch } = this;
-    const { per, shape, dtype } = param;
-    const rows = shape[0] === "T" ? this.runtime("T") : ((shape[0] as number | undefined) ?? 1);
+    const { b } = this;
+    const { per, shape } = param;
+    const dtype = param.dtype as Part["dtype"];
+    const rows = shape[0] === "T" ? this.tokens : ((shape[0] as number | undefined) ?? 1);
     const cols = (shape[1] as number | undefined) ?? 1;
     const at = (offset: Int) => b.at(type, whole, offset, `${param.name}_head`);
     switch (per) {
       case "token": {
         const heads = this.runtime(param.heads);
-        const first = b.multiply(b.multiply(batch, rows), heads);
+        const first = b.multiply(this.sequence.first, heads);
         const offset = b.multiply(b.add(first, this.headOf(param)), cols);
         return { pointer: at(offset), dtype, rowStride: b.multiply(heads, cols), rows, cols };
       }
       case "state": {
-        const number = b.add(b.multiply(batch, this.runtime("H")), this.head);
+        const number = b.add(b.multiply(this.batch, this.runtime("H")), this.head);
         const offset = b.multiply(number, b.multiply(rows, cols));
         return { pointer: at(offset), dtype, rowStride: cols, rows, cols };
       }
@@ -215,14 +260,24 @@ export class KernelContext {
         return { pointer: whole, dtype, rowStride: cols, rows, cols };
       case "chunk": {
         const tokens = param.chunk!;
-        const chunks = b.divide(b.add(this.runtime("T"), tokens - 1), tokens);
         const size = b.multiply(rows, cols);
-        const first = b.multiply(b.multiply(batch, chunks), this.runtime("H"));
+        const first = b.multiply(this.firstChunk(tokens), this.runtime("H"));
         const pointer = at(b.multiply(b.add(first, this.head), size));
         const perChunk = { stride: b.multiply(this.runtime("H"), size), tokens };
         return { pointer, dtype, rowStride: cols, rows, cols, perChunk };
       }
     }
+  }
+
+  /** The number of this sequence's first chunk: of packed ones first / chunk + b, else b chunks on. */
+  private firstChunk(size: number): Int {
+    const { b, sequence } = this;
+    const count = b.divide(b.add(sequence.tokens, size - 1), size);
+    const dense = b.multiply(this.batch, count);
+    if (!servesPacked(this.kernel)) return dense;
+    const packed = this.runtime("packed");
+    const slot = b.add(b.divide(sequence.first, size), sequence.chunkOffset);
+    return b.add(b.multiply(packed, slot), b.multiply(b.subtract(1, packed), dense));
   }
 
   /** Which of the buffer's own heads serves this one: groups of heads share. */

@@ -126,7 +126,7 @@ class StatementWriter {
   private loop(stmt: Loop): void {
     const { context } = this;
     const { b } = context;
-    const extent = stmt.extent === "T" ? context.runtime("T") : stmt.extent;
+    const extent = stmt.extent === "T" ? context.tokens : stmt.extent;
     b.loop(0, extent, stmt.step, stmt.variable, (i) => {
       let at = i;
       if (stmt.reverse) {

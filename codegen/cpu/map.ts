@@ -106,7 +106,7 @@ class MapEmitter {
       case "const":
         return b.splat(expr.value);
       case "runtime":
-        return b.splat(b.toFloat(context.runtime(expr.scalar)));
+        return b.splat(b.toFloat(context.totalTokens));
       case "read":
         return this.read(expr);
       case "index": {
@@ -117,7 +117,7 @@ class MapEmitter {
         return isLane ? b.instructions.CreateFAdd(base, b.call("laspc_lanes")) : base;
       }
       case "inside": {
-        const limit = expr.limit === "T" ? context.runtime("T") : expr.limit;
+        const limit = expr.limit === "T" ? context.tokens : expr.limit;
         const [along, isLane] = this.along(expr.axis);
         const place = b.add(context.index(expr.start), along);
         if (isLane) return b.call("laspc_inside", b.subtract(limit, place));

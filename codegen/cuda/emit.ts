@@ -84,7 +84,7 @@ function mentions(lines: readonly string[], word: string): boolean {
 /** The run-time integers the kernel reads; it takes no others. */
 function scalarsIn(kernel: Kernel, body: readonly string[]): string[] {
   const heads = kernel.params.map((param) => param.heads).filter((name) => name !== "H");
-  const all = ["T", "H", "T_total", "token_offset", ...new Set(heads)];
+  const all = ["T", "H", "T_total", "token_offset", "packed", ...new Set(heads)];
   return all.filter((name) => mentions(body, name));
 }
 
@@ -102,6 +102,7 @@ function describe({ per, dtype, shape, heads }: Param): string {
 }
 
 function elementType({ dtype }: Param): string {
+  if (dtype === "i32") return "int";
   return dtype === "f32" ? "float" : "unsigned short";
 }
 
@@ -109,6 +110,8 @@ function dialectFor(walker: () => CLikeWalker, use: Use): Dialect {
   const at = (param: Param, index: string) => `${walker().paramName(param.name)}[${index}]`;
   return {
     float: floatText,
+    toInt: (text) => `(int)${text}`,
+    toOffset: (text) => `(long long)${text}`,
     toFloat: (text) => (/^\w+$/.test(text) ? `(float)${text}` : `(float)(${text})`),
     constant: (type, name, value) =>
       `const ${type === "offset" ? "long long" : type} ${name} = ${value};`,
@@ -124,11 +127,11 @@ function dialectFor(walker: () => CLikeWalker, use: Use): Dialect {
     call: (fn, args) => callText(fn, args, use),
     read: (param, index) => {
       if (param.dtype === "f32") return at(param, index);
-      return `${use(`from_${param.dtype}`)}(${at(param, index)})`;
+      return `${use(`from_${param.dtype as "f16" | "bf16"}`)}(${at(param, index)})`;
     },
     start: () => null,
     write: (param, index, value) => {
-      const bits = param.dtype === "f32" ? value : `${use(`to_${param.dtype}`)}(${value})`;
+      const bits = param.dtype === "f32" ? value : `${use(`to_${param.dtype as "f16" | "bf16"}`)}(${value})`;
       return `${at(param, index)} = ${bits};`;
     },
     scalar: (name) => name,

@@ -9,6 +9,7 @@ import type {
   HostTensor,
   LaunchSizes,
 } from "../../runtime/device.ts";
+import { checkCuts } from "../../runtime/device.ts";
 import { bytesOf, elementsOf, fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import type { Dtype, FormSpec, TensorSpec } from "../../runtime/plan.ts";
 import { interpretTensor } from "../../compiler/tensor/interpret.ts";
@@ -70,19 +71,25 @@ export class ReferenceDevice implements Device {
     if (!program) throw new Error(`the reference has no form ${form.name}`);
     // What is shared is summed up over those who share it.
     for (const { name } of form.outputs) (args.get(name) as ReferenceBuffer).data.fill(0);
+    checkCuts(sizes);
     for (let b = 0; b < sizes.B; b++) {
+      // Of packed sequences each is evaluated on its own.
+      const cuts = sizes.cuSeqlens;
+      const T = cuts ? cuts[b + 1]! - cuts[b]! : sizes.T;
+      const own = cuts ? { ...sizes, T, T_total: T, token_offset: 0 } : sizes;
+      const first = cuts ? cuts[b]! : b * T;
       for (let h = 0; h < sizes.H; h++) {
         const inputs = new Map<string, NdArray>();
         for (const spec of form.inputs) {
           inputs.set(
             spec.name,
-            takePart(spec, args.get(spec.name) as ReferenceBuffer, b, h, sizes),
+            takePart(spec, args.get(spec.name) as ReferenceBuffer, b, h, own, first),
           );
         }
-        const outputs = interpretTensor(program, inputs, sizes);
+        const outputs = interpretTensor(program, inputs, own);
         for (const spec of form.outputs) {
           const to = args.get(spec.name) as ReferenceBuffer;
-          putPart(spec, to, outputs.get(spec.name)!, b, h, sizes);
+          putPart(spec, to, outputs.get(spec.name)!, b, h, own, first);
         }
         // Let others run between heads: a large reference takes a while.
         await new Promise((resolve) => setImmediate(resolve));
@@ -103,6 +110,7 @@ function placeOf(
   b: number,
   h: number,
   sizes: LaunchSizes,
+  first: number,
 ): { shape: number[]; start: number; rows: number; width: number; stride: number } {
   const heads = sizes.heads[spec.headsOf ?? spec.name] ?? sizes.H;
   const own = Math.floor(h / (sizes.H / heads));
@@ -112,7 +120,7 @@ function placeOf(
     case "token":
       return {
         shape: [sizes.T, ...shape],
-        start: (b * sizes.T * heads + own) * width,
+        start: (first * heads + own) * width,
         rows: sizes.T,
         width,
         stride: heads * width,
@@ -134,8 +142,9 @@ function takePart(
   b: number,
   h: number,
   sizes: LaunchSizes,
+  first: number,
 ): NdArray {
-  const { shape, start, rows, width, stride } = placeOf(spec, b, h, sizes);
+  const { shape, start, rows, width, stride } = placeOf(spec, b, h, sizes, first);
   const part = new Float64Array(rows * width);
   for (let row = 0; row < rows; row++) {
     const from = start + row * stride;
@@ -151,8 +160,9 @@ function putPart(
   b: number,
   h: number,
   sizes: LaunchSizes,
+  first: number,
 ): void {
-  const { start, rows, width, stride } = placeOf(spec, b, h, sizes);
+  const { start, rows, width, stride } = placeOf(spec, b, h, sizes, first);
   for (let row = 0; row < rows; row++) {
     for (let i = 0; i < width; i++) data[start + row * stride + i]! += part.data[row * width + i]!;
   }

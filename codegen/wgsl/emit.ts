@@ -1,6 +1,7 @@
 /** Tile kernel to WGSL: one workgroup of 16 x 16 invocations for each grid point. */
 import type { MapFn } from "../../compiler/tensor/ir.ts";
 import type { Kernel, Param } from "../../compiler/tile/ir.ts";
+import { servesPacked } from "../../compiler/tile/ir.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, advance, infix } from "../c-like/walk.ts";
@@ -120,7 +121,8 @@ export function emitWgsl(kernel: Kernel, context: EmitContext): EmittedKernel {
 
 function scalarsOf(kernel: Kernel): string[] {
   const heads = kernel.params.filter(({ heads: name }) => name !== "H").map(({ heads }) => heads);
-  return ["B", "T", "H", "T_total", "token_offset", ...new Set(heads)];
+  const packed = servesPacked(kernel) ? ["packed"] : [];
+  return ["B", "T", "H", "T_total", "token_offset", ...packed, ...new Set(heads)];
 }
 
 function describe(param: Param): string {
@@ -138,7 +140,7 @@ function describe(param: Param): string {
 
 /** The type of a binding's elements; 16-bit outputs share words, so that writes must not tear. */
 function elementOf(param: Param): string {
-  if (param.dtype === "f32") return "f32";
+  if (param.dtype === "f32" || param.dtype === "i32") return param.dtype;
   return param.access === "read" ? "u32" : "atomic<u32>";
 }
 
@@ -156,9 +158,12 @@ function dialectFor(
 ): Dialect {
   const bundleOf = (param: Param) =>
     bindings.find(({ params }) => params.length > 1 && params.includes(param));
+  const isPacked = bindings.some(({ params }) => params[0]!.dtype === "i32");
   const bufferOf = (param: Param) => bundleOf(param)?.name ?? walker().paramName(param.name);
   return {
     float: wgslFloat,
+    toInt: (text) => text,
+    toOffset: (text) => text,
     toFloat: (text) => `f32(${text})`,
     constant: (_type, name, value) => `let ${name} = ${value};`,
     variable: (_type, name, value) => `var ${name} = ${value};`,
@@ -174,18 +179,19 @@ function dialectFor(
     start: (param) => {
       const bundle = bundleOf(param);
       const before = bundle?.params.slice(0, bundle.params.indexOf(param)) ?? [];
-      return before.length === 0 ? null : before.map(elementsText).join(" + ");
+      return before.length === 0 ? null : before.map((other) => elementsText(other, isPacked)).join(" + ");
     },
     read: (param, at) => {
       const buffer = bufferOf(param);
       if (param.dtype === "f32") return `${buffer}[${at}]`;
-      used.add(param.dtype);
+      const dtype = param.dtype as "f16" | "bf16";
+      used.add(dtype);
       return `from_${param.dtype}(${buffer}[(${at}) / 2], ${at})`;
     },
     write: (param, at, value) => {
       const buffer = bufferOf(param);
       if (param.dtype === "f32") return `${buffer}[${at}] = ${value};`;
-      used.add(param.dtype);
+      used.add(param.dtype as "f16" | "bf16");
       const shift = `((u32(${at}) & 1u) * 16u)`;
       const word = `&${buffer}[(${at}) / 2]`;
       // The other half of the word is another invocation's: clear and set this half only.
@@ -200,14 +206,20 @@ function dialectFor(
 }
 
 /** The elements of a whole param; 16-bit ones fill whole words. */
-function elementsText({ per, heads, shape, dtype, chunk }: Param): string {
+function elementsText(
+  { per, heads, shape, dtype, chunk = 1 }: Param,
+  isPacked: boolean,
+): string {
+  const rows = `sizes.B * ((sizes.T + ${chunk - 1}) / ${chunk})`;
+  const slots = `sizes.T / ${chunk} + sizes.B`;
   const fixed = shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
   const factors = {
-    token: ["sizes.B", "sizes.T", `sizes.${heads}`],
+    // Packed sequences share one row of tokens.
+    token: [isPacked ? "select(sizes.B, 1, sizes.packed == 1)" : "sizes.B", "sizes.T", `sizes.${heads}`],
     state: ["sizes.B", "sizes.H"],
     head: [`sizes.${heads}`],
     shared: [],
-    chunk: ["sizes.B", `((sizes.T + ${(chunk ?? 1) - 1}) / ${chunk ?? 1})`, "sizes.H"],
+    chunk: [isPacked ? `select(${rows}, ${slots}, sizes.packed == 1)` : rows, "sizes.H"],
   }[per];
   const product = [...factors, ...(fixed === 1 && factors.length > 0 ? [] : [fixed])].join(" * ");
   return dtype === "f32" ? product : `(${product} + 1) / 2 * 2`;

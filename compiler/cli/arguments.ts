@@ -27,6 +27,7 @@ const optionTypes = {
   verify: "boolean",
   backward: "boolean",
   steps: "string",
+  "cu-seqlens": "string",
   level: "string",
   after: "string",
   form: "string",

@@ -111,13 +111,22 @@ function completeInputs(
   files: ReadonlyMap<string, HostTensor>,
   known: Readonly<Record<string, number>>,
 ) {
-  const T = known["T"] ?? 256;
+  const cuSeqlens = cutsOf(args, known);
+  const T = cuSeqlens?.at(-1) ?? known["T"] ?? 256;
   const H = known["H"] ?? 1;
   const heads: Record<string, number> = {};
   for (const [name, size] of Object.entries(known)) {
     if (name.startsWith("H_") && size > 0) heads[name.slice(2)] = size;
   }
-  const sizes: LaunchSizes = { B: known["B"] ?? 1, T, H, T_total: T, token_offset: 0, heads };
+  const sizes: LaunchSizes = {
+    B: cuSeqlens ? cuSeqlens.length - 1 : (known["B"] ?? 1),
+    T,
+    H,
+    T_total: T,
+    token_offset: 0,
+    heads,
+    ...(cuSeqlens ? { cuSeqlens } : {}),
+  };
   for (const [name, count] of Object.entries(heads)) {
     if (!manifest.inputs.some((spec) => spec.name === name)) {
       throw new UsageError(`--dim H_${name}: the attention has no input ${name}`);
@@ -152,6 +161,21 @@ function completeInputs(
     }
   }
   return { inputs, sizes };
+}
+
+/** `--cu-seqlens 0,5,5,70`: where packed sequences begin, and the end of the last. */
+function cutsOf(args: Arguments, known: Readonly<Record<string, number>>): number[] | null {
+  const text = args.text("cu-seqlens");
+  if (text === null) return null;
+  const cuts = text.split(",").map(Number);
+  const isSorted = cuts.every((cut, i) => Number.isInteger(cut) && cut >= (cuts[i - 1] ?? 0));
+  if (cuts.length < 2 || cuts[0] !== 0 || !isSorted) {
+    throw new UsageError(`--cu-seqlens is 0 and then cuts that never fall, not \`${text}\``);
+  }
+  if ((known["B"] ?? 1) !== 1 || (known["T"] ?? cuts.at(-1)) !== cuts.at(-1)) {
+    throw new UsageError(`--cu-seqlens packs one row of ${cuts.at(-1)} tokens: leave B and T out`);
+  }
+  return cuts;
 }
 
 /** A file's tensor in the dtype the kernels store it in; its shape must be right. */

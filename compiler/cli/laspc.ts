@@ -30,7 +30,7 @@ const commands: Readonly<Record<string, Command>> = {
     summary: "compile and execute, on one device or several",
     usage:
       "run FILE [--entry NAME] [--device reference|cpu|webgpu|cuda[,...]] [--devices N] [--schedule ring] [--dim T=4096,...] " +
-      "[--dtype f32] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--transport in-process|worker] [--check-inputs] [--verify] [--json]",
+      "[--dtype f32] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--transport in-process|worker] [--check-inputs] [--backward] [--steps N] [--cu-seqlens 0,5,70] [--verify] [--json]",
     load: () => import("./commands/run.ts"),
   },
   verify: {

@@ -31,6 +31,7 @@ import {
 import { captured } from "../tensor/rewrite.ts";
 import { axisClasses } from "./axis-classes.ts";
 import type { GridAxis, Kernel, Param, Stmt, TileProgram } from "./ir.ts";
+import { cutsParam } from "./ir.ts";
 import { type Cut, KernelLowering } from "./lower-kernel.ts";
 import type { Limits } from "./target.ts";
 
@@ -281,9 +282,14 @@ class Lowering {
         ];
     return {
       name,
-      params: [...used.values()].sort(
-        (a, b) => Number(a.access > b.access) - Number(a.access < b.access),
-      ),
+      params: [
+        ...[...used.values()].sort(
+          (a, b) => Number(a.access > b.access) - Number(a.access < b.access),
+        ),
+        ...([...used.values()].some(({ per }) => per === "token" || per === "chunk")
+          ? [cutsParam]
+          : []),
+      ],
       grid,
       threads: limits.threads,
       storages: lowering.storages,

@@ -17,7 +17,7 @@ import type {
   Window,
 } from "./ir.ts";
 
-/** Run-time integers: B, T, H, T_total, token_offset, and H_<name> where it is not H. */
+/** Run-time integers: B, T, H, T_total, token_offset, packed, and H_<name> where it is not H. */
 export type TileSizes = Readonly<Record<string, number>>;
 
 /** Runs all kernels in order; `buffers` hold whole tensors by name and are written in place. */
@@ -59,6 +59,10 @@ class Point {
   private readonly kernel: Kernel;
   private readonly buffers: ReadonlyMap<string, Float64Array>;
   private readonly sizes: TileSizes;
+  /** Where packed sequences begin; null: each row of the batch is one. */
+  private readonly cuts: Float64Array | null;
+  private readonly firstToken: number;
+  private readonly tokens: number;
   private readonly batch: number;
   private readonly head: number;
   private readonly variables: Map<string, number>;
@@ -74,6 +78,10 @@ class Point {
     this.buffers = buffers;
     this.sizes = sizes;
     this.batch = Math.floor(point / sizes["H"]!);
+    this.cuts = sizes["packed"] === 1 ? buffers.get("cu_seqlens")! : null;
+    this.firstToken = this.cuts?.[this.batch] ?? this.batch * sizes["T"]!;
+    this.tokens =
+      this.cuts === null ? sizes["T"]! : this.cuts[this.batch + 1]! - this.firstToken;
     this.head = point % sizes["H"]!;
     this.variables = variables;
     this.data = kernel.storages.map(({ shape }) =>
@@ -97,19 +105,22 @@ class Point {
   private places(view: View): (row: number, col: number) => number {
     const param = this.kernel.params.find(({ name }) => name === view.param)!;
     const [firstRow, firstCol] = [this.index(view.row), this.index(view.col)];
-    const [rows = 1, cols = 1] = param.shape.map((dim) => (dim === "T" ? this.sizes["T"]! : dim));
+    const [rows = 1, cols = 1] = param.shape.map((dim) => (dim === "T" ? this.tokens : dim));
     const heads = this.heads(param);
     const chunk = param.chunk ?? 1;
-    const chunks = Math.ceil(this.sizes["T"]! / chunk);
+    const firstChunk =
+      this.cuts === null
+        ? this.batch * Math.ceil(this.tokens / chunk)
+        : Math.floor(this.firstToken / chunk) + this.batch;
     const at = view.token === undefined ? 0 : Math.floor(this.index(view.token) / chunk);
     const part = Math.floor(this.head / (this.sizes["H"]! / heads));
     // The first element of what belongs to this batch and head, and how far apart rows lie there.
     const [first, stride] = {
-      token: [(this.batch * rows * heads + part) * cols, heads * cols],
+      token: [(this.firstToken * heads + part) * cols, heads * cols],
       state: [(this.batch * this.sizes["H"]! + this.head) * rows * cols, cols],
       head: [part * rows * cols, cols],
       shared: [0, cols],
-      chunk: [((this.batch * chunks + at) * heads + this.head) * rows * cols, cols],
+      chunk: [((firstChunk + at) * heads + this.head) * rows * cols, cols],
     }[param.per] as [number, number];
     return (row, col) => {
       const [r, c] = [firstRow + row, firstCol + col];
@@ -212,7 +223,7 @@ class Point {
   }
 
   private loop(stmt: Stmt & { kind: "loop" }): void {
-    const extent = stmt.extent === "T" ? this.sizes["T"]! : stmt.extent;
+    const extent = stmt.extent === "T" ? this.tokens : stmt.extent;
     const starts: number[] = [];
     for (let at = 0; at < extent; at += stmt.step) starts.push(at);
     for (const at of stmt.reverse ? starts.reverse() : starts) {
@@ -277,10 +288,11 @@ class Point {
           this.index(expr.start) + own(expr.axis) + (expr.global ? this.sizes["token_offset"]! : 0)
         );
       case "inside": {
-        const limit = expr.limit === "T" ? this.sizes["T"]! : expr.limit;
+        const limit = expr.limit === "T" ? this.tokens : expr.limit;
         return this.index(expr.start) + own(expr.axis) < limit ? 1 : 0;
       }
       case "runtime":
+        if (this.cuts !== null) return this.tokens;
         return this.sizes[expr.scalar] ?? this.missing(expr.scalar);
       case "call": {
         const args = expr.args.map((arg) => this.expr(arg, row, col, at));

@@ -13,6 +13,10 @@
  *               head    [heads, cols...]
  *               shared  [rows, cols...]
  *               chunk   [B, N, H, rows, cols...]   one for each chunk of `chunk` tokens, N = ceil(T / chunk)
+ *             A kernel with a param `cu_seqlens` also serves packed sequences: where the run-time scalar
+ *             `packed` is 1, batch b is the sequence of tokens cu_seqlens[b] to cu_seqlens[b + 1] of
+ *             one token axis, and T is all of them together; T below means the sequence's own length,
+ *             but for grid axes. Its first chunk is number cu_seqlens[b] / chunk + b of [N, H, ...].
  *             `heads` divides H; head h reads head h / (H / heads) (grouped heads).
  *   storage = a scalar, vector or tile of f32 (or narrower), owned by the grid point:
  *               register  a tile spread over the threads; a scalar that every thread has
@@ -60,7 +64,8 @@ export interface Param {
   readonly per: Per | "chunk";
   /** Tokens of a chunk, for what is stored per chunk. */
   readonly chunk?: number;
-  readonly dtype: Dtype;
+  /** "i32" for `cu_seqlens` only. */
+  readonly dtype: Dtype | "i32";
   /** Dims after the ones `per` adds: token ["T", 64] or ["T"]; state [64, 64] or []; and so on. */
   readonly shape: readonly (number | "T")[];
   /** The run-time scalar that holds this buffer's head count, "H" or "H_<name>". */
@@ -271,6 +276,21 @@ export interface TileProgram {
 
 /**
  * Run-time integers of every launch: B, T (tokens here), H, T_total and token_offset (this range's
- * place in the whole sequence), and one H_<param> per token or head buffer.
+ * place in the whole sequence), packed, and one H_<param> per token or head buffer.
  */
-export const runtimeScalars = ["B", "T", "H", "T_total", "token_offset"] as const;
+export const runtimeScalars = ["B", "T", "H", "T_total", "token_offset", "packed"] as const;
+
+/** The param that gives the cuts of packed sequences: int32, one more than there are sequences. */
+export const cutsParam: Param = {
+  name: "cu_seqlens",
+  access: "read",
+  per: "shared",
+  dtype: "i32",
+  shape: [],
+  heads: "H",
+};
+
+/** Does a kernel serve packed sequences? */
+export function servesPacked(kernel: Kernel): boolean {
+  return kernel.params.some(({ dtype }) => dtype === "i32");
+}

@@ -75,7 +75,7 @@ class TileParser {
     const chunk = reader.accept("of") ? { chunk: reader.number() } : {};
     const name = reader.next();
     reader.expect(":");
-    const dtype = reader.oneOf(dtypes);
+    const dtype = reader.oneOf([...dtypes, "i32"] as const);
     const shape = reader.list("[", "]", () => this.extent());
     reader.expect("heads");
     return { name, access, per, ...chunk, dtype, shape, heads: reader.next() };

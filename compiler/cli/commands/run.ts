@@ -32,6 +32,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "check-inputs",
       "backward",
       "steps",
+      "cu-seqlens",
     ],
     "run",
   );
@@ -57,6 +58,9 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   if (steps > 0 && (backward || ranks > 1)) {
     throw new UsageError("--steps decodes on one device, forwards");
+  }
+  if (sizes.cuSeqlens && (ranks > 1 || steps > 0)) {
+    throw new UserError("--cu-seqlens runs on one device, without --steps; nothing cuts packed sequences yet");
   }
   const plan = backward ? backwardPlan(manifest) : ringPlan(manifest, ranks);
   verifyPlan(plan, manifest);

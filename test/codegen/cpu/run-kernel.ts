@@ -199,5 +199,5 @@ export async function artifactOf(
 
 function specOf({ name, per, dtype, shape }: Param): TensorSpec {
   const dims = shape.filter((size): size is number => size !== "T");
-  return { name, per, dtype, dims, dimNames: [], range: null };
+  return { name, per, dtype: dtype as TensorSpec["dtype"], dims, dimNames: [], range: null };
 }
