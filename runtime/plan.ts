@@ -54,7 +54,10 @@ export interface FormSpec {
 export interface BufferArg {
   readonly name: string;
   readonly access: "read" | "write";
-  /** Tensors that share this buffer, one behind the other; without it the buffer is a tensor. */
+  /**
+   * Tensors of one dtype that share this buffer, one behind the other, each from a whole 4-byte word on;
+   * the device copies them in or out. Without it the buffer is a tensor.
+   */
   readonly parts?: readonly string[];
 }
 

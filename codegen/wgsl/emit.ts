@@ -57,9 +57,10 @@ export function emitWgsl(kernel: Kernel, context: EmitContext): EmittedKernel {
   const bindings = bindingsOf(kernel);
   const scalars = scalarsOf(kernel);
   const used = new Set<keyof typeof helperTexts>();
+  const starts = new Map<Param, string>();
   const walker: CLikeWalker = new CLikeWalker(
     kernel,
-    dialectFor(bindings, used, () => walker),
+    dialectFor(bindings, starts, used, () => walker),
   );
   const { writer } = walker;
   const body = () => {
@@ -70,6 +71,7 @@ export function emitWgsl(kernel: Kernel, context: EmitContext): EmittedKernel {
     writer.line("let point = i32(group.x + group.y * groups.x);");
     writer.block(`if (point >= ${pointsText(kernel)}) {`, () => writer.line("return;"));
     walker.decodePoint();
+    declareStarts(kernel, bindings, starts, walker);
     walker.declareBases();
     walker.declareRegisters();
     walker.body(kernel.body);
@@ -151,14 +153,33 @@ function pointsText(kernel: Kernel): string {
   return ["sizes.B * sizes.H", ...factors].join(" * ");
 }
 
+/** Declares where the parts of each bundle begin, every one from the one before; `starts` gets the names. */
+function declareStarts(
+  kernel: Kernel,
+  bindings: readonly Binding[],
+  starts: Map<Param, string>,
+  walker: CLikeWalker,
+): void {
+  const isPacked = servesPacked(kernel);
+  for (const { params } of bindings) {
+    params.slice(1).forEach((param, i) => {
+      const before = params[i]!;
+      const name = walker.unique(`${walker.paramName(param.name)}_start`);
+      const place = [starts.get(before) ?? [], elementsText(before, isPacked)].flat().join(" + ");
+      walker.writer.line(`let ${name} = ${place};`);
+      starts.set(param, name);
+    });
+  }
+}
+
 function dialectFor(
   bindings: readonly Binding[],
+  starts: ReadonlyMap<Param, string>,
   used: Set<keyof typeof helperTexts>,
   walker: () => CLikeWalker,
 ): Dialect {
   const bundleOf = (param: Param) =>
     bindings.find(({ params }) => params.length > 1 && params.includes(param));
-  const isPacked = bindings.some(({ params }) => params[0]!.dtype === "i32");
   const bufferOf = (param: Param) => bundleOf(param)?.name ?? walker().paramName(param.name);
   return {
     float: wgslFloat,
@@ -176,11 +197,7 @@ function dialectFor(
     barrier: "workgroupBarrier();",
     choose: (condition, a, b) => `select(${b}, ${a}, ${condition})`,
     call: (fn, args) => wgslCall(fn, args, used),
-    start: (param) => {
-      const bundle = bundleOf(param);
-      const before = bundle?.params.slice(0, bundle.params.indexOf(param)) ?? [];
-      return before.length === 0 ? null : before.map((other) => elementsText(other, isPacked)).join(" + ");
-    },
+    start: (param) => starts.get(param) ?? null,
     read: (param, at) => {
       const buffer = bufferOf(param);
       if (param.dtype === "f32") return `${buffer}[${at}]`;
@@ -206,16 +223,17 @@ function dialectFor(
 }
 
 /** The elements of a whole param; 16-bit ones fill whole words. */
-function elementsText(
-  { per, heads, shape, dtype, chunk = 1 }: Param,
-  isPacked: boolean,
-): string {
+function elementsText({ per, heads, shape, dtype, chunk = 1 }: Param, isPacked: boolean): string {
   const rows = `sizes.B * ((sizes.T + ${chunk - 1}) / ${chunk})`;
   const slots = `sizes.T / ${chunk} + sizes.B`;
   const fixed = shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
   const factors = {
     // Packed sequences share one row of tokens.
-    token: [isPacked ? "select(sizes.B, 1, sizes.packed == 1)" : "sizes.B", "sizes.T", `sizes.${heads}`],
+    token: [
+      isPacked ? "select(sizes.B, 1, sizes.packed == 1)" : "sizes.B",
+      "sizes.T",
+      `sizes.${heads}`,
+    ],
     state: ["sizes.B", "sizes.H"],
     head: [`sizes.${heads}`],
     shared: [],

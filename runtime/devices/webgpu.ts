@@ -23,6 +23,8 @@ const readMode = 1;
 const instances: GPU[] = [];
 /** Most workgroups along one axis. */
 const longestAxis = 65535;
+/** Shaders count elements in 31 bits, and an element may have 16. */
+const mostBytes = 2 ** 32;
 
 interface GpuBuffer extends DeviceBuffer {
   readonly memory: GPUBuffer;
@@ -114,23 +116,27 @@ class WebGpuDevice implements Device {
     const sizeBytes = bytesOf(dtype, shape);
     const memory = this.newMemory(sizeBytes);
     const buffer: GpuBuffer = { spec: { dtype, shape }, sizeBytes, memory };
-    if (!zero && this.poison) {
-      const nan = new Uint32Array(memory.size / 4).fill(0x7fff7fff);
-      this.gpu.queue.writeBuffer(memory, 0, nan);
-    }
+    if (!zero) this.fillNew(memory);
     return buffer;
   }
 
-  private newMemory(sizeBytes: number): GPUBuffer {
+  /** Throws an Error when it is too large; `names`: the tensors that are to share it. */
+  private newMemory(sizeBytes: number, names: readonly string[] = []): GPUBuffer {
     const size = Math.max(4, Math.ceil(sizeBytes / 4) * 4);
     const flags = usage.storage | usage.copySrc | usage.copyDst;
-    const { maxStorageBufferBindingSize } = this.gpu.limits;
-    if (size > maxStorageBufferBindingSize) {
-      throw new Error(
-        `webgpu: ${size} bytes are more than a buffer's ${maxStorageBufferBindingSize}`,
-      );
+    const most = Math.min(this.gpu.limits.maxStorageBufferBindingSize, mostBytes);
+    if (size > most) {
+      const whose = names.length === 0 ? "" : ` for ${names.join(", ")} together`;
+      throw new Error(`webgpu: ${size} bytes${whose} are more than a buffer's ${most}`);
     }
     return this.gpu.createBuffer({ size, usage: flags });
+  }
+
+  /** What nothing was written to shows as NaN, where the options ask for it; WebGPU's own is zero. */
+  private fillNew(memory: GPUBuffer): void {
+    if (!this.poison) return;
+    const nan = new Uint32Array(memory.size / 4).fill(0x7fff7fff);
+    this.gpu.queue.writeBuffer(memory, 0, nan);
   }
 
   async upload(buffer: DeviceBuffer, tensor: HostTensor): Promise<void> {
@@ -222,8 +228,10 @@ class WebGpuDevice implements Device {
   ): GPUBuffer {
     if (!arg.parts) return (buffers.get(arg.name) as GpuBuffer).memory;
     const parts = partsOf(arg.parts, buffers);
-    const bundle = this.newMemory(parts.reduce((sum, { size }) => sum + size, 0));
+    const bytes = parts.reduce((sum, { size }) => sum + size, 0);
+    const bundle = this.newMemory(bytes, arg.parts);
     temporary.push(bundle);
+    this.fillNew(bundle);
     for (const { memory, offset, size } of arg.access === "read" ? parts : []) {
       if (size > 0) encoder.copyBufferToBuffer(memory, 0, bundle, offset, size);
     }

@@ -1,6 +1,9 @@
 /** Every emitted shader, given to Dawn's validator under the default limits of WebGPU. */
 import { beforeAll, describe, expect, test } from "vitest";
+import { bindingsOf, emitWgsl } from "../../codegen/wgsl/emit.ts";
 import { wgslTarget } from "../../codegen/wgsl/target.ts";
+import type { Kernel, Param } from "../../compiler/tile/ir.ts";
+import { parseTile } from "../../compiler/tile/parse.ts";
 import { compileExample, exampleNames } from "../support/examples.ts";
 
 let gpu: GPU;
@@ -25,6 +28,7 @@ async function problem(code: string, entryPoint: string): Promise<string | null>
 test("the default limits are those of the specification", () => {
   expect(device.limits.maxComputeWorkgroupStorageSize).toBe(16384);
   expect(device.limits.maxComputeInvocationsPerWorkgroup).toBe(256);
+  expect(device.limits.maxStorageBuffersPerShaderStage).toBe(8);
 });
 
 test("a shader with a mistake is found", async () => {
@@ -53,4 +57,72 @@ describe.each(["f32", "f16", "bf16"] as const)("%s storage", (dtype) => {
       }
     }
   });
+});
+
+describe("more tensors than storage buffers", () => {
+  /** A kernel that loads every param it reads and stores to every param it writes; "read head f32" and so on. */
+  function kernelOf(...params: readonly string[]): Kernel {
+    const lines = params.map((text, i) => {
+      const [access, per, dtype] = text.split(" ");
+      return `param ${access} ${per} p${i}: ${dtype}[${per === "token" ? "T" : "5"}] heads H`;
+    });
+    const moves = params.map((text, i) =>
+      text.startsWith("read") ? `load x = p${i}[0, 0]` : `store p${i}[0, 0] = x`,
+    );
+    const body = [...lines, "shared x: f32[16]", ...moves].join("\n");
+    return parseTile(`tile many { kernel many threads 256 {\n${body}\n} }`).kernels[0]!;
+  }
+  const times = (count: number, text: string) => Array.from({ length: count }, () => text);
+  const partsOf = (kernel: Kernel) =>
+    bindingsOf(kernel)
+      .filter(({ params }) => params.length > 1)
+      .map(({ name, params }) => `${name}: ${params.map((param: Param) => param.name).join(" ")}`);
+
+  test("eight stay alone", () => {
+    const kernel = kernelOf(...times(5, "read head f32"), ...times(3, "write token f32"));
+    expect(partsOf(kernel)).toEqual([]);
+  });
+
+  test("what is small shares first, and of the rest as much as it takes", () => {
+    const reads = ["read token f32", "read state f32", "read shared f32", "read head f32"];
+    expect(partsOf(kernelOf(...reads, ...times(5, "write token f32")))).toEqual([
+      "f32_inputs: p3 p2",
+    ]);
+    expect(partsOf(kernelOf(...reads, ...times(6, "write token f32")))).toEqual([
+      "f32_inputs: p3 p2 p1",
+    ]);
+  });
+
+  test("results share where the inputs are not enough, dtypes apart", () => {
+    const reads = ["read token bf16", "read token f32", "read token bf16", "read head f32"];
+    const writes = [...times(5, "write token bf16"), "write state f32", "write state f32"];
+    expect(partsOf(kernelOf(...reads, ...writes))).toEqual([
+      "f32_inputs: p3 p1",
+      "bf16_inputs: p0 p2",
+      "f32_outputs: p9 p10",
+    ]);
+  });
+
+  test.each([
+    [6, 5, ["f32"]],
+    [3, 40, ["f32"]],
+    [40, 3, ["f32", "bf16"]],
+    [30, 30, ["f32", "bf16", "f16"]],
+  ] as const)(
+    "%i inputs and %i results of %j make a valid shader",
+    async (reads, writes, dtypes) => {
+      const pers = ["token", "state", "head", "shared"];
+      const params = [...times(reads, "read"), ...times(writes, "write")].map((access, i) => {
+        const per = pers[(access === "read" ? i : 0) % 4];
+        return `${access} ${per} ${dtypes[i % dtypes.length]}`;
+      });
+      const kernel = kernelOf(...params);
+      const { text, entry, bundles } = emitWgsl(kernel, { source: "test.lasp", passes: [] });
+      const names = bindingsOf(kernel).flatMap((binding) => binding.params.map(({ name }) => name));
+      expect([...names].sort()).toEqual(kernel.params.map(({ name }) => name).sort());
+      expect(bundles.length).toBeGreaterThan(0);
+      expect(text.match(/var<storage/g)!.length).toBeLessThanOrEqual(8);
+      expect(await problem(text, entry)).toBeNull();
+    },
+  );
 });
