@@ -27,7 +27,7 @@ export interface LaunchSizes {
 export const cutsName = "cu_seqlens";
 
 /** The cuts as 32-bit integers, carried as the raw bits of a tensor. */
-export function cutsTensor({ cuSeqlens }: LaunchSizes): HostTensor {
+export function cutsTensor({ cuSeqlens }: Pick<LaunchSizes, "cuSeqlens">): HostTensor {
   const cuts = Int32Array.from(cuSeqlens ?? [0, 0]);
   return { dtype: "f32", shape: [cuts.length], data: new Float32Array(cuts.buffer) };
 }
@@ -35,7 +35,9 @@ export function cutsTensor({ cuSeqlens }: LaunchSizes): HostTensor {
 /** Throws on cuts that do not divide T tokens into B sequences. */
 export function checkCuts({ B, T, cuSeqlens }: LaunchSizes): void {
   if (cuSeqlens === undefined) return;
-  const isSorted = cuSeqlens.every((cut, i) => Number.isInteger(cut) && cut >= (cuSeqlens[i - 1] ?? 0));
+  const isSorted = cuSeqlens.every(
+    (cut, i) => Number.isInteger(cut) && cut >= (cuSeqlens[i - 1] ?? 0),
+  );
   if (!isSorted || cuSeqlens[0] !== 0) {
     throw new Error(`cu_seqlens begins with 0 and never falls, unlike ${cuSeqlens.join(", ")}`);
   }

@@ -176,3 +176,10 @@ export type Step = AllocStep | LaunchStep | SendStep | RecvStep | FreeStep;
  * `final_<state>` on the rank that `alloc`s it and does not free it.
  */
 export const planContract = "inputs before, outputs and final states after";
+
+/** What the form `backward` takes beside the inputs of `forward`: the cotangents of its outputs. */
+export function cotangentsOf(manifest: Manifest): readonly TensorSpec[] {
+  const of = (name: string) => manifest.forms.find((form) => form.name === name);
+  const known = new Set(of("forward")?.inputs.map(({ name }) => name));
+  return (of("backward")?.inputs ?? []).filter(({ name }) => !known.has(name));
+}

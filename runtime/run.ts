@@ -3,6 +3,7 @@ import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts"
 import { shapeOf } from "./device.ts";
 import { elementsOf, newData } from "./dtype.ts";
 import type { Manifest, Plan, RankPlan, Step, TensorSpec } from "./plan.ts";
+import { cotangentsOf } from "./plan.ts";
 import type { Transport } from "./transport.ts";
 
 /** When a step ran, in milliseconds since the rank started. */
@@ -221,13 +222,6 @@ export function rankInputs(run: RanksRun, rank: number): Map<string, HostTensor>
     if (tensor) cut.set(spec.name, spec.per === "token" ? cutTokens(tensor, from, to) : tensor);
   }
   return cut;
-}
-
-/** What the form `backward` takes beside the inputs of `forward`: the cotangents of its outputs. */
-export function cotangentsOf(manifest: Manifest): readonly TensorSpec[] {
-  const of = (name: string) => manifest.forms.find((form) => form.name === name);
-  const known = new Set(of("forward")?.inputs.map(({ name }) => name));
-  return (of("backward")?.inputs ?? []).filter(({ name }) => !known.has(name));
 }
 
 /** Tokens [from, to) of a [B, T, ...] tensor. */

@@ -29,12 +29,24 @@ export function sumOf(spec: TensorSpec, { B, T, H, heads, cuSeqlens }: LaunchSiz
   return sum === null || sum.batch * sum.group === 1 ? null : sum;
 }
 
+/** The cuts on the device; without any, what stands in their place: made once, when a device loads. */
+export async function uploadCuts(
+  device: Device,
+  sizes: Pick<LaunchSizes, "cuSeqlens"> = {},
+): Promise<DeviceBuffer> {
+  const cuts = cutsTensor(sizes);
+  const buffer = await device.alloc(cuts.dtype, cuts.shape, false);
+  await device.upload(buffer, cuts);
+  return buffer;
+}
+
 /** Runs `launch` with memory for the shares in place of such outputs, then adds them up. */
 export async function withShares(
   device: Device,
   form: FormSpec,
   args: ReadonlyMap<string, DeviceBuffer>,
   sizes: LaunchSizes,
+  dense: DeviceBuffer,
   launch: (args: ReadonlyMap<string, DeviceBuffer>) => Promise<void>,
 ): Promise<void> {
   if (form.name === "step" && sizes.T !== 1) {
@@ -42,10 +54,9 @@ export async function withShares(
   }
   checkCuts(sizes);
   const bound = new Map(args);
-  const cuts = cutsTensor(sizes);
-  const cutsBuffer = await device.alloc(cuts.dtype, cuts.shape, false);
-  await device.upload(cutsBuffer, cuts);
-  bound.set(cutsName, cutsBuffer);
+  // Without cuts and sums nothing is waited for, so that launches keep the order they came in.
+  const cuts = sizes.cuSeqlens ? await uploadCuts(device, sizes) : dense;
+  bound.set(cutsName, cuts);
   const shares: { sum: Sum; from: DeviceBuffer; to: DeviceBuffer }[] = [];
   for (const spec of form.outputs) {
     const sum = sumOf(spec, sizes);
@@ -58,7 +69,7 @@ export async function withShares(
     bound.set(spec.name, from);
   }
   await launch(bound);
-  device.free(cutsBuffer);
+  if (cuts !== dense) device.free(cuts);
   for (const { sum, from, to } of shares) {
     await device.upload(to, addUp(await device.download(from), sum, to.spec.shape));
     device.free(from);

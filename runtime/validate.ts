@@ -64,11 +64,13 @@ const name: Check = (value, at) => {
 
 const tensor = record({
   name,
-  per: oneOf("token", "head", "shared", "state"),
+  per: oneOf("token", "head", "shared", "state", "chunk"),
   dtype: oneOf("f32", "f16", "bf16"),
   dims: list(count),
   dimNames: list(text),
   range: orNull(record({ low: anyNumber, high: anyNumber, lowOpen: flag, highOpen: flag })),
+  chunk: optional(count),
+  headsOf: optional(name),
 });
 const factor: Check = (value, at) => (typeof value === "string" ? text : count)(value, at);
 const kernel = record({

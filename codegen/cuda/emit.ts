@@ -131,7 +131,8 @@ function dialectFor(walker: () => CLikeWalker, use: Use): Dialect {
     },
     start: () => null,
     write: (param, index, value) => {
-      const bits = param.dtype === "f32" ? value : `${use(`to_${param.dtype as "f16" | "bf16"}`)}(${value})`;
+      const bits =
+        param.dtype === "f32" ? value : `${use(`to_${param.dtype as "f16" | "bf16"}`)}(${value})`;
       return `${at(param, index)} = ${bits};`;
     },
     scalar: (name) => name,

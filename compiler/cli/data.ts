@@ -6,7 +6,7 @@ import { fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import { readNpy, writeNpy } from "../../runtime/npy.ts";
 import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
 import { randomTensor } from "../../runtime/random.ts";
-import { cotangentsOf } from "../../runtime/run.ts";
+import { cotangentsOf } from "../../runtime/plan.ts";
 import { readSafetensors, writeSafetensors } from "../../runtime/safetensors.ts";
 import { type Compiled, check } from "../index.ts";
 import type { Source } from "../support/span.ts";

@@ -1,5 +1,5 @@
 /** What every plan satisfies: complete, matched, without deadlock or leak. */
-import { cotangentsOf } from "../../runtime/run.ts";
+import { cotangentsOf } from "../../runtime/plan.ts";
 import type { Manifest, Plan, RankPlan, Step, TensorSpec } from "../../runtime/plan.ts";
 import { CompilerBug } from "../support/never.ts";
 import { printPlan } from "./print.ts";

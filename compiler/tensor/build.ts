@@ -128,10 +128,14 @@ export class TensorBuilder {
       if (kind === "recurrence") return [tokenDim, ...shape];
       return shape[0] === chunkDim ? [tokenDim, ...shape.slice(1)] : [chunkCountDim, ...shape];
     };
+    const originOf = (value: ValueId): Origin => {
+      const param = params.find(({ id }) => id === value);
+      return param ? { name: param.name } : nameOf(this.opOf(value));
+    };
     return {
       op,
       yields: yields.map((value, index) =>
-        this.add({ kind: "result", of: op, part: "yield", index }, nameOf(this.opOf(value)), {
+        this.add({ kind: "result", of: op, part: "yield", index }, originOf(value), {
           shape: stacked(value),
         }),
       ),

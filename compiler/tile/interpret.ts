@@ -80,8 +80,7 @@ class Point {
     this.batch = Math.floor(point / sizes["H"]!);
     this.cuts = sizes["packed"] === 1 ? buffers.get("cu_seqlens")! : null;
     this.firstToken = this.cuts?.[this.batch] ?? this.batch * sizes["T"]!;
-    this.tokens =
-      this.cuts === null ? sizes["T"]! : this.cuts[this.batch + 1]! - this.firstToken;
+    this.tokens = this.cuts === null ? sizes["T"]! : this.cuts[this.batch + 1]! - this.firstToken;
     this.head = point % sizes["H"]!;
     this.variables = variables;
     this.data = kernel.storages.map(({ shape }) =>

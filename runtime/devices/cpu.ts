@@ -8,7 +8,7 @@ import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } fro
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf } from "../dtype.ts";
 import type { Dtype, FormCode, FormSpec, KernelSpec, TensorSpec } from "../plan.ts";
-import { withShares } from "../shares.ts";
+import { uploadCuts, withShares } from "../shares.ts";
 import { type Tools, findTools, nativeLibrary } from "./cpu-library.ts";
 
 export interface CpuOptions {
@@ -68,6 +68,8 @@ class CpuDevice implements Device {
   private readonly threads: number;
   private readonly entries = new Map<string, bigint>();
   private run: NativeFunction | null = null;
+  /** What stands for the cuts of packed sequences where there are none. */
+  private dense: DeviceBuffer | null = null;
   private forms: ReadonlyMap<string, FormCode> = new Map();
   private readonly buffers = new Set<CpuBuffer>();
   private queue: Promise<void> = Promise.resolve();
@@ -96,6 +98,7 @@ class CpuDevice implements Device {
   }
 
   async load(artifact: ArtifactFiles): Promise<void> {
+    this.dense = await uploadCuts(this);
     const code = artifact.manifest.targets.find((target) => target.target === "cpu");
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for the cpu`);
     const kernels = code.forms.flatMap((form) => form.kernels);
@@ -176,7 +179,7 @@ class CpuDevice implements Device {
     for (const spec of [...form.inputs, ...form.outputs]) {
       checkArgument(form.name, spec, args.get(spec.name), sizes);
     }
-    return withShares(this, form, args, sizes, (bound) => {
+    return withShares(this, form, args, sizes, this.dense!, (bound) => {
       const done = this.queue.then(() => this.runForm(code, bound, sizes));
       this.queue = done;
       return done;

@@ -8,7 +8,7 @@ import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } fro
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf, newData } from "../dtype.ts";
 import type { Dtype, FormCode, FormSpec, KernelSpec } from "../plan.ts";
-import { withShares } from "../shares.ts";
+import { uploadCuts, withShares } from "../shares.ts";
 import { imageOf } from "./cuda-images.ts";
 import { type Cuda, type CudaLibraries, openCuda } from "./cuda-library.ts";
 
@@ -50,6 +50,8 @@ class CudaDevice implements Device {
   private readonly modules: bigint[] = [];
   private readonly buffers = new Set<CudaBuffer>();
   private readonly uploading = new Set<HostTensor>();
+  /** What stands for the cuts of packed sequences where there are none. */
+  private dense: DeviceBuffer | null = null;
   private forms: ReadonlyMap<string, FormCode> = new Map();
   private isClosed = false;
 
@@ -92,6 +94,7 @@ class CudaDevice implements Device {
   }
 
   async load(artifact: ArtifactFiles): Promise<void> {
+    this.dense = await uploadCuts(this);
     const code = artifact.manifest.targets.find((target) => target.target === "cuda");
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for cuda`);
     const kernels = code.forms.flatMap((form) => form.kernels);
@@ -194,7 +197,9 @@ class CudaDevice implements Device {
         throw new Error(`${form.name} needs ${spec.name} as ${wanted}, not ${given}`);
       }
     }
-    await withShares(this, form, args, sizes, async (bound) => this.runForm(code, bound, sizes));
+    await withShares(this, form, args, sizes, this.dense!, async (bound) =>
+      this.runForm(code, bound, sizes),
+    );
   }
 
   private runForm(

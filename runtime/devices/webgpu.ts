@@ -7,7 +7,7 @@ import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } fro
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf, newData } from "../dtype.ts";
 import type { BufferArg, Dtype, FormCode, FormSpec, KernelSpec } from "../plan.ts";
-import { withShares } from "../shares.ts";
+import { uploadCuts, withShares } from "../shares.ts";
 
 export interface WebGpuOptions {
   /** The caller's own device; otherwise one is requested. */
@@ -70,6 +70,8 @@ interface Prepared {
 class WebGpuDevice implements Device {
   readonly kind = "webgpu";
   readonly description: string;
+  /** What stands for the cuts of packed sequences where there are none. */
+  private dense: DeviceBuffer | null = null;
   private forms: ReadonlyMap<string, FormCode> = new Map();
   private readonly kernels = new Map<string, Prepared>();
   private failure: Error | null = null;
@@ -91,6 +93,7 @@ class WebGpuDevice implements Device {
   }
 
   async load(artifact: ArtifactFiles): Promise<void> {
+    this.dense = await uploadCuts(this);
     const code = artifact.manifest.targets.find((target) => target.target === "wgsl");
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for webgpu`);
     this.forms = new Map(code.forms.map((form) => [form.form, form]));
@@ -170,7 +173,9 @@ class WebGpuDevice implements Device {
   ): Promise<void> {
     const code = this.forms.get(form.name);
     if (!code) throw new Error(`the artifact has no form ${form.name} for webgpu`);
-    await withShares(this, form, args, sizes, (bound) => this.runForm(form, code, bound, sizes));
+    await withShares(this, form, args, sizes, this.dense!, (bound) =>
+      this.runForm(form, code, bound, sizes),
+    );
   }
 
   private async runForm(

@@ -64,7 +64,7 @@ describe("exit codes", () => {
     [2, ["run", retention, "--device", "cpu,cpu", "--devices", "3"]],
     [1, ["run", "no-such-file.lasp"]],
     [1, ["run", retention, "--device", "reference"]],
-    [1, ["run", retention, "--backward", ...small]],
+    [1, ["run", retention, "--backward", "--devices", "2", ...small]],
     [1, ["explain", "no-such-code"]],
   ])("%d for %j", (status, args) => {
     const run = laspc(...args);
@@ -349,7 +349,11 @@ describe("the rest", () => {
   test("explain tells flops, bytes and what crosses devices", () => {
     const { stdout } = laspc("explain", retention, "--dim", "K=64,V=64");
     expect(stdout).toMatch(/sent between neighbouring devices: H x 64 x 64 x 4 B/);
-    expect(stdout).toMatch(/memory traffic of forward: 1024 bytes/);
+    expect(stdout).toMatch(
+      /retention_forward: 1024 bytes \(q, k, v, gamma, initial_S, o, final_S\)/,
+    );
+    const kda = laspc("explain", "dsl-examples/kda.lasp", "--dim", "K=64,V=64").stdout;
+    expect(kda).toContain("transition of S: diagonal over the key axis, per token, plus rank 1");
   });
 
   test("passes and opt", () => {
@@ -357,6 +361,33 @@ describe("the rest", () => {
     const file = write("p.ir", laspc("dump", retention, "--after", "right-product").stdout);
     expect(laspc("opt", file, "--passes", "chunk,fuse").stdout).toContain("chunks (");
     expect(laspc("opt", write("bad.ir", "program {"), "--passes", "chunk").status).toBe(1);
+  });
+
+  test("gradients, decode steps and packed sequences run from the command line", () => {
+    const run = (...args: string[]) =>
+      laspc(
+        "run",
+        "dsl-examples/gla.lasp",
+        "--device",
+        "reference",
+        "--dim",
+        "K=4,V=4",
+        "--verify",
+        "--json",
+        ...args,
+      );
+    const outputs = (text: string) =>
+      Object.keys((JSON.parse(text) as { outputs: object }).outputs);
+    const backward = run("--backward", "--dim", "T=9");
+    expect(backward.status).toBe(0);
+    expect(outputs(backward.stdout)).toEqual(
+      expect.arrayContaining(["o", "d_q", "d_k", "d_v", "d_g", "d_initial_S"]),
+    );
+    expect(run("--steps", "3", "--dim", "T=9").status).toBe(0);
+    expect(run("--cu-seqlens", "0,2,2,9", "--backward").status).toBe(0);
+    expect(run("--cu-seqlens", "0,5,2").status).toBe(2);
+    expect(run("--cu-seqlens", "0,5", "--dim", "T=6").status).toBe(2);
+    expect(run("--steps", "2", "--devices", "2").status).toBe(2);
   });
 
   test("verify runs what is here", () => {
@@ -369,6 +400,6 @@ describe("the rest", () => {
       "K=4,V=4",
     );
     expect(status).toBe(0);
-    expect(stdout).toContain("ok (24 runs)");
+    expect(stdout).toContain("ok (30 runs)");
   });
 });

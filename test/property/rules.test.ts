@@ -10,7 +10,7 @@ import { wgslTarget } from "../../codegen/wgsl/target.ts";
 import { createReferenceDevice } from "../../codegen/reference/device.ts";
 import { openDevice, targetsFor } from "../../compiler/cli/devices.ts";
 import type { Compiled } from "../../compiler/index.ts";
-import { toKernels, toLoops } from "../../compiler/pipeline.ts";
+import { toBackwardLoops, toKernels, toLoops } from "../../compiler/pipeline.ts";
 import { Report } from "../../compiler/support/pass.ts";
 import { interpretTensor } from "../../compiler/tensor/interpret.ts";
 import type { Program } from "../../compiler/tensor/ir.ts";
@@ -21,6 +21,7 @@ import { rmseRatio, tolerances } from "../../compiler/tolerance.ts";
 import { interpretTile } from "../../compiler/tile/interpret.ts";
 import { parseTile } from "../../compiler/tile/parse.ts";
 import { printTile } from "../../compiler/tile/print.ts";
+import type { Param } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
 import { toNumbers } from "../../runtime/dtype.ts";
 import { findDevice } from "../support/devices.ts";
@@ -58,9 +59,10 @@ function headInputs(compiled: Compiled, rule: RandomRule): Map<string, NdArray> 
   const sizes = sizesOf({ T: rule.T, H: 1 });
   const inputs = new Map<string, NdArray>();
   for (const [name, tensor] of randomInputs(compiled, sizes, { seed: rule.seed, initial: true })) {
-    const spec = compiled.manifest.inputs.find((input) => input.name === name);
+    const known = compiled.manifest.forms.flatMap((form) => form.inputs);
+    const spec = known.find((input) => input.name === name);
     const shape =
-      spec?.per === "token" ? [rule.T, ...spec.dims] : (spec?.dims ?? tensor.shape.slice(2));
+      spec?.per === "token" ? [rule.T, ...spec.dims] : [...(spec?.dims ?? tensor.shape.slice(2))];
     inputs.set(name, ndArray(shape, toNumbers(tensor.dtype, tensor.data)));
   }
   return inputs;
@@ -85,8 +87,11 @@ function runKernels(form: Program, name: string, inputs: ReadonlyMap<string, NdA
   expect(printTile(program)).toBe(text);
   const buffers = new Map([...inputs].map(([label, { data }]) => [label, Float64Array.from(data)]));
   const sizes = { B: 1, T, H: 1, T_total: T, token_offset: 0 };
-  const dims = (param: { shape: readonly (number | "T")[] }) =>
-    param.shape.reduce<number>((product, dim) => product * (dim === "T" ? T : dim), 1);
+  const dims = ({ shape, chunk }: Param) =>
+    shape.reduce<number>(
+      (product, dim) => product * (dim === "T" ? T : dim),
+      chunk === undefined ? 1 : Math.ceil(T / chunk),
+    );
   for (const { params } of program.kernels) {
     for (const param of params) {
       if (!buffers.has(param.name))
@@ -126,6 +131,31 @@ test("definition = scans = loops = kernels", () => {
       }
     }),
     { numRuns: 300, seed },
+  );
+});
+
+test("gradients token by token = of chunk loops = of kernels", () => {
+  fc.assert(
+    fc.property(randomRule, fc.constantFrom("cpu", "wgsl", "cuda"), (rule, target) => {
+      const dims = { K: rule.K, V: rule.V };
+      const compiled = compileText(rule.text, { dims, backward: true });
+      const { T } = rule;
+      const inputs = headInputs(compiled, rule);
+      const forward = compiled.sharded.forms[0]!.program;
+      const gradient = compiled.sharded.forms.find(({ name }) => name === "backward")!.program;
+      expect(printTensor(parseTensor(printTensor(gradient)))).toBe(printTensor(gradient));
+      const wanted = interpretTensor(gradient, inputs, { T });
+      const loops = toBackwardLoops(toLoops(forward, new Report()), new Report());
+      const chunked = interpretTensor(loops, inputs, { T, chunk: 5 });
+      for (const [label, value] of wanted) {
+        expectSame(chunked.get(label)!, value, `chunks of 5: ${label}`);
+      }
+      const buffers = runKernels(loops, target, inputs, T);
+      for (const [label, value] of wanted) {
+        expectSame(buffers.get(label)!, value, `${target}: ${label}`);
+      }
+    }),
+    { numRuns: 100, seed },
   );
 });
 

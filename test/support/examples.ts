@@ -11,7 +11,8 @@ import type { Source } from "../../compiler/support/span.ts";
 import type { Device, HostTensor, LaunchSizes } from "../../runtime/device.ts";
 import { shapeOf } from "../../runtime/device.ts";
 import { randomTensor } from "../../runtime/random.ts";
-import { type RanksResult, cotangentsOf, runRanks } from "../../runtime/run.ts";
+import { cotangentsOf } from "../../runtime/plan.ts";
+import { type RanksResult, runRanks } from "../../runtime/run.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
 
 const folder = join(import.meta.dirname, "../../dsl-examples");

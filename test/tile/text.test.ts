@@ -117,7 +117,7 @@ test("a note holds until the next one, within its body", () => {
 
 test.each([
   ["line 2: expected one of read, write; found `reads`", "param read", "param reads"],
-  ["line 2: expected one of f32, f16, bf16; found `f64`", "f32[32, 32]", "f64[32, 32]"],
+  ["line 2: expected one of f32, f16, bf16, i32; found `f64`", "f32[32, 32]", "f64[32, 32]"],
   ["line 4: there is no statement `lode`", "load x", "lode x"],
   ["line 4: there is no storage y", "load x", "load y"],
   ["line 5: there is no function sqare", "square(x)", "sqare(x)"],

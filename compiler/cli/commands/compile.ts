@@ -18,7 +18,9 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (args.text("emit") !== null) throw new UserError("--emit: packages are not generated yet");
   const source = await readSource(args.file("compile"));
   const started = performance.now();
-  const compiled = await compileFile(source, args, await chosenTargets(args.text("target")));
+  const compiled = await compileFile(source, args, await chosenTargets(args.text("target")), {
+    backward: true,
+  });
   const ranks = args.integer("devices", 1, 1);
   const plans = [...new Set([1, ranks])].map((n) => ringPlan(compiled.manifest, n));
   for (const plan of plans) verifyPlan(plan, compiled.manifest);

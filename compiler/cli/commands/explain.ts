@@ -1,9 +1,12 @@
 /** laspc explain: what was derived and what it costs; or a diagnostic's page. */
 import type { Manifest, TensorSpec } from "../../../runtime/plan.ts";
 import { elementBytes, elementsOf } from "../../../runtime/dtype.ts";
+import { wgslTarget } from "../../../codegen/wgsl/target.ts";
 import { pageOf } from "../../support/catalogue.ts";
 import { Report } from "../../support/pass.ts";
 import type { Program } from "../../tensor/ir.ts";
+import { ChunkDecay } from "../../tensor/chunk-decay.ts";
+import type { State } from "../../tensor/passes/shard.ts";
 import { rightProduct } from "../../tensor/passes/right-product.ts";
 import { simplify } from "../../tensor/passes/simplify.ts";
 import { Arguments, UserError } from "../arguments.ts";
@@ -22,7 +25,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const source = await readSource(subject);
   const dims = args.dims();
   const tokens = dims["T"] ?? null;
-  const compiled = await compileFile(source, args, []);
+  const compiled = await compileFile(source, args, [wgslTarget], { backward: true });
   const line = (text = "") => process.stdout.write(`${text}\n`);
   const { manifest } = compiled;
   line(`${manifest.name}, from ${manifest.source}`);
@@ -30,20 +33,8 @@ export async function run(argv: readonly string[]): Promise<number> {
   line("derivation");
   for (const note of compiled.notes) line(`  ${note.pass}: ${note.message}`);
   if (tokens !== null) for (const why of leftProducts(compiled.program, tokens)) line(`  ${why}`);
-  for (const state of manifest.states) {
-    const [K, V] = state.dims as [number, number];
-    const decay = state.logDecay === null ? "M = 1" : `M = exp(${state.logDecay}), one number`;
-    line();
-    line(`state ${state.name}: [${K}, ${V}] float32, ${state.causal ? "causal" : "no mask"}`);
-    line(`  a range of tokens maps S_in to M S_in + S_ext; ${decay}`);
-    line(
-      `  flops for each token and head, chunks of C: 2 C (K + V) intra + 4 K V = ${2 * 64 * (K + V) + 4 * K * V} at C = 64`,
-    );
-    line(
-      `  sent between neighbouring devices: H x ${K} x ${V} x 4 B = H x ${K * V * 4} bytes a batch row, whatever T`,
-    );
-    if (!state.causal) line("  without a mask the whole state also travels back once");
-  }
+  for (const state of compiled.sharded.states)
+    for (const text of stateLines(state, manifest)) line(text);
   line();
   line("forms");
   for (const form of manifest.forms.filter(({ name }) => name !== "definition")) {
@@ -51,10 +42,77 @@ export async function run(argv: readonly string[]): Promise<number> {
     line(`  ${form.name}: ${names(form.inputs)} -> ${names(form.outputs)}`);
   }
   line();
-  line(
-    `memory traffic of forward: ${tokenBytes(manifest)} bytes for each token and head, each tensor once`,
-  );
+  line("kernels, and the bytes each moves for a token and head when every tensor passes once");
+  const target = explainedTarget(compiled.manifest);
+  for (const { form, kernels, workspaces } of target?.forms ?? []) {
+    const spec = manifest.forms.find(({ name }) => name === form)!;
+    const known = [...spec.inputs, ...spec.outputs, ...workspaces];
+    for (const { entry, buffers } of kernels) {
+      const names = buffers.flatMap(({ name, parts }) => parts ?? [name]);
+      const moved = known.filter(({ name }) => names.includes(name));
+      const bytes = moved.reduce((sum, tensor) => sum + bytesPerToken(tensor), 0);
+      line(
+        `  ${entry}: ${Math.round(bytes * 10) / 10} bytes (${moved.map(({ name }) => name).join(", ")})`,
+      );
+    }
+    for (const work of workspaces) {
+      line(
+        `    keeps ${work.name} between its kernels: ${bytesPerToken(work)} bytes a token and head`,
+      );
+    }
+  }
   return 0;
+}
+
+/** The chunk algorithm of a state's transition, its flops, and what crosses devices. */
+function stateLines(state: State, manifest: Manifest): string[] {
+  const [K, V] = manifest.states.find(({ name }) => name === state.name)!.dims as [number, number];
+  const size = `H x ${K} x ${V} x 4 B = H x ${K * V * 4} bytes a batch row, whatever T`;
+  const perChannel = state.decay === "key" || state.decay === "value";
+  const C = perChannel ? ChunkDecay.longest : 64;
+  const scores = perChannel ? Math.log2(C) + 1 : 1;
+  const intra = 2 * C * (scores * K + V);
+  const solve = state.dense ? 2 * C * (scores * K + V) + C * V : 0;
+  const total = intra + 4 * K * V + solve + (state.dense ? 2 * K * V : 0);
+  const diagonal = perChannel ? `diagonal over the ${state.decay} axis` : "scalar";
+  const scale = state.decay === null ? "identity" : diagonal;
+  const algorithm = [
+    perChannel
+      ? `scores in squares of 1, 2, 4 ... ${C / 2} tokens, decays split at their borders: every exponent <= 0`
+      : "scores times one mask, a product with the values, a product with the state",
+    ...(state.dense
+      ? [
+          "delta: (I - L) W = V + E S solved for each chunk in float32, L the erase vectors times the keys",
+        ]
+      : []),
+  ];
+  const range = state.dense
+    ? "a chain passes the state itself on; M would be a [K, K] matrix"
+    : state.decay === null
+      ? "M = 1"
+      : `M = exp(decay_${state.name}), ${state.decay === "scalar" ? "one number" : `${state.decay === "key" ? K : V} numbers`}`;
+  return [
+    "",
+    `state ${state.name}: [${K}, ${V}] float32, ${state.causal ? "causal" : "no mask"}${state.reverse ? ", from the last token" : ""}`,
+    `  transition: ${scale}${state.dense ? ", plus a low rank" : ""}`,
+    ...algorithm.map((text) => `  chunks of ${C}: ${text}`),
+    `  a range of tokens maps S_in to M S_in + S_ext; ${range}`,
+    `  flops for each token and head, forward: ${total} (${intra} inside the chunk, the rest with the state)`,
+    `  sent between neighbouring devices: ${size}`,
+    ...(state.causal ? [] : ["  without a mask the whole state also travels back once"]),
+  ];
+}
+
+/** The kernels that are explained: those of the target that needs nothing installed. */
+function explainedTarget(manifest: Manifest) {
+  return manifest.targets.find(({ target }) => target === "wgsl");
+}
+
+/** Bytes of a tensor for each token and head; what a state or a number costs is spread over none. */
+function bytesPerToken({ per, dims, dtype, chunk }: TensorSpec): number {
+  const size = elementsOf(dims) * elementBytes(dtype);
+  if (per === "chunk") return size / chunk!;
+  return per === "token" ? size : 0;
 }
 
 /** Where, at this T, the left product would have been cheaper; kernels serve every T, so the right one stays. */
@@ -64,9 +122,4 @@ function leftProducts(program: Program, tokens: number): string[] {
   return report.notes.flatMap(({ kind, message }) =>
     kind === "declined" ? [`right-product, for this T alone: ${message}`] : [],
   );
-}
-
-function tokenBytes(manifest: Manifest): number {
-  const perToken = [...manifest.inputs, ...manifest.outputs].filter(({ per }) => per === "token");
-  return perToken.reduce((sum, { dims, dtype }) => sum + elementsOf(dims) * elementBytes(dtype), 0);
 }

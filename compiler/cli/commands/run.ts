@@ -60,7 +60,9 @@ export async function run(argv: readonly string[]): Promise<number> {
     throw new UsageError("--steps decodes on one device, forwards");
   }
   if (sizes.cuSeqlens && (ranks > 1 || steps > 0)) {
-    throw new UserError("--cu-seqlens runs on one device, without --steps; nothing cuts packed sequences yet");
+    throw new UserError(
+      "--cu-seqlens runs on one device, without --steps; nothing cuts packed sequences yet",
+    );
   }
   const plan = backward ? backwardPlan(manifest) : ringPlan(manifest, ranks);
   verifyPlan(plan, manifest);

@@ -1,7 +1,7 @@
 /** laspc verify: every form and target available here against the reference, over awkward lengths. */
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { runRanks } from "../../../runtime/run.ts";
-import { ringPlan } from "../../schedule/ring.ts";
+import { backwardPlan, ringPlan } from "../../schedule/ring.ts";
 import { verifyPlan } from "../../schedule/verify.ts";
 import { Arguments, UserError } from "../arguments.ts";
 import { gatherInputs } from "../data.ts";
@@ -38,15 +38,20 @@ async function verifyDevice(
   rows: object[],
 ): Promise<boolean> {
   const data = await gatherInputs(args, source);
-  const compiled = await compileFile(source, args, await targetsFor([name]), { dims: data.dims });
+  const compiled = await compileFile(source, args, await targetsFor([name]), {
+    dims: data.dims,
+    backward: true,
+  });
   const { manifest } = compiled;
   const device = await openDevice(name, compiled, { threads: null, poison: true });
   say(device.description);
   let allOk = true;
   for (const T of lengths) {
     const { inputs, sizes } = data.complete(compiled, T);
-    for (const ranks of rankCounts) {
-      const plan = ringPlan(manifest, ranks);
+    // Forwards on rings of several lengths, then the gradients of all inputs.
+    const plans = [...rankCounts.map((ranks) => ringPlan(manifest, ranks)), backwardPlan(manifest)];
+    for (const plan of plans) {
+      const ranks = plan.ranks.length;
       verifyPlan(plan, manifest);
       const devices = Array.from({ length: ranks }, () => device);
       const transports = inProcessTransports(ranks);
@@ -60,12 +65,12 @@ async function verifyDevice(
       });
       allOk &&= ok;
       const worst = Math.max(...Object.values(outputs).map((output) => output.rmse_ratio));
-      rows.push({ device: name, T, ranks, rmse_ratio: worst, ok });
-      if (!ok) say(`  T = ${T}, ${ranks} ranks: WRONG, rmse ratio ${worst.toExponential(2)}`);
+      rows.push({ device: name, T, ranks, plan: plan.name, rmse_ratio: worst, ok });
+      if (!ok) say(`  T = ${T}, ${plan.name}: WRONG, rmse ratio ${worst.toExponential(2)}`);
     }
   }
   say(
-    `  ${allOk ? "ok" : "WRONG"}: T in {${lengths.join(", ")}} on ${rankCounts.join(", ")} ranks`,
+    `  ${allOk ? "ok" : "WRONG"}: T in {${lengths.join(", ")}} on ${rankCounts.join(", ")} ranks, and gradients`,
   );
   await device.close();
   return allOk;
