@@ -131,7 +131,9 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
           watch?.(pass, p, changed);
         },
       );
-      const kernels = lowered.program.kernels.map((kernel) => ({
+      // What does not fit is not legal, so it is not printed.
+      const legal = report.limitations.length === 0 ? lowered.program.kernels : [];
+      const kernels = legal.map((kernel) => ({
         kernel,
         emitted: target.emit(kernel, { source: baseName(source.name), passes }),
       }));

@@ -51,6 +51,10 @@ export function logOf(build: TensorBuilder, decay: ValueId): ValueId | null {
         const log = logOf(build, a);
         return log === null ? null : build.mul(log, b, origin);
       }
+      case "select": {
+        const [x, y] = [logOf(build, b), logOf(build, op.args[2]!)];
+        return x === null || y === null ? null : build.map("select", [a, x, y], origin);
+      }
       default:
     }
   }
@@ -132,6 +136,10 @@ export function rangeOf(build: TensorBuilder, value: ValueId): Interval {
       return { low: Math.max(a.low, b.low), high: Math.max(a.high, b.high) };
     case "min":
       return { low: Math.min(a.low, b.low), high: Math.min(a.high, b.high) };
+    case "select": {
+      const c = rangeOf(build, op.args[2]!);
+      return { low: Math.min(b.low, c.low), high: Math.max(b.high, c.high) };
+    }
     case "pow":
       return a.low >= 0 ? { low: 0, high: Infinity } : anything;
     default:

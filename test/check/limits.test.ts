@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import { wgslTarget } from "../../codegen/wgsl/target.ts";
 import { compile } from "../../compiler/index.ts";
-import { defaults } from "../support/examples.ts";
+import { defaults, exampleSource } from "../support/examples.ts";
 
 const signature = "q: [T, K], k: [T, K], v: [T, V]";
 const recurrence = (body: string) => `recurrence S: [K, V] { ${body} }`;
@@ -145,6 +145,17 @@ describe.each([
     const { span } = outcome.diagnostics[0]!.labels[0]!;
     expect(text.slice(span.start, span.end)).toBe(at);
   });
+});
+
+test("heads too wide for a shader's memory are an error that names the limit", () => {
+  const { text } = exampleSource("kda");
+  const at = (K: number) =>
+    compile(
+      { name: "kda.lasp", text },
+      { ...defaults, dims: { K, V: K }, targets: [wgslTarget], backward: true },
+    ).diagnostics.map(({ message }) => message);
+  expect(at(256)).toEqual([]);
+  expect(at(512)[0]).toMatch(/needs more shared memory than 16384 bytes/);
 });
 
 test("a size nobody gave, an entry nobody named", () => {

@@ -118,6 +118,7 @@ class Stager {
 
   /** The scratch tiles: folds first, the products share what is left. */
   private giveScratch(): void {
+    const { limits } = this;
     const stmts = [...flatten(this.kernel.body)];
     const tallest = stmts.flatMap((stmt) =>
       stmt.kind === "reduce" && this.storage(stmt.src).shape.length === 2
@@ -125,10 +126,13 @@ class Stager {
         : [],
     );
     if (tallest.length > 0) {
-      // A quarter of the memory at most; what is taller is folded in parts.
-      const rows =
-        Math.floor(this.limits.sharedBytes / 16 / (foldLanes + 1) / foldLanes) * foldLanes;
-      this.folds = this.newShared("partial_folds", Math.min(rows, Math.max(...tallest)), foldLanes);
+      // A quarter of the memory at most, less where vectors take much; what is taller is folded in parts.
+      const vectors = this.storages.filter(({ memory }) => memory === "shared");
+      const isTight =
+        vectors.reduce((sum, one) => sum + elements(one), 0) * 16 > limits.sharedBytes;
+      const most = Math.floor(limits.sharedBytes / 16 / (foldLanes + 1) / foldLanes) * foldLanes;
+      const rows = isTight ? foldLanes : Math.min(most, Math.max(...tallest));
+      this.folds = this.newShared("partial_folds", rows, foldLanes);
     }
     this.giveColumns(stmts);
     const products = stmts.filter(
