@@ -65,9 +65,9 @@ export interface KernelSpec {
   readonly entry: string;
   /** Path inside the artifact. */
   readonly file: string;
-  /** Names of the form's tensors or workspaces, in the order the entry takes them. */
+  /** Names of the form's tensors or workspaces, or `cu_seqlens`, in the order the entry takes them. */
   readonly buffers: readonly BufferArg[];
-  /** Run-time integers after the buffers, in order: B, T, H, T_total, token_offset, H_<name>. */
+  /** Run-time integers after the buffers, in order: B, T, H, T_total, token_offset, packed, H_<name>. */
   readonly scalars: readonly string[];
   /** Flattened grid axes; the first is always B x H. */
   readonly grid: readonly GridSize[];

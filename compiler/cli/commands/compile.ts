@@ -95,6 +95,10 @@ Forms, each an entry of the manifest:
 
 ${formLines.join("\n")}
 
+Kernels over tokens also take \`cu_seqlens\` (int32) and the number \`packed\`: 0 with two zeros for ordinary batches; 1 for
+packed sequences, sequence b from cu_seqlens[b] to cu_seqlens[b + 1] of one token axis, B the number of sequences. An output
+that is one per head, shared, or has fewer heads than H is written as shares, [B, T, H, ...] or [B, H, ...], to be added up.
+
 The sequence is cut over devices by the plans in \`plans/\`: each rank launches \`summary\`, folds what it
 receives, sends, and launches \`forward\`.
 `;
