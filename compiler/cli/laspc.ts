@@ -52,7 +52,7 @@ const commands: Readonly<Record<string, Command>> = {
   bench: {
     summary: "time on a device, or (--compile) of the compiler",
     usage:
-      "bench FILE [--device cpu] [--dim T=4096,...] [--threads N] [--repeat N] [--reference] [--compile] [--json]",
+      "bench FILE [--device cpu] [--dim T=4096,...] [--threads N] [--repeat N] [--backward] [--reference] [--compile] [--json]",
     load: () => import("./commands/bench.ts"),
   },
   dump: {

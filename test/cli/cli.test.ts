@@ -365,6 +365,14 @@ describe("the rest", () => {
     expect(laspc("opt", write("bad.ir", "program {"), "--passes", "chunk").status).toBe(1);
   });
 
+  test("bench times the gradients too", () => {
+    const small = ["--dim", "T=64,K=4,V=4", "--device", "reference", "--json"];
+    const { stdout } = laspc("bench", retention, "--backward", ...small);
+    const report = JSON.parse(stdout) as { form: string; bytes: number };
+    // q, k, v, d_o, d_q, d_k and d_v pass once.
+    expect([report.form, report.bytes]).toEqual(["backward", 64 * 4 * 4 * 7]);
+  });
+
   test("gradients, decode steps and packed sequences run from the command line", () => {
     const run = (...args: string[]) =>
       laspc(

@@ -23,6 +23,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "repeat",
       "compile",
       "reference",
+      "backward",
       "json",
     ],
     "bench",
@@ -33,24 +34,27 @@ export async function run(argv: readonly string[]): Promise<number> {
   const data = await gatherInputs(args, source);
   const compiled = await compileFile(source, args, await targetsFor([name]), {
     dims: { K: 64, V: 64, ...data.dims },
+    backward: args.flag("backward"),
   });
+  const formName = args.flag("backward") ? "backward" : "forward";
   const { inputs, sizes } = data.complete(compiled);
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
   const device = await openDevice(name, compiled, { threads, poison: false });
   say(device.description);
   const repeat = args.integer("repeat", name === "reference" ? 1 : 20, 1);
-  const times = await timeForward(device, compiled.manifest, inputs, sizes, repeat);
+  const times = await timeForm(formName, device, compiled.manifest, inputs, sizes, repeat);
   await device.close();
   const ms = median(times);
   let referenceMs: number | null = null;
   if (args.flag("reference")) {
     say("timing the reference ...");
     const reference = await openDevice("reference", compiled, { threads: null, poison: false });
-    referenceMs = median(await timeForward(reference, compiled.manifest, inputs, sizes, 1));
+    referenceMs = median(await timeForm(formName, reference, compiled.manifest, inputs, sizes, 1));
   }
-  const bytes = trafficBytes(compiled.manifest, sizes);
+  const bytes = trafficBytes(formName, compiled.manifest, sizes);
   const report = {
     entry: compiled.manifest.name,
+    form: formName,
     device: name,
     threads: name === "cpu" ? (threads ?? "all") : undefined,
     dims: { B: sizes.B, H: sizes.H, T: sizes.T, ...compiled.manifest.dims },
@@ -78,15 +82,16 @@ export async function run(argv: readonly string[]): Promise<number> {
   return 0;
 }
 
-/** Milliseconds of each forward launch, waited for; uploads and downloads are outside. */
-async function timeForward(
+/** Milliseconds of each launch of a form, waited for; uploads and downloads are outside. */
+async function timeForm(
+  formName: string,
   device: Device,
   manifest: Manifest,
   inputs: ReadonlyMap<string, HostTensor>,
   sizes: LaunchSizes,
   repeat: number,
 ): Promise<number[]> {
-  const form = manifest.forms.find(({ name }) => name === "forward")!;
+  const form = manifest.forms.find(({ name }) => name === formName)!;
   const buffers = new Map<string, DeviceBuffer>();
   for (const spec of [...form.inputs, ...form.outputs]) {
     const shape = shapeOf(spec, sizes);
@@ -108,8 +113,9 @@ async function timeForward(
 }
 
 /** Every per-token tensor read or written once. */
-function trafficBytes(manifest: Manifest, sizes: LaunchSizes): number {
-  return [...manifest.inputs, ...manifest.outputs]
+function trafficBytes(formName: string, manifest: Manifest, sizes: LaunchSizes): number {
+  const form = manifest.forms.find(({ name }) => name === formName)!;
+  return [...form.inputs, ...form.outputs]
     .filter(({ per }) => per === "token")
     .reduce((sum, spec) => sum + bytesOf(spec.dtype, shapeOf(spec, sizes)), 0);
 }
