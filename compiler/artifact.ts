@@ -12,7 +12,7 @@ import type {
 import { schemaVersion } from "../runtime/plan.ts";
 import { CompilerBug } from "./support/never.ts";
 import type { Dim, Input, Program } from "./tensor/ir.ts";
-import { tokenDim } from "./tensor/ir.ts";
+import { pieceOf, tokenDim } from "./tensor/ir.ts";
 import { printTensor } from "./tensor/print.ts";
 import type { Sharded, State } from "./tensor/passes/shard.ts";
 import type { Workspace } from "./tile/from-tensor.ts";
@@ -79,7 +79,8 @@ function tensorSpec(
   program: Program,
   input: Input | null,
 ): TensorSpec {
-  const own = shape.filter((dim) => dim !== tokenDim);
+  const own = shape.filter((dim) => dim !== tokenDim && pieceOf(dim) === null);
+  const chunk = pieceOf(shape[0]);
   return {
     name,
     per,
@@ -87,6 +88,7 @@ function tensorSpec(
     dims: sizes(own, program),
     dimNames: own.map(String),
     range: input?.range ?? null,
+    ...(chunk !== null && { chunk }),
   };
 }
 

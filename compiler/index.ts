@@ -7,6 +7,7 @@ import {
   toBackwardLoops,
   toForms,
   toGradient,
+  toGradientSummary,
   toKernels,
   toLoops,
   toScans,
@@ -31,6 +32,8 @@ export interface CompileOptions {
   readonly targets: readonly Target[];
   /** Also the form `backward`, the gradients of all inputs. */
   readonly backward?: boolean;
+  /** The forward keeps the states before each piece of so many tokens for the gradient; null: none. */
+  readonly cacheStates?: number | null;
   /** Told every program on its way; for `dump` and goldens. */
   readonly watch?: Watch;
 }
@@ -100,16 +103,19 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   const { program } = picked;
   const scans = toScans(program, report, options.watch?.tensor?.(null));
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
-  const sharded = withGradients(toForms(scans), options);
+  const sharded = withGradients(toForms(scans, options.cacheStates ?? null), options);
   const loops: { name: Form["name"]; program: Program }[] = [];
   for (const form of sharded.forms) {
     const watch = options.watch?.tensor?.(form.name);
     watch?.("shard", form.program, true);
     const forward = loops.find(({ name }) => name === "forward")?.program;
+    const gradient = loops.find(({ name }) => name === "backward")?.program;
     const own =
       form.name === "backward"
         ? toBackwardLoops(forward!, report, watch)
-        : (form.name === "step" ? toStep : toLoops)(form.program, report, watch);
+        : form.name === "summary_bwd"
+          ? toGradientSummary(gradient!, sharded)
+          : (form.name === "step" ? toStep : toLoops)(form.program, report, watch);
     loops.push({ name: form.name, program: own });
   }
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
@@ -150,8 +156,12 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
 function withGradients(sharded: Sharded, { backward }: CompileOptions): Sharded {
   if (!backward) return sharded;
   const [forward] = sharded.forms as [Form];
-  const form: Form = { name: "backward", program: toGradient(forward.program) };
-  return { ...sharded, forms: [...sharded.forms, form] };
+  const program = toGradient(forward.program);
+  const forms: Form[] = [...sharded.forms, { name: "backward", program }];
+  if (forms.some(({ name }) => name === "summary")) {
+    forms.push({ name: "summary_bwd", program: toGradientSummary(program, sharded) });
+  }
+  return { ...sharded, forms };
 }
 
 /** The attention that `entry` names, or the only one. */

@@ -11,7 +11,7 @@ import { chunk, chunkOf } from "./tensor/passes/chunk.ts";
 import { differentiate } from "./tensor/passes/differentiate.ts";
 import { fuse } from "./tensor/passes/fuse.ts";
 import { rightProduct } from "./tensor/passes/right-product.ts";
-import { type Sharded, shard } from "./tensor/passes/shard.ts";
+import { type Sharded, shard, summaryOfGradient } from "./tensor/passes/shard.ts";
 import { simplify } from "./tensor/passes/simplify.ts";
 import { toTokens } from "./tensor/tokens.ts";
 import { verifyTensor } from "./tensor/verify.ts";
@@ -59,9 +59,9 @@ export function toScans(program: Program, report: Report, observe?: Observer<Pro
   return runPasses(algebraPasses, program, verifyTensor, report, observe);
 }
 
-/** The forms of an attention, as scans. */
-export function toForms(scans: Program): Sharded {
-  const sharded = shard(scans);
+/** The forms of an attention, as scans; `cacheEvery`: tokens between the states kept for the gradient. */
+export function toForms(scans: Program, cacheEvery: number | null = null): Sharded {
+  const sharded = shard(scans, cacheEvery);
   for (const form of sharded.forms) verifyTensor(form.program, "shard");
   return sharded;
 }
@@ -88,6 +88,13 @@ export function toBackwardLoops(
 /** The gradients of a form, token by token: what the reference evaluates. */
 export function toGradient(form: Program): Program {
   return runPasses([differentiate], toTokens(form), verifyTensor, new Report());
+}
+
+/** What a range adds to the cotangent of its first state: of either form of the gradients. */
+export function toGradientSummary(gradient: Program, { states }: Sharded): Program {
+  const summary = summaryOfGradient(gradient, states);
+  verifyTensor(summary, "shard");
+  return summary;
 }
 
 /** A form as kernels that are legal for a target. */

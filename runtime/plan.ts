@@ -177,9 +177,12 @@ export type Step = AllocStep | LaunchStep | SendStep | RecvStep | FreeStep;
  */
 export const planContract = "inputs before, outputs and final states after";
 
-/** What the form `backward` takes beside the inputs of `forward`: the cotangents of its outputs. */
+/** What the form `backward` takes beside what `forward` takes and gives: the cotangents of its outputs. */
 export function cotangentsOf(manifest: Manifest): readonly TensorSpec[] {
   const of = (name: string) => manifest.forms.find((form) => form.name === name);
-  const known = new Set(of("forward")?.inputs.map(({ name }) => name));
+  const forward = of("forward");
+  const known = new Set(
+    [...(forward?.inputs ?? []), ...(forward?.outputs ?? [])].map(({ name }) => name),
+  );
   return (of("backward")?.inputs ?? []).filter(({ name }) => !known.has(name));
 }

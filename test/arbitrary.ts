@@ -209,7 +209,7 @@ class Grower {
       const index = writes.length - 1;
       return this.add({ kind: "delta", ...common, writes: deltas, couplings, index }, detail);
     }
-    if (detail % 3 === 0) return this.add({ kind: "scan-state", ...common }, detail);
+    if (detail % 3 === 0) return this.add({ kind: "scan-state", ...common, every: null }, detail);
     const isFree = known === "none" && !reverse && first % 5 === 0;
     const read = !isFree && detail % 2 === 0 ? "before" : "after";
     this.add({ kind: "scan", q, ...common, read, causal: !isFree }, detail);

@@ -18,7 +18,7 @@ export interface Dialect {
   /** for (name = from; name < to; name += step), as the line before `{`. */
   readonly loop: (name: string, from: string, to: string, step: string) => string;
   /** The same downwards: name >= 0. */
-  readonly loopDown: (name: string, from: string, step: string) => string;
+  readonly loopDown: (name: string, from: string, step: string, to: string) => string;
   /** A line before a loop with a fixed count, or null. */
   readonly unroll: string | null;
   readonly barrier: string;

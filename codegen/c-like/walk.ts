@@ -9,6 +9,7 @@ import { TextWriter } from "../../compiler/support/text.ts";
 import type {
   Axis,
   Copy,
+  CopyAsync,
   CumSumStmt,
   Expr,
   Index,
@@ -22,6 +23,7 @@ import type {
   Storage,
   StorageId,
   View,
+  Wait,
   Window,
 } from "../../compiler/tile/ir.ts";
 import { cutsParam, servesPacked } from "../../compiler/tile/ir.ts";
@@ -33,14 +35,14 @@ const threads = side * side;
 
 export class CLikeWalker {
   readonly writer = new TextWriter();
-  private readonly names = new Map<StorageId, string>();
-  private readonly paramNames = new Map<string, string>();
+  protected readonly names = new Map<StorageId, string>();
+  protected readonly paramNames = new Map<string, string>();
   /** Names of what `declareBases` declares for each param. */
-  private readonly places = new Map<string, { readonly base: string; readonly stride: string }>();
-  private readonly variables = new Map<string, string>();
-  private readonly taken: Set<string>;
-  private readonly kernel: Kernel;
-  private readonly dialect: Dialect;
+  protected readonly places = new Map<string, { readonly base: string; readonly stride: string }>();
+  protected readonly variables = new Map<string, string>();
+  protected readonly taken: Set<string>;
+  protected readonly kernel: Kernel;
+  protected readonly dialect: Dialect;
 
   constructor(kernel: Kernel, dialect: Dialect) {
     this.kernel = kernel;
@@ -101,11 +103,11 @@ export class CLikeWalker {
   }
 
   /** How many tokens this sequence has. */
-  private get tokens(): string {
+  protected get tokens(): string {
     return servesPacked(this.kernel) ? "tokens" : this.dialect.scalar("T");
   }
 
-  private isRegister(id: StorageId): boolean {
+  protected isRegister(id: StorageId): boolean {
     return this.storage(id).memory === "register";
   }
 
@@ -119,10 +121,16 @@ export class CLikeWalker {
       if (rows === undefined) {
         writer.line(dialect.variable("float", name, dialect.float(0)));
       } else {
-        const size = `f32[${rows}, ${cols}]: ${(rows * cols!) / threads} registers each`;
-        writer.line(`${dialect.registers(name, rows / side, cols! / side)}  // ${size}`);
+        const [down, across] = this.heldOf(rows, cols!);
+        const size = `f32[${rows}, ${cols}]: ${down * across} registers each`;
+        writer.line(`${dialect.registers(name, down, across)}  // ${size}`);
       }
     }
+  }
+
+  /** Rows and columns of the part of a register tile that one thread holds. */
+  protected heldOf(rows: number, cols: number): readonly [number, number] {
+    return [rows / side, cols / side];
   }
 
   /** Shared arrays by name and elements, with what they hold. */
@@ -180,26 +188,26 @@ export class CLikeWalker {
 
   // --- small things -------------------------------------------------------------------------
 
-  private index({ base, offset }: Index): string {
+  protected index({ base, offset }: Index): string {
     if (base === null) return String(offset);
     const name = this.variables.get(base)!;
     return offset === 0 ? name : `${name} + ${offset}`;
   }
 
-  private plus(index: Index, own: string): string {
+  protected plus(index: Index, own: string): string {
     const start = this.index(index);
     if (own === "0") return start;
     return start === "0" ? own : `${start} + ${own}`;
   }
 
-  private fixedLoop(name: string, count: number, body: () => void): void {
+  protected fixedLoop(name: string, count: number, body: () => void): void {
     const { writer, dialect } = this;
     if (dialect.unroll !== null) writer.line(dialect.unroll);
     writer.block(`${dialect.loop(name, "0", String(count), "1")} {`, body);
   }
 
   /** Every element of a register tile that this thread holds. */
-  private eachRegister(rows: number, cols: number, body: () => void): void {
+  protected eachRegister(rows: number, cols: number, body: () => void): void {
     this.fixedLoop("i", rows / side, () => {
       this.fixedLoop("j", cols / side, () => {
         this.withPlaces(`ty + ${side} * i`, `tx + ${side} * j`, body);
@@ -208,7 +216,7 @@ export class CLikeWalker {
   }
 
   /** Declares `row` and `col` where `body` mentions them. */
-  private withPlaces(row: string, col: string, body: () => void): void {
+  protected withPlaces(row: string, col: string, body: () => void): void {
     const { writer, dialect } = this;
     const lines = writer.capture(body);
     const mentions = (word: RegExp) => lines.some((line) => word.test(line));
@@ -217,12 +225,12 @@ export class CLikeWalker {
     writer.restore(lines);
   }
 
-  private eachShared(count: number, name: string, body: () => void): void {
+  protected eachShared(count: number, name: string, body: () => void): void {
     const { writer, dialect } = this;
     writer.block(`${dialect.loop(name, "thread", String(count), String(threads))} {`, body);
   }
 
-  private sharedAt(id: StorageId, row: string, col: string): string {
+  protected sharedAt(id: StorageId, row: string, col: string): string {
     const storage = this.storage(id);
     const stride = storage.shape[1]! + storage.pad;
     return `${this.nameOf(id)}[${group(row)} * ${stride} + ${col}]`;
@@ -230,11 +238,11 @@ export class CLikeWalker {
 
   // --- buffers ------------------------------------------------------------------------------
 
-  private param(name: string): Param {
+  protected param(name: string): Param {
     return this.kernel.params.find((param) => param.name === name)!;
   }
 
-  private colsOf(param: Param): number {
+  protected colsOf(param: Param): number {
     return (param.shape[1] as number | undefined) ?? 1;
   }
 
@@ -265,6 +273,7 @@ export class CLikeWalker {
         ),
       );
     }
+    if (hasTokens && isPacked) this.skipBeyondSequence();
     for (const param of this.kernel.params) {
       if (param.dtype === "i32") continue;
       const fixed = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
@@ -294,7 +303,16 @@ export class CLikeWalker {
     }
   }
 
-  private bufferIndex(view: View, row: string, col: string | null): string {
+  /** Grid axes over tokens count those of all packed sequences: points behind this one's own are none. */
+  protected skipBeyondSequence(): void {
+    for (const { name, extent } of this.kernel.grid) {
+      if (extent !== "T") continue;
+      const start = this.variables.get(name)!;
+      this.writer.block(`if (${start} >= tokens) {`, () => this.writer.line("return;"));
+    }
+  }
+
+  protected bufferIndex(view: View, row: string, col: string | null): string {
     const param = this.param(view.param);
     const { base, stride: tokens } = this.places.get(view.param)!;
     const cols = this.colsOf(param);
@@ -307,14 +325,14 @@ export class CLikeWalker {
   }
 
   /** Where the part of a chunk begins in a buffer that has one for each. */
-  private chunkStart(param: Param, base: string, token: Index): string {
+  protected chunkStart(param: Param, base: string, token: Index): string {
     const size = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
     const heads = this.dialect.scalar(param.heads);
     return `${base} + ${group(this.index(token))} / ${param.chunk!} * ${heads} * ${size}`;
   }
 
   /** The condition under which an element of a view lies in its buffer, or null: always. */
-  private inBuffer(
+  protected inBuffer(
     view: View,
     id: StorageId,
     row: string | null,
@@ -338,7 +356,7 @@ export class CLikeWalker {
     return conditions.length > 0 ? conditions.join(" && ") : null;
   }
 
-  private guardedRead(
+  protected guardedRead(
     view: View,
     id: StorageId,
     row: string | null,
@@ -358,7 +376,7 @@ export class CLikeWalker {
     writer.line(`${to} = value;`);
   }
 
-  private guardedWrite(
+  protected guardedWrite(
     view: View,
     id: StorageId,
     row: string | null,
@@ -375,11 +393,12 @@ export class CLikeWalker {
 
   // --- statements ---------------------------------------------------------------------------
 
-  private statement(stmt: Stmt): void {
+  protected statement(stmt: Stmt): void {
     const { writer, dialect } = this;
     switch (stmt.kind) {
-      case "load":
       case "copy-async":
+        return this.copyAsync(stmt);
+      case "load":
         return this.transfer(stmt.dst, (row, col, at) =>
           this.guardedRead(stmt.view, stmt.dst, row, col, at),
         );
@@ -409,31 +428,50 @@ export class CLikeWalker {
         return this.rotateHalf(stmt);
       case "loop":
         return this.loop(stmt);
-      case "barrier":
       case "wait":
-        // Copies are made on the spot, so waiting for them is waiting for the other threads.
+        return this.wait(stmt);
+      case "barrier":
         writer.line(dialect.barrier);
         return;
     }
   }
 
-  private loop(stmt: Stmt & { kind: "loop" }): void {
+  /** Without a way to copy while computing, copies are made on the spot ... */
+  protected copyAsync(stmt: CopyAsync): void {
+    this.transfer(stmt.dst, (row, col, at) => this.guardedRead(stmt.view, stmt.dst, row, col, at));
+  }
+
+  /** ... and waiting for them is waiting for the other threads. */
+  protected wait(_stmt: Wait): void {
+    this.writer.line(this.dialect.barrier);
+  }
+
+  protected loop(stmt: Stmt & { kind: "loop" }): void {
     const { writer, dialect } = this;
     const name = this.unique(stmt.variable);
     this.variables.set(stmt.variable, name);
-    const extent = stmt.extent === "T" ? this.tokens : String(stmt.extent);
+    const { within } = stmt;
+    const whole = stmt.extent === "T" ? this.tokens : String(stmt.extent);
     if (stmt.extent !== "T" && dialect.unroll !== null) writer.line(dialect.unroll);
+    let [first, extent] = ["0", whole];
+    if (within !== null) {
+      first = this.variables.get(within.base)!;
+      extent = this.unique(`${name}_end`);
+      writer.line(dialect.constant("int", extent, `min(${whole}, ${first} + ${within.length})`));
+    }
     const step = String(stmt.step);
+    // The last multiple of the step, which pieces are multiples of, below the end.
     const last = `(${extent} + ${stmt.step - 1}) / ${step} * ${step} - ${step}`;
     const head = stmt.reverse
-      ? dialect.loopDown(name, last, step)
-      : dialect.loop(name, "0", extent, step);
+      ? dialect.loopDown(name, last, step, first)
+      : dialect.loop(name, first, extent, step);
     writer.block(`${head} {`, () => this.body(stmt.body, stmt.note));
     this.taken.delete(name);
+    if (within !== null) this.taken.delete(extent);
   }
 
   /** Runs `body` for each element this thread has of a storage: its row and column, and its place. */
-  private transfer(
+  protected transfer(
     id: StorageId,
     body: (row: string | null, col: string | null, at: string) => void,
   ): void {
@@ -456,7 +494,7 @@ export class CLikeWalker {
     });
   }
 
-  private expr(expr: Expr, row: string, col: string): string {
+  protected expr(expr: Expr, row: string, col: string): string {
     const { dialect } = this;
     const own = (axis: Axis) => (axis === "row" ? row : col);
     switch (expr.kind) {
@@ -509,7 +547,7 @@ export class CLikeWalker {
   }
 
   /** An expression as a boolean: tests stay tests. */
-  private condition(expr: Expr, row: string, col: string): string {
+  protected condition(expr: Expr, row: string, col: string): string {
     if (expr.kind === "inside") {
       const limit = expr.limit === "T" ? this.tokens : String(expr.limit);
       return `${this.plus(expr.start, expr.axis === "row" ? row : col)} < ${limit}`;
@@ -540,7 +578,7 @@ export class CLikeWalker {
     return `${this.expr(expr, row, col)} != ${this.dialect.float(0)}`;
   }
 
-  private copy(stmt: Copy): void {
+  protected copy(stmt: Copy): void {
     const { dst, src, transpose } = stmt;
     const { writer } = this;
     const sourceIsRegister = this.isRegister(src.storage);
@@ -566,7 +604,7 @@ export class CLikeWalker {
   }
 
   /** Element (i, j) of a window of a register tile; windows start at multiples of the block's side. */
-  private registerAt(window: Window): string {
+  protected registerAt(window: Window): string {
     const at = (start: Index, counter: string) => {
       const { base, offset } = start;
       const parts = [
@@ -579,12 +617,12 @@ export class CLikeWalker {
     return `${this.nameOf(window.storage)}[${at(window.row, "i")}][${at(window.col, "j")}]`;
   }
 
-  private windowAt(window: Window, row: string, col: string): string {
+  protected windowAt(window: Window, row: string, col: string): string {
     return this.sharedAt(window.storage, this.plus(window.row, row), this.plus(window.col, col));
   }
 
   /** dst += lhs rhs with both factors in shared memory, row k of each slab read by all threads. */
-  private mma(stmt: Mma): void {
+  protected mma(stmt: Mma): void {
     const { writer, dialect } = this;
     const { dst, lhs, rhs } = stmt;
     const depth = stmt.transposeLhs ? lhs.rows : lhs.cols;
@@ -607,7 +645,7 @@ export class CLikeWalker {
     });
   }
 
-  private reduce(stmt: ReduceStmt): void {
+  protected reduce(stmt: ReduceStmt): void {
     const { writer, dialect } = this;
     const { shape } = this.storage(stmt.src);
     const [src, dst] = [this.nameOf(stmt.src), this.nameOf(stmt.dst)];
@@ -658,14 +696,14 @@ export class CLikeWalker {
    * Of a vector every thread sums up its own prefix: a chunk is short, and nobody waits for a
    * neighbour. Of a shared tile every thread walks down its own columns.
    */
-  private cumsum({ dst, src, reverse, exclusive, block }: CumSumStmt): void {
+  protected cumsum({ dst, src, reverse, exclusive, block }: CumSumStmt): void {
     const { writer, dialect } = this;
     const [size, cols] = this.storage(src).shape as [number, number?];
     if (cols !== undefined) {
       this.eachShared(cols, "col", () => {
         writer.line(dialect.variable("float", "value", dialect.float(0)));
         const head = reverse
-          ? dialect.loopDown("row", String(size - 1), "1")
+          ? dialect.loopDown("row", String(size - 1), "1", "0")
           : dialect.loop("row", "0", String(size), "1");
         writer.block(`${head} {`, () => {
           if (block !== null && block < size) {
@@ -702,12 +740,12 @@ export class CLikeWalker {
   }
 
   /** Every thread solves columns of its own, row after row. */
-  private solve({ dst, matrix, upper }: SolveStmt): void {
+  protected solve({ dst, matrix, upper }: SolveStmt): void {
     const { writer, dialect } = this;
     const [rows, cols] = this.storage(dst).shape as [number, number];
     this.eachShared(cols, "col", () => {
       const head = upper
-        ? dialect.loopDown("row", String(rows - 2), "1")
+        ? dialect.loopDown("row", String(rows - 2), "1", "0")
         : dialect.loop("row", "1", String(rows), "1");
       writer.block(`${head} {`, () => {
         writer.line(dialect.variable("float", "value", this.sharedAt(dst, "row", "col")));
@@ -724,7 +762,7 @@ export class CLikeWalker {
     });
   }
 
-  private rotateHalf(stmt: RotateHalfStmt): void {
+  protected rotateHalf(stmt: RotateHalfStmt): void {
     const { writer, dialect } = this;
     const [rows, cols] = this.storage(stmt.dst).shape as [number, number];
     const [dst, src] = [this.nameOf(stmt.dst), this.nameOf(stmt.src)];

@@ -156,6 +156,16 @@ export class Builder {
     return this.b.CreateSRem(this.value(x), this.value(y), name);
   }
 
+  isBelow(x: Int, y: Int): Value {
+    return this.b.CreateICmpSLT(this.value(x), this.value(y));
+  }
+
+  minimum(x: Int, y: Int): Int {
+    if (typeof x === "number" && typeof y === "number") return Math.min(x, y);
+    const [a, b] = [this.value(x), this.value(y)];
+    return this.b.CreateSelect(this.b.CreateICmpSLT(a, b), a, b);
+  }
+
   /** x, but not below `low` nor above `high`. */
   clamp(x: Int, low: number, high: number): Int {
     if (typeof x === "number") return Math.max(low, Math.min(x, high));

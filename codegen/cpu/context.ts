@@ -113,10 +113,21 @@ export class KernelContext {
       this.batch = b.divide(rest, this.runtime("H"), "b");
       this.head = b.modulo(rest, this.runtime("H"), "h");
       this.openSequence();
-      this.atPoint = b.leaveOpen("body");
-      body();
+      this.insideSequence(() => {
+        this.atPoint = b.leaveOpen("body");
+        body();
+      });
     });
     b.closeFunction();
+  }
+
+  /** Grid axes over tokens count those of all packed sequences: points behind this one's own do nothing. */
+  private insideSequence(body: () => void): void {
+    const { b, kernel } = this;
+    const axis = kernel.grid.find(({ extent }) => extent === "T");
+    if (axis === undefined || !servesPacked(kernel)) return body();
+    const isInside = b.isBelow(this.variable(axis.name), this.tokens);
+    b.choose(isInside, "inside", body, () => {});
   }
 
   /**
@@ -160,8 +171,13 @@ export class KernelContext {
     this.variables.set(name, value);
   }
 
+  /** The value of a grid axis or loop variable. */
+  variable(name: string): Int {
+    return this.variables.get(name)!;
+  }
+
   index({ base, offset }: Index): Int {
-    return base === null ? offset : this.b.add(this.variables.get(base)!, offset);
+    return base === null ? offset : this.b.add(this.variable(base), offset);
   }
 
   /** A run-time integer: "T", "H_k". */

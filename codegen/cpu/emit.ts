@@ -126,12 +126,15 @@ class StatementWriter {
   private loop(stmt: Loop): void {
     const { context } = this;
     const { b } = context;
-    const extent = stmt.extent === "T" ? context.tokens : stmt.extent;
-    b.loop(0, extent, stmt.step, stmt.variable, (i) => {
+    const whole = stmt.extent === "T" ? context.tokens : stmt.extent;
+    const first = stmt.within === null ? 0 : context.variable(stmt.within.base);
+    const extent =
+      stmt.within === null ? whole : b.minimum(whole, b.add(first, stmt.within.length));
+    b.loop(first, extent, stmt.step, stmt.variable, (i) => {
       let at = i;
       if (stmt.reverse) {
         const last = b.multiply(b.divide(b.subtract(extent, 1), stmt.step), stmt.step);
-        at = b.subtract(last, i);
+        at = b.subtract(b.add(last, first), i);
       }
       context.setVariable(stmt.variable, at);
       this.statements(stmt.body);

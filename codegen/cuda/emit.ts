@@ -119,8 +119,8 @@ function dialectFor(walker: () => CLikeWalker, use: Use): Dialect {
     registers: (name, rows, cols) => `float ${name}[${rows}][${cols}];`,
     loop: (name, from, to, step) =>
       `for (int ${name} = ${from}; ${name} < ${to}; ${advance(name, "+", step)})`,
-    loopDown: (name, from, step) =>
-      `for (int ${name} = ${from}; ${name} >= 0; ${advance(name, "-", step)})`,
+    loopDown: (name, from, step, to) =>
+      `for (int ${name} = ${from}; ${name} >= ${to}; ${advance(name, "-", step)})`,
     unroll: "#pragma unroll",
     barrier: "__syncthreads();",
     choose: (condition, a, b) => `(${condition} ? ${a} : ${b})`,

@@ -131,8 +131,13 @@ function placeOf(
       return { shape, start: 0, rows: 1, width, stride: width };
     case "state":
       return { shape, start: (b * sizes.H + h) * width, rows: 1, width, stride: width };
-    case "chunk":
-      throw new Error(`${spec.name} is stored per chunk, which the reference has none of`);
+    case "chunk": {
+      const tokens = spec.chunk!;
+      const rows = Math.ceil(sizes.T / tokens);
+      const before = sizes.cuSeqlens ? Math.floor(first / tokens) + b : b * rows;
+      const start = (before * sizes.H + h) * width;
+      return { shape: [rows, ...shape], start, rows, width, stride: sizes.H * width };
+    }
   }
 }
 

@@ -191,8 +191,8 @@ function dialectFor(
     registers: (name, rows, cols) => `var ${name}: array<array<f32, ${cols}>, ${rows}>;`,
     loop: (name, from, to, step) =>
       `for (var ${name} = ${from}; ${name} < ${to}; ${advance(name, "+", step)})`,
-    loopDown: (name, from, step) =>
-      `for (var ${name} = ${from}; ${name} >= 0; ${advance(name, "-", step)})`,
+    loopDown: (name, from, step, to) =>
+      `for (var ${name} = ${from}; ${name} >= ${to}; ${advance(name, "-", step)})`,
     unroll: null,
     barrier: "workgroupBarrier();",
     choose: (condition, a, b) => `select(${b}, ${a}, ${condition})`,

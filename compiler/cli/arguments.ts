@@ -27,6 +27,7 @@ const optionTypes = {
   verify: "boolean",
   backward: "boolean",
   steps: "string",
+  "cache-states": "string",
   "cu-seqlens": "string",
   level: "string",
   after: "string",
@@ -101,6 +102,19 @@ export class Arguments {
 
   dtype(): Dtype {
     return this.choice("dtype", ["f32", "f16", "bf16"], "f32");
+  }
+
+  /** `--cache-states none|every=256`: tokens between kept states, or null. */
+  cacheStates(): number | null {
+    const text = this.text("cache-states");
+    if (text === null || text === "none") return null;
+    const every = wholeNumber(/^every=(.*)$/.exec(text)?.[1] ?? "");
+    if (every === null || every < 64 || every % 64 !== 0) {
+      throw new UsageError(
+        `--cache-states is none or every=N, N a multiple of 64 tokens, not \`${text}\``,
+      );
+    }
+    return every;
   }
 
   /** `--dim B=1,H=8 --dim K=64` as sizes by name. */

@@ -50,6 +50,7 @@ export async function compileFile(
     dtype?: Dtype;
     /** Also the gradients. */
     backward?: boolean;
+    cacheStates?: number | null;
   } = {},
 ): Promise<Compiled> {
   const { T: _T, B: _B, H: _H, ...dims } = args.dims();
@@ -59,6 +60,7 @@ export async function compileFile(
     entry: args.text("entry"),
     targets,
     backward: extra.backward ?? false,
+    cacheStates: extra.cacheStates ?? null,
   });
   sayDiagnostics(source, outcome.diagnostics);
   if (outcome.value === null || hasErrors(outcome.diagnostics)) {

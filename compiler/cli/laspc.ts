@@ -23,25 +23,25 @@ const commands: Readonly<Record<string, Command>> = {
   compile: {
     summary: "write an artifact: kernels, manifest, plans",
     usage:
-      "compile FILE [--entry NAME] [--target cuda,wgsl,cpu] [--dim K=64,V=64] [--devices N] [--dtype bf16] [--out DIR]",
+      "compile FILE [--entry NAME] [--target cuda,wgsl,cpu] [--dim K=64,V=64] [--devices N] [--dtype bf16] [--cache-states every=256] [--out DIR]",
     load: () => import("./commands/compile.ts"),
   },
   run: {
     summary: "compile and execute, on one device or several",
     usage:
       "run FILE [--entry NAME] [--device reference|cpu|webgpu|cuda[,...]] [--devices N] [--schedule ring] [--dim T=4096,...] " +
-      "[--dtype f32] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--transport in-process|worker] [--check-inputs] [--backward] [--steps N] [--cu-seqlens 0,5,70] [--verify] [--json]",
+      "[--dtype f32] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--transport in-process|worker] [--check-inputs] [--backward] [--cache-states every=256] [--steps N] [--cu-seqlens 0,5,70] [--verify] [--json]",
     load: () => import("./commands/run.ts"),
   },
   verify: {
     summary: "check every form and target available here against the reference",
-    usage: "verify FILE [--entry NAME] [--dim K=64] [--json]",
+    usage: "verify FILE [--entry NAME] [--dim K=64] [--cache-states every=256] [--json]",
     load: () => import("./commands/verify.ts"),
   },
   explain: {
     summary:
       "the derivation: forms, flops, bytes, what is fused, what crosses devices; or a code's page",
-    usage: "explain FILE|CODE [--entry NAME] [--dim T=4096,K=64]",
+    usage: "explain FILE|CODE [--entry NAME] [--dim T=4096,K=64] [--cache-states every=256]",
     load: () => import("./commands/explain.ts"),
   },
   plan: {
@@ -52,7 +52,7 @@ const commands: Readonly<Record<string, Command>> = {
   bench: {
     summary: "time on a device, or (--compile) of the compiler",
     usage:
-      "bench FILE [--device cpu] [--dim T=4096,...] [--threads N] [--repeat N] [--backward] [--reference] [--compile] [--json]",
+      "bench FILE [--device cpu] [--dim T=4096,...] [--threads N] [--repeat N] [--backward] [--cache-states every=256] [--reference] [--compile] [--json]",
     load: () => import("./commands/bench.ts"),
   },
   dump: {

@@ -147,6 +147,9 @@ class StepWriter {
 
   /** The steps; a renamed buffer gets its final name from the start. */
   finish(manifest: Manifest): readonly Step[] {
+    // What the forward kept for its gradient ends with the plan.
+    const caches = this.form("forward").outputs.filter(({ per }) => per === "chunk");
+    this.freeAll((buffer) => caches.some(({ name }) => name === buffer));
     const kept = new Set([
       ...manifest.outputs.map(({ name }) => name),
       ...manifest.states.map(({ name }) => `final_${name}`),

@@ -13,13 +13,19 @@ import type {
   TensorType,
   ValueId,
 } from "./ir.ts";
-import { chunkCountDim, chunkDim, tokenDim } from "./ir.ts";
+import { chunkCountDim, chunkDim, pieceDim, tokenDim } from "./ir.ts";
 import { type OpDraft, resultType, scalarType } from "./types.ts";
 
 /** Where a value comes from: its name in the source, and the expression it was lowered from. */
 export interface Origin {
   readonly name?: string | null;
   readonly span?: Span;
+}
+
+/** Also how long a loop's chunks may be, and the pieces it runs in. */
+export interface LoopOrigin extends Origin {
+  readonly longest?: number | null;
+  readonly piece?: number | null;
 }
 
 /** What the body of a region gives back to its owner. */
@@ -104,7 +110,7 @@ export class TensorBuilder {
     states: readonly { name: string; type: TensorType; init: ValueId | null }[],
     reverse: boolean,
     body: (params: readonly ValueId[]) => RegionBody,
-    origin: Origin & { readonly longest?: number | null } = {},
+    origin: LoopOrigin = {},
   ): RegionOwner {
     const params: RegionParam[] = states.map((state) => ({
       id: this.newId(state.type),
@@ -120,9 +126,10 @@ export class TensorBuilder {
     const common = { reverse, inits, region, carries, yields };
     const draft: OpDraft =
       kind === "chunks"
-        ? { kind, longest: origin.longest ?? null, ...common }
+        ? { kind, longest: origin.longest ?? null, piece: origin.piece ?? null, ...common }
         : { kind, ...common };
     const op = this.add(draft, origin, scalarType);
+    const piece = (kind === "chunks" && origin.piece) || null;
     const stacked = (value: ValueId): Dim[] => {
       const shape = this.shapeOf(value);
       if (kind === "recurrence") return [tokenDim, ...shape];
@@ -143,12 +150,21 @@ export class TensorBuilder {
         this.add(
           { kind: "result", of: op, part: "carry", index },
           { name: states[index]!.name },
-          {
-            shape: this.shapeOf(value),
-          },
+          { shape: [...(piece === null ? [] : [pieceDim(piece)]), ...this.shapeOf(value)] },
         ),
       ),
     };
+  }
+
+  /** The values of a carried state before each piece of `piece` tokens. */
+  checkpoint(of: ValueId, index: number, piece: number, origin: Origin = {}): ValueId {
+    const owner = this.opOf(of);
+    if (owner?.kind !== "recurrence" && owner?.kind !== "chunks") {
+      throw new CompilerBug("a checkpoint of no loop");
+    }
+    const { shape } = owner.region.params[index]!.type;
+    const draft = { kind: "result", of, part: "checkpoint", index } as const;
+    return this.add(draft, origin, { shape: [pieceDim(piece), ...shape] });
   }
 
   finish(outputs: readonly Output[]): Program {

@@ -17,6 +17,7 @@ import {
   type ValueId,
   chunkCountDim,
   chunkDim,
+  pieceOf,
   tokenDim,
 } from "./ir.ts";
 import { type NdArray, elementsOf, ndArray } from "./nd-array.ts";
@@ -42,9 +43,15 @@ export function interpretTensor(
   return new Map(program.outputs.map((out) => [out.label, interpreter.get(out.value)]));
 }
 
+interface LoopResults {
+  readonly yields: readonly NdArray[];
+  readonly carries: readonly NdArray[];
+  readonly checkpoints: ReadonlyMap<ValueId, NdArray>;
+}
+
 class Interpreter {
   private readonly values = new Map<ValueId, NdArray>();
-  private readonly results = new Map<ValueId, { yields: NdArray[]; carries: NdArray[] }>();
+  private readonly results = new Map<ValueId, LoopResults>();
   /** The rows that `rows` reads: first token and count; a single token drops the axis. */
   private window = { first: 0, count: 0, single: false };
   private readonly program: Program;
@@ -72,17 +79,23 @@ class Interpreter {
     if (dim === tokenDim) return this.sizes.T;
     if (dim === chunkDim) return this.window.count;
     if (dim === chunkCountDim) return Math.ceil(this.sizes.T / this.chunk);
+    const piece = pieceOf(dim);
+    if (piece !== null) return Math.ceil(this.sizes.T / piece);
     const size = this.program.dims.get(dim);
     if (typeof size !== "number") throw new CompilerBug(`interpret: ${dim} has no size`);
     return size;
   }
 
-  /** Tokens of a chunk: what is asked for, or less where a loop cannot take as many. */
+  /** Tokens of a chunk: what is asked for, or less where a loop cannot take as many or has pieces. */
   private get chunk(): number {
-    const longest = this.program.ops.flatMap((op) =>
+    const { ops } = this.program;
+    const longest = ops.flatMap((op) =>
       op.kind === "chunks" && op.longest !== null ? [op.longest] : [],
     );
-    return Math.min(this.sizes.chunk ?? 64, ...longest);
+    const pieces = ops.flatMap((op) => pieceOf(op.type.shape[0]) ?? []);
+    let chunk = Math.min(this.sizes.chunk ?? 64, ...longest, ...pieces);
+    while (pieces.some((piece) => piece % chunk !== 0)) chunk--;
+    return chunk;
   }
 
   private shape(type: TensorType): number[] {
@@ -186,20 +199,23 @@ class Interpreter {
       case "delta":
         return this.scan(op, null).values[op.index]!;
       case "scan-state":
-        return this.scan(op, null).state;
+        return op.every === null ? this.scan(op, null).state : this.scan(op, null).starts;
       case "recurrence":
       case "chunks":
         return this.loop(op);
       case "result": {
         const owner = this.results.get(op.of)!;
+        if (op.part === "checkpoint") return owner.checkpoints.get(op.id)!;
         return (op.part === "yield" ? owner.yields : owner.carries)[op.index]!;
       }
       case "rows": {
         const { first, count, single } = this.window;
         const arg = this.get(op.arg);
         const width = elementsOf(arg.shape.slice(1));
-        if (this.types.get(op.arg)!.shape[0] === chunkCountDim) {
-          const at = (first / this.chunk) * width;
+        const stacked = this.types.get(op.arg)!.shape[0];
+        const each = stacked === chunkCountDim ? this.chunk : pieceOf(stacked);
+        if (each !== null) {
+          const at = Math.floor(first / each) * width;
           return ndArray(arg.shape.slice(1), arg.data.subarray(at, at + width));
         }
         const data = arg.data.subarray(first * width, (first + count) * width);
@@ -316,7 +332,7 @@ class Interpreter {
   private scan(
     op: Scan | ScanState | Delta,
     reader: Scan | null,
-  ): { state: NdArray; out: NdArray; values: NdArray[] } {
+  ): { state: NdArray; starts: NdArray; out: NdArray; values: NdArray[] } {
     const keys = op.writes.map(({ k }) => this.get(k).data);
     const values = op.writes.map(({ v }) => this.get(v));
     const q = reader ? this.get(reader.q).data : null;
@@ -325,6 +341,8 @@ class Interpreter {
     const V = values[0]!.shape[1]!;
     const S = op.initial === null ? new Float64Array(K * V) : this.get(op.initial).data.slice();
     const out = ndArray(reader ? this.shape(reader.type) : [0]);
+    const every = op.kind === "scan-state" ? op.every : null;
+    const starts = ndArray([every === null ? 0 : Math.ceil(tokens / every), K, V]);
     const addProduct = (to: Float64Array, query: Float64Array, t: number) => {
       for (let x = 0; x < K; x++) {
         const factor = query[t * K + x]!;
@@ -348,6 +366,9 @@ class Interpreter {
     };
     for (let step = 0; step < tokens; step++) {
       const t = op.reverse ? tokens - 1 - step : step;
+      if (every !== null && startsPiece({ first: t, count: 1 }, tokens, every, op.reverse)) {
+        starts.data.set(S, Math.floor(t / every) * K * V);
+      }
       if (q !== null && reader?.read === "before") addProduct(out.data, q, t);
       correct(t);
       for (let x = 0; x < K; x++) {
@@ -361,7 +382,7 @@ class Interpreter {
       }
       if (q !== null && reader?.read === "after") addProduct(out.data, q, t);
     }
-    return { state: ndArray([K, V], S), out, values: written };
+    return { state: ndArray([K, V], S), starts, out, values: written };
   }
 
   private readWhole(op: Scan): NdArray {
@@ -374,8 +395,22 @@ class Interpreter {
     const step = single ? 1 : this.chunk;
     const starts = Array.from({ length: Math.ceil(T / step) }, (_, i) => i * step);
     if (op.reverse) starts.reverse();
-    let states = op.region.params.map((param, i) =>
-      op.inits[i] === null ? ndArray(this.shape(param.type)) : this.get(op.inits[i]!),
+    const piece = (op.kind === "chunks" && op.piece) || null;
+    const first = (n: number) =>
+      op.region.params.map((param, i) => {
+        const shape = this.shape(param.type);
+        if (op.inits[i] === null) return ndArray(shape);
+        return piece === null ? this.get(op.inits[i]!) : part(this.get(op.inits[i]!), n);
+      });
+    let states = first(0);
+    const carries = op.region.params.map((param) =>
+      ndArray([...(piece === null ? [] : [Math.ceil(T / piece)]), ...this.shape(param.type)]),
+    );
+    const checkpoints = new Map(
+      this.program.ops
+        .filter((other) => other.kind === "result")
+        .filter((other) => other.of === op.id && other.part === "checkpoint")
+        .map((result) => [result, ndArray(this.shape(result.type))]),
     );
     const yields: NdArray[] = op.yields.map((id) => {
       const { shape } = this.types.get(id)!;
@@ -383,20 +418,50 @@ class Interpreter {
       const count = single || perToken ? T : starts.length;
       return ndArray([count, ...shape.slice(perToken ? 1 : 0).map((dim) => this.size(dim))]);
     });
-    for (const first of starts) {
-      this.window = { first, count: Math.min(step, T - first), single };
+    for (const at of starts) {
+      this.window = { first: at, count: Math.min(step, T - at), single };
+      const begins = (length: number) => startsPiece(this.window, T, length, op.reverse);
+      if (piece !== null && begins(piece)) states = first(Math.floor(at / piece));
+      for (const [{ index, type }, all] of checkpoints) {
+        const length = pieceOf(type.shape[0])!;
+        if (begins(length)) part(all, Math.floor(at / length)).data.set(states[index]!.data);
+      }
       op.region.params.forEach((param, i) => this.values.set(param.id, states[i]!));
       for (const inner of op.region.ops) this.run(inner);
       states = op.carries.map((id) => this.get(id));
       op.yields.forEach((id, i) => {
         const { shape, data } = yields[i]!;
         const perChunk = !single && this.types.get(id)!.shape[0] !== chunkDim;
-        data.set(this.get(id).data, (perChunk ? first / step : first) * elementsOf(shape.slice(1)));
+        data.set(this.get(id).data, (perChunk ? at / step : at) * elementsOf(shape.slice(1)));
       });
+      if (piece !== null) {
+        carries.forEach((all, i) => part(all, Math.floor(at / piece)).data.set(states[i]!.data));
+      }
     }
-    this.results.set(op.id, { yields, carries: states });
+    this.results.set(op.id, {
+      yields,
+      carries: piece === null ? states : carries,
+      checkpoints: new Map([...checkpoints].map(([{ id }, all]) => [id, all])),
+    });
     return ndArray([]);
   }
+}
+
+/** Part n of what is stacked along its first axis; shares the data. */
+function part({ shape, data }: NdArray, n: number): NdArray {
+  const size = elementsOf(shape.slice(1));
+  return ndArray(shape.slice(1), data.subarray(n * size, (n + 1) * size));
+}
+
+/** Is a step of `count` tokens the first that runs of its piece of `length` tokens? */
+function startsPiece(
+  { first, count }: { readonly first: number; readonly count: number },
+  tokens: number,
+  length: number,
+  reverse: boolean,
+): boolean {
+  if (!reverse) return first % length === 0;
+  return (first + count) % length === 0 || first + count === tokens;
 }
 
 function decayAt(

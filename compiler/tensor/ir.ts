@@ -42,7 +42,7 @@ export interface TensorType {
 }
 
 /** How an input varies: per token, per head, shared by all, or one per sequence and head (states). */
-export type Per = "token" | "head" | "shared" | "state";
+export type Per = "token" | "head" | "shared" | "state" | "chunk";
 
 export interface Range {
   readonly low: number;
@@ -242,6 +242,8 @@ export interface ScanState extends OpBase {
   readonly initial: ValueId | null;
   readonly axis: DecayAxis;
   readonly reverse: boolean;
+  /** null: the state after the last token. Else the states before each piece of so many tokens. */
+  readonly every: number | null;
 }
 
 /** A write whose value depends on the state: w = v + erase^T S_{t-1} + (its couplings). */
@@ -302,21 +304,28 @@ export interface Recurrence extends OpBase {
 /**
  * Once per chunk of C tokens, otherwise like `recurrence`; inside, the dim `T` is called `C`. A yield
  * without a C axis is stacked over chunks: [N, ...]. C is at most `longest` where that is not null.
+ *
+ * With `piece` the sequence is cut into pieces of so many tokens that run side by side, each from a
+ * first value of its own: inits and carries are then stacked over pieces, [T/piece, ...].
  */
 export interface Chunks extends OpBase {
   readonly kind: "chunks";
   readonly longest: number | null;
+  readonly piece: number | null;
   readonly reverse: boolean;
   readonly inits: readonly (ValueId | null)[];
   readonly region: Region;
   readonly carries: readonly ValueId[];
   readonly yields: readonly ValueId[];
 }
-/** Result `index` of a region owner: its yields stacked over T, or the last value of a carry. */
+/**
+ * Result `index` of a region owner: its yields stacked over T, the last value of a carry, or
+ * (checkpoint) a carry's values before each piece: [T/piece, ...], the piece given by the type.
+ */
 export interface Result extends OpBase {
   readonly kind: "result";
   readonly of: ValueId;
-  readonly part: "yield" | "carry";
+  readonly part: "yield" | "carry" | "checkpoint";
   readonly index: number;
 }
 /** Inside a region: the current token's row, the current chunk's rows ([T, ...]), or its value ([N, ...]). */
@@ -371,6 +380,17 @@ export const tokenDim = "T";
 export const chunkDim = "C";
 /** The number of chunks of a sequence, as a dim. */
 export const chunkCountDim = "N";
+/** The number of pieces of `tokens` tokens of a sequence, as a dim: "T/256", rounded up. */
+export function pieceDim(tokens: number): Dim {
+  return `${tokenDim}/${tokens}`;
+}
+/** The tokens of a piece, where the dim counts pieces; else null. */
+export function pieceOf(dim: Dim | undefined): number | null {
+  const prefix = `${tokenDim}/`;
+  return typeof dim === "string" && dim.startsWith(prefix)
+    ? Number(dim.slice(prefix.length))
+    : null;
+}
 
 /** The values an op reads, in a fixed order; of a region owner, its inits (not what its body reads). */
 export function operands(op: Op): readonly ValueId[] {

@@ -17,6 +17,7 @@ import {
   binaryFns,
   unaryFns,
 } from "./ir.ts";
+import { pieceDim } from "./ir.ts";
 
 export function parseTensor(text: string): Program {
   return new TensorParser(new IrReader(text)).program();
@@ -25,7 +26,7 @@ export function parseTensor(text: string): Program {
 type Attributes = ReadonlyMap<string, string | Range>;
 
 const dtypes: readonly Dtype[] = ["f32", "f16", "bf16"];
-const pers: readonly Per[] = ["token", "head", "shared", "state"];
+const pers: readonly Per[] = ["token", "head", "shared", "state", "chunk"];
 const mapFns = new Set<string>([...unaryFns, ...binaryFns, "select"]);
 
 class TensorParser {
@@ -93,6 +94,7 @@ class TensorParser {
     return {
       shape: reader.list("[", "]", (): Dim => {
         const word = reader.next();
+        if (reader.accept("/")) return pieceDim(reader.number());
         return /^\d+$/.test(word) ? Number(word) : word;
       }),
     };
@@ -152,6 +154,7 @@ class TensorParser {
     const { reader } = this;
     const reverse = reader.accept("reverse");
     const longest = reader.accept("longest") ? reader.number() : null;
+    const piece = reader.accept("piece") ? reader.number() : null;
     const inits: (ValueId | null)[] = [];
     const params = reader.list("(", ")", (): RegionParam => {
       const word = reader.next();
@@ -179,7 +182,7 @@ class TensorParser {
     const base = { id: this.define(word), name: name === "loop" ? null : name, span };
     const type: TensorType = { shape: [] };
     const rest = { ...base, type, reverse, inits, region: { params, ops }, carries, yields };
-    return kind === "chunks" ? { ...rest, kind, longest } : { ...rest, kind };
+    return kind === "chunks" ? { ...rest, kind, longest, piece } : { ...rest, kind };
   }
 
   private make(
@@ -255,7 +258,7 @@ class TensorParser {
           ...base,
           kind,
           of: arg(0),
-          part: oneOf("part", ["yield", "carry"]),
+          part: oneOf("part", ["yield", "carry", "checkpoint"]),
           index: number("index"),
         };
       case "scan":
@@ -284,7 +287,7 @@ class TensorParser {
         if (kind === "delta")
           return { ...base, ...shared, kind, writes, couplings, index: number("index") };
         const common = { ...base, ...shared, writes: writes.map(({ k, v }) => ({ k, v })) };
-        if (kind === "scan-state") return { ...common, kind };
+        if (kind === "scan-state") return { ...common, kind, every: numberOr("every") };
         const read = oneOf("read", ["after", "before"]);
         return { ...common, kind, q: q!, read, causal: flag("causal") };
       }

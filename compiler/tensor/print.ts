@@ -60,7 +60,8 @@ function printOp(op: Op, writer: TextWriter, names: Names, options: PrintOptions
     );
     const direction = op.reverse ? " reverse" : "";
     const longest = op.kind === "chunks" && op.longest !== null ? ` longest ${op.longest}` : "";
-    writer.line(`${op.kind}${direction}${longest} (${params.join(", ")}) {`);
+    const piece = op.kind === "chunks" && op.piece !== null ? ` piece ${op.piece}` : "";
+    writer.line(`${op.kind}${direction}${longest}${piece} (${params.join(", ")}) {`);
     writer.indent(() => {
       for (const inner of op.region.ops) printOp(inner, writer, names, options);
       if (op.carries.length > 0) writer.line(`carry ${op.carries.map(read).join(", ")}`);
@@ -121,6 +122,7 @@ function attributesOf(op: Op): string {
       if (op.writes.length > 1) list.push(["writes", op.writes.length]);
       if (op.kind === "delta") list.push(...deltaAttributes(op));
       list.push(["reverse", op.reverse]);
+      if (op.kind === "scan-state" && op.every !== null) list.push(["every", op.every]);
       break;
     case "result":
       list.push(["part", op.part], ["index", op.index]);

@@ -1,6 +1,6 @@
 /** Rebuilds a tensor program op by op; what every tensor pass is written with. */
 import { CompilerBug } from "../support/never.ts";
-import { type Origin, type RegionOwner, TensorBuilder } from "./build.ts";
+import { type LoopOrigin, type Origin, type RegionOwner, TensorBuilder } from "./build.ts";
 import {
   type Chunks,
   type Op,
@@ -11,6 +11,7 @@ import {
   type Result,
   type ValueId,
   mapOperands,
+  pieceOf,
 } from "./ir.ts";
 
 /** Copies ops of an old program into a builder, remembering which new value each old one became. */
@@ -83,9 +84,8 @@ export class Rewriter {
 
   private bindResult(op: Result): void {
     const owner = this.owners.get(op.of);
-    const id = (op.part === "yield" ? owner?.yields : owner?.carries)?.[op.index];
-    if (id === undefined) throw new CompilerBug(`result %${op.id} has no owner`);
-    this.set(op.id, id);
+    if (!owner) throw new CompilerBug(`result %${op.id} has no owner`);
+    this.set(op.id, resultOf(this.build, owner, op));
   }
 
   finish(outputs: readonly Output[]): Program {
@@ -97,9 +97,22 @@ export function originOf(op: Op): Origin {
   return { name: op.name, span: op.span };
 }
 
-/** Also how long a loop's chunks may be. */
-export function loopOriginOf(op: Recurrence | Chunks) {
-  return { ...originOf(op), longest: op.kind === "chunks" ? op.longest : null };
+export function loopOriginOf(op: Recurrence | Chunks): LoopOrigin {
+  if (op.kind === "recurrence") return originOf(op);
+  return { ...originOf(op), longest: op.longest, piece: op.piece };
+}
+
+/** What a result of a loop becomes when the loop is rebuilt; `index`: its new number there. */
+export function resultOf(
+  build: TensorBuilder,
+  owner: RegionOwner,
+  op: Result,
+  index = op.index,
+): ValueId {
+  if (op.part === "checkpoint") {
+    return build.checkpoint(owner.op, index, pieceOf(op.type.shape[0])!, originOf(op));
+  }
+  return (op.part === "yield" ? owner.yields : owner.carries)[index]!;
 }
 
 /** Every op by id, those inside regions too. */

@@ -55,7 +55,9 @@ function recurrence(rewriter: Rewriter, old: Scan | ScanState | Delta): ValueId 
     span,
   );
   if (op.kind === "scan" && !op.causal) return build.matmul(op.q, owner.carries[0]!, originOf(op));
-  return op.kind === "scan-state" ? owner.carries[0]! : owner.yields[0]!;
+  if (op.kind !== "scan-state") return owner.yields[0]!;
+  if (op.every === null) return owner.carries[0]!;
+  return build.checkpoint(owner.op, 0, op.every, originOf(op));
 }
 
 /** exp(log decay) of the token times the state, along the axis it belongs to. */

@@ -8,6 +8,8 @@ import {
   type ValueId,
   type Write,
   chunkCountDim,
+  pieceDim,
+  pieceOf,
   chunkDim,
   tokenDim,
 } from "./ir.ts";
@@ -103,7 +105,8 @@ export function resultType(
       return of(shape(draft.q)[0]!, ...shape(draft.writes[0]!.v).slice(1));
     case "scan-state": {
       const [{ k, v }] = draft.writes as [Write];
-      return of(shape(k)[1]!, shape(v)[1]!);
+      const state = [shape(k)[1]!, shape(v)[1]!];
+      return of(...(draft.every === null ? state : [pieceDim(draft.every), ...state]));
     }
     case "delta":
       return typeOf(draft.writes[draft.index]!.v);
@@ -111,7 +114,8 @@ export function resultType(
       return given ?? fail("needs a type");
     case "rows": {
       const arg = shape(draft.arg);
-      if (region === "chunks" && arg[0] === chunkCountDim) return of(...arg.slice(1));
+      const isStack = arg[0] === chunkCountDim || pieceOf(arg[0]) !== null;
+      if (region === "chunks" && isStack) return of(...arg.slice(1));
       if (arg[0] !== tokenDim) fail(`${show([arg])} has no token axis`);
       if (region === "chunks") return of(chunkDim, ...arg.slice(1));
       return region === "recurrence" ? of(...arg.slice(1)) : fail("stands outside a region");

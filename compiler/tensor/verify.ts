@@ -22,6 +22,8 @@ import {
   type ValueId,
   binaryFns,
   chunkCountDim,
+  pieceDim,
+  pieceOf,
   chunkDim,
   operands,
   tokenDim,
@@ -53,6 +55,7 @@ type Loop = Recurrence | Chunks;
 interface LoopTypes {
   readonly yields: readonly TensorType[];
   readonly carries: readonly TensorType[];
+  readonly states: readonly TensorType[];
 }
 
 class Checker {
@@ -107,9 +110,13 @@ class Checker {
     }
     // Only what is stacked over tokens or chunks has more axes, and only `rows` reads it.
     const isStacked = op.kind === "result" || op.kind === "input";
-    if (shape.length > (isStacked ? 3 : 2)) fail(`%${id} has rank ${shape.length}`);
+    const most = isStacked || op.kind === "scan-state" ? 3 : 2;
+    if (shape.length > most) fail(`%${id} has rank ${shape.length}`);
     shape.forEach((dim, axis) => {
-      if (!(isStacked && axis === 0 && dim === chunkCountDim)) this.checkDim(dim, region);
+      const isCount = dim === chunkCountDim || pieceOf(dim) !== null;
+      if (!((isStacked || op.kind === "scan-state") && axis === 0 && isCount)) {
+        this.checkDim(dim, region);
+      }
     });
     this.define(id, type);
   }
@@ -198,6 +205,8 @@ class Checker {
     const isPerToken = type.shape[0] === tokenDim;
     if (per === "token" && !isPerToken) fail(`${label} has no token axis`);
     if (per !== "token" && type.shape.includes(tokenDim)) fail(`${label} has a token axis`);
+    const isPerPiece = pieceOf(type.shape[0]) !== null;
+    if ((per === "chunk") !== isPerPiece) fail(`${label} is ${per} and ${show(type.shape)}`);
   }
 
   private checkCausal(op: Causal, region: RegionKind | null): void {
@@ -255,10 +264,12 @@ class Checker {
       fail(`%${op.id}: states, first values and carried values differ in number`);
     }
     const outside = new Set(this.types.keys());
+    const piece = (op.kind === "chunks" && op.piece) || null;
     params.forEach((param, i) => {
       const init = op.inits[i]!;
       const { shape } = param.type;
-      if (init !== null) this.expectShape(op.id, param.name, this.shapeOf(init), shape);
+      const first = piece === null ? shape : [pieceDim(piece), ...shape];
+      if (init !== null) this.expectShape(op.id, param.name, this.shapeOf(init), first);
       for (const dim of shape) this.checkDim(dim, op.kind);
       this.define(param.id, param.type);
     });
@@ -269,7 +280,10 @@ class Checker {
     });
     this.loops.set(op.id, {
       yields: op.yields.map((id) => ({ shape: this.stacked(op, this.shapeOf(id)) })),
-      carries: params.map((param) => param.type),
+      carries: params.map(({ type: { shape } }) => ({
+        shape: piece === null ? shape : [pieceDim(piece), ...shape],
+      })),
+      states: params.map(({ type }) => type),
     });
     for (const id of this.types.keys()) if (!outside.has(id)) this.types.delete(id);
   }
@@ -284,6 +298,12 @@ class Checker {
 
   private checkResult(op: Result): void {
     const loop = this.loops.get(op.of) ?? fail(`%${op.id} is a result of no loop`);
+    if (op.part === "checkpoint") {
+      const [count, ...shape] = op.type.shape;
+      if (!((pieceOf(count) ?? 0) > 0)) fail(`%${op.id}: a checkpoint without pieces`);
+      const state = loop.states[op.index] ?? fail(`%${op.id}: the loop has no state ${op.index}`);
+      return this.expectShape(op.id, "the checkpoint", shape, state.shape);
+    }
     const part = op.part === "yield" ? loop.yields : loop.carries;
     const type = part[op.index] ?? fail(`%${op.id}: the loop has no ${op.part} ${op.index}`);
     this.expectShape(op.id, `the ${op.part}`, op.type.shape, type.shape);

@@ -10,7 +10,7 @@
  * Here sizes become numbers: the chunk length C and, when the target wants smaller tiles, a block of
  * columns that the grid is cut into (an axis nothing folds along; see axis-classes.ts). Both are the
  * target's first choice whose tiles fit its registers. A loop that carries nothing has a grid axis
- * instead: its chunks run side by side. What is stored per chunk ties the kernels of a form together:
+ * instead: its chunks run side by side, as the pieces of a loop that has them do. What is stored per chunk ties the kernels of a form together:
  * they then have one chunk length.
  *
  * Needs: fuse. Guarantees: a verified tile program; the same statements for the same program.
@@ -23,16 +23,18 @@ import {
   type Op,
   type Output,
   type Program,
+  type Result,
   type ValueId,
   operands,
   chunkCountDim,
+  pieceOf,
   tokenDim,
 } from "../tensor/ir.ts";
 import { captured } from "../tensor/rewrite.ts";
 import { axisClasses } from "./axis-classes.ts";
-import type { GridAxis, Kernel, Param, Stmt, TileProgram } from "./ir.ts";
+import type { GridAxis, Kernel, Loop, Param, Stmt, TileProgram } from "./ir.ts";
 import { cutsParam } from "./ir.ts";
-import { type Cut, KernelLowering } from "./lower-kernel.ts";
+import { type Cut, KernelLowering, loopVariable, pieceVariable } from "./lower-kernel.ts";
 import type { Limits } from "./target.ts";
 
 /** A buffer between two kernels of one form. */
@@ -90,7 +92,7 @@ class Lowering {
     const rest = program.outputs.filter((out) => this.isRest(out.value));
     const count = loops.length + (rest.length > 0 ? 1 : 0);
     const nameOf = (i: number) => (count > 1 ? `${options.name}_${i + 1}` : options.name);
-    const isStacked = this.workspaces.some(({ per }) => per === "chunk");
+    const isStacked = this.workspaces.some(isPerChunk);
     const fitted = isStacked ? this.alike(loops, nameOf) : null;
     const kernels = loops.map(
       (loop, i) =>
@@ -101,16 +103,24 @@ class Lowering {
       kernels.push(this.fitted(nameOf(loops.length), null, rest, chunks).kernel);
     }
     const workspaces = this.workspaces.map((work) =>
-      work.per === "chunk" ? { ...work, chunk: fitted!.chunk } : work,
+      isPerChunk(work) ? { ...work, chunk: fitted!.chunk } : work,
     );
     return { program: { name: options.name, kernels }, workspaces };
   }
 
   /** Chunk lengths that all of some loops can have, the target's first choice first. */
   private chunksFor(loops: readonly Chunks[]): readonly number[] {
-    const longest = Math.min(...loops.map((loop) => loop.longest ?? Infinity));
+    const pieces = loops.flatMap((loop) => this.pieceOf(loop) ?? []);
+    const longest = Math.min(...pieces, ...loops.map((loop) => loop.longest ?? Infinity));
+    const divides = (chunk: number) => pieces.every((piece) => piece % chunk === 0);
     const fitting = this.options.limits.chunks.filter((chunk) => chunk <= longest);
-    return fitting.length > 0 ? fitting : [longest];
+    const whole = fitting.filter(divides);
+    // A target's own lengths are powers of two; a piece that none divides is one chunk of all its tokens.
+    return whole.length > 0
+      ? whole
+      : fitting.length > 0 && pieces.length === 0
+        ? fitting
+        : [longest];
   }
 
   /** All loops with the first chunk length at which each of them fits. */
@@ -122,6 +132,16 @@ class Lowering {
     });
     const fits = tried.find(({ registers }) => registers <= this.options.limits.tileRegisters);
     return fits ?? tried.reduce((a, b) => (b.registers < a.registers ? b : a));
+  }
+
+  /** Tokens of the pieces that a loop runs in, or gives the states before. */
+  private pieceOf(loop: Chunks): number | null {
+    const checkpoints = this.program.ops.flatMap((op) =>
+      op.kind === "result" && op.of === loop.id && op.part === "checkpoint"
+        ? [pieceOf(op.type.shape[0])!]
+        : [],
+    );
+    return loop.piece ?? checkpoints[0] ?? null;
   }
 
   /** An output that no loop writes. */
@@ -148,13 +168,15 @@ class Lowering {
         const param = this.param(label, op, shareOf(per), dtype, "H");
         this.written.set(op.id, { buffer: label, param });
       } else if (op.kind === "result" && reads.has(op.id)) {
-        const isPerChunk = op.type.shape[0] === chunkCountDim;
-        const per = isPerChunk ? "chunk" : op.part === "yield" ? "token" : "state";
+        const { shape } = op.type;
+        const isStacked = shape[0] === chunkCountDim || pieceOf(shape[0]) !== null;
+        const per = isStacked ? "chunk" : op.part === "yield" ? "token" : "state";
         const name = `work_${op.name ?? "value"}_${op.id}`;
         const param = this.param(name, op, per, "f32", "H");
         this.written.set(op.id, { buffer: name, param });
         const dims = param.shape.filter((dim): dim is number => dim !== "T");
-        this.workspaces.push({ name, per, dims });
+        const { chunk } = param;
+        this.workspaces.push({ name, per, dims, ...(chunk !== undefined && { chunk }) });
       }
     }
   }
@@ -171,9 +193,11 @@ class Lowering {
     dtype: Param["dtype"],
     heads: string,
   ): Param {
-    const own = op.type.shape.filter((dim) => dim !== chunkCountDim);
+    const piece = pieceOf(op.type.shape[0]);
+    const own = op.type.shape.filter((dim) => dim !== chunkCountDim && pieceOf(dim) === null);
     const shape = own.map((dim) => (dim === tokenDim ? "T" : this.sizeOf(dim)));
-    return { name, access: "read", per, dtype, shape, heads };
+    const param: Param = { name, access: "read", per, dtype, shape, heads };
+    return piece === null ? param : { ...param, chunk: piece };
   }
 
   private sizeOf = (dim: Dim): number => {
@@ -215,7 +239,8 @@ class Lowering {
     const params = loop?.region.params ?? [];
     const cut = this.cut(loop, rest, chunk, block);
     const used = new Map<string, Param>();
-    const chunked = ({ per }: Param) => (per === "chunk" ? { chunk } : {});
+    const chunked = (param: Param) =>
+      param.per === "chunk" ? { chunk: param.chunk ?? chunk } : {};
     const bufferOf = (value: ValueId): string | null => {
       const at = this.written.get(value);
       if (!at || this.isMadeBy(value, loop)) return null;
@@ -240,7 +265,7 @@ class Lowering {
       const results = this.program.ops.filter((op) => op.kind === "result" && op.of === loop.id);
       for (const id of [...loop.yields, ...loop.carries]) lowering.use(id);
       params.forEach((param, i) => lowering.openState(param, loop.inits[i]!));
-      const stored = (part: "yield" | "carry") =>
+      const stored = (part: Result["part"]) =>
         results.flatMap((op) => {
           const at = this.written.get(op.id);
           if (op.kind !== "result" || op.part !== part || !at) return [];
@@ -252,6 +277,9 @@ class Lowering {
         lowering.store("body", loop.yields[op.index]!, write(param));
       }
       lowering.updateStates(params, loop.carries);
+      for (const { op, param } of stored("checkpoint")) {
+        lowering.store("piece", params[op.index]!.id, write(param));
+      }
       for (const { op, param } of stored("carry")) {
         lowering.store("epilogue", params[op.index]!.id, write(param));
       }
@@ -263,23 +291,25 @@ class Lowering {
       lowering.store("prologue", out.value, write(param));
     }
     const isParallel = loop !== null && params.length === 0;
+    const piece = loop && this.pieceOf(loop);
     const grid: GridAxis[] = [];
-    if (isParallel) grid.push({ name: "t", extent: "T", step: chunk });
+    if (isParallel) grid.push({ name: loopVariable, extent: "T", step: chunk });
+    else if (loop?.piece) grid.push({ name: pieceVariable, extent: "T", step: loop.piece });
     if (cut.extent > 0) grid.push({ name: cut.variable, extent: cut.extent, step: cut.block });
     const inner = lowering.statements("body");
-    const loopStmt: Stmt[] = isParallel
-      ? [...inner]
-      : [
-          {
-            kind: "loop",
-            variable: "t",
-            extent: "T",
-            step: chunk,
-            reverse: loop?.reverse ?? false,
-            body: inner,
-            note: null,
-          },
-        ];
+    const over = (variable: string, step: number, body: readonly Stmt[]): Loop => {
+      const reverse = loop?.reverse ?? false;
+      return { kind: "loop", variable, extent: "T", step, within: null, reverse, body, note: null };
+    };
+    const chunkLoop: Loop = {
+      ...over(loopVariable, chunk, inner),
+      within: piece === null ? null : { base: pieceVariable, length: piece },
+    };
+    const loopStmt: readonly Stmt[] = isParallel
+      ? inner
+      : piece === null || loop!.piece !== null
+        ? [chunkLoop]
+        : [over(pieceVariable, piece, [...lowering.statements("piece"), chunkLoop])];
     return {
       name,
       params: [
@@ -377,8 +407,13 @@ class Lowering {
 }
 
 /** How a kernel writes an output: what heads or all share, it writes its share of. */
-function shareOf(per: Output["per"]): "token" | "state" {
-  return per === "token" ? "token" : "state";
+function shareOf(per: Output["per"]): Param["per"] {
+  return per === "token" || per === "chunk" ? per : "state";
+}
+
+/** Is there one part for each chunk, however long chunks are? */
+function isPerChunk({ per, chunk }: Workspace): boolean {
+  return per === "chunk" && chunk === undefined;
 }
 
 /** Registers a thread needs for the kernel's tiles. */

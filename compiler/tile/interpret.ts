@@ -43,7 +43,8 @@ function runAxes(
 ): void {
   const axis = kernel.grid[depth];
   if (!axis) {
-    new Point(kernel, buffers, sizes, point, variables).run(kernel.body);
+    const one = new Point(kernel, buffers, sizes, point, variables);
+    if (!one.isBeyondSequence) one.run(kernel.body);
     return;
   }
   const extent = axis.extent === "T" ? sizes["T"]! : axis.extent;
@@ -85,6 +86,13 @@ class Point {
     this.variables = variables;
     this.data = kernel.storages.map(({ shape }) =>
       new Float64Array(shape.reduce((product, n) => product * n, 1)).fill(NaN),
+    );
+  }
+
+  /** Does a grid axis over tokens stand behind this sequence's own? */
+  get isBeyondSequence(): boolean {
+    return this.kernel.grid.some(
+      ({ name, extent }) => extent === "T" && this.variables.get(name)! >= this.tokens,
     );
   }
 
@@ -222,9 +230,12 @@ class Point {
   }
 
   private loop(stmt: Stmt & { kind: "loop" }): void {
-    const extent = stmt.extent === "T" ? this.tokens : stmt.extent;
+    const { within } = stmt;
+    const whole = stmt.extent === "T" ? this.tokens : stmt.extent;
+    const first = within === null ? 0 : this.variables.get(within.base)!;
+    const extent = within === null ? whole : Math.min(whole, first + within.length);
     const starts: number[] = [];
-    for (let at = 0; at < extent; at += stmt.step) starts.push(at);
+    for (let at = first; at < extent; at += stmt.step) starts.push(at);
     for (const at of stmt.reverse ? starts.reverse() : starts) {
       this.variables.set(stmt.variable, at);
       this.run(stmt.body);

@@ -16,7 +16,7 @@
  *             A kernel with a param `cu_seqlens` also serves packed sequences: where the run-time scalar
  *             `packed` is 1, batch b is the sequence of tokens cu_seqlens[b] to cu_seqlens[b + 1] of
  *             one token axis, and T is all of them together; T below means the sequence's own length,
- *             but for grid axes. Its first chunk is number cu_seqlens[b] / chunk + b of [N, H, ...].
+ *             but for grid axes, whose points behind it do nothing. Its first chunk is number cu_seqlens[b] / chunk + b of [N, H, ...].
  *             `heads` divides H; head h reads head h / (H / heads) (grouped heads).
  *   storage = a scalar, vector or tile of f32 (or narrower), owned by the grid point:
  *               register  a tile spread over the threads; a scalar that every thread has
@@ -61,7 +61,7 @@ export interface Param {
   /** The buffer's name: an input, an output or a workspace of the form. */
   readonly name: string;
   readonly access: "read" | "write";
-  readonly per: Per | "chunk";
+  readonly per: Per;
   /** Tokens of a chunk, for what is stored per chunk. */
   readonly chunk?: number;
   /** "i32" for `cu_seqlens` only. */
@@ -229,13 +229,16 @@ export interface RotateHalfStmt extends StmtBase {
 }
 /**
  * for (var = 0; var < extent; var += step), backwards when `reverse` (starting at the last multiple
- * of step below the extent). Loops over a number are meant to be unrolled.
+ * of step below the extent). Loops over a number are meant to be unrolled. With `within` the loop runs
+ * over its part of the extent only: `length` (a multiple of step) from where a grid axis or an outer
+ * loop stands.
  */
 export interface Loop extends StmtBase {
   readonly kind: "loop";
   readonly variable: string;
   readonly extent: number | "T";
   readonly step: number;
+  readonly within: { readonly base: string; readonly length: number } | null;
   readonly reverse: boolean;
   readonly body: readonly Stmt[];
 }

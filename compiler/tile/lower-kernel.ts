@@ -46,8 +46,8 @@ export interface KernelSource {
   readonly cut: Cut;
 }
 
-/** What a statement list is for: once, for each chunk, or after the loop. */
-type Phase = "prologue" | "body" | "epilogue";
+/** What a statement list is for: once, before each piece, for each chunk, or after the loop. */
+type Phase = "prologue" | "piece" | "body" | "epilogue";
 
 interface Cell {
   readonly storage: Storage;
@@ -55,17 +55,24 @@ interface Cell {
   padding: Padding[];
 }
 
-const loopVariable = "t";
+/** The first token of the chunk, and of the piece that it belongs to. */
+export const loopVariable = "t";
+export const pieceVariable = "piece";
 
 export class KernelLowering {
   readonly storages: Storage[] = [];
-  private readonly phases: Record<Phase, Stmt[]> = { prologue: [], body: [], epilogue: [] };
+  private readonly phases: Record<Phase, Stmt[]> = {
+    prologue: [],
+    piece: [],
+    body: [],
+    epilogue: [],
+  };
   private readonly cells = new Map<ValueId, Cell>();
   /** Copies with their padding filled, by value, axes and filling. */
   private readonly masked = new Map<string, Cell>();
   private readonly uses = new Map<ValueId, number>();
   private readonly isVarying = new Map<ValueId, boolean>();
-  private readonly names = new Set<string>([loopVariable]);
+  private readonly names = new Set<string>([loopVariable, pieceVariable]);
   private readonly source: KernelSource;
 
   constructor(source: KernelSource) {
@@ -127,7 +134,7 @@ export class KernelLowering {
     this.emit(phase, this.noteOf(value), {
       kind: "store",
       src: storage.id,
-      view: this.viewOf(value, buffer),
+      view: this.viewOf(value, buffer, phase),
     });
   }
 
@@ -202,7 +209,7 @@ export class KernelLowering {
     const op = this.op(id);
     const buffer = this.source.bufferOf(op.kind === "rows" ? op.arg : id);
     if (buffer !== null) {
-      this.emit(phase, note, { kind: "load", dst, view: this.viewOf(id, buffer) });
+      this.emit(phase, note, { kind: "load", dst, view: this.viewOf(id, buffer, phase) });
       return op.type.shape.map(() => "zero");
     }
     switch (op.kind) {
@@ -724,10 +731,11 @@ export class KernelLowering {
     return { kind: "index", axis: place, start, global };
   }
 
-  private viewOf(id: ValueId, param: string): View {
+  private viewOf(id: ValueId, param: string, phase: Phase): View {
     const none: Index = { base: null, offset: 0 };
     const rank = this.rank(id);
-    const token: Index = { base: loopVariable, offset: 0 };
+    // Of what is stored per piece a chunk gives the number as well as the piece's first token does.
+    const token: Index = { base: phase === "body" ? loopVariable : pieceVariable, offset: 0 };
     return {
       param,
       ...(this.source.isPerChunk(param) && { token }),

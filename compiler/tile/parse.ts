@@ -205,13 +205,20 @@ class TileParser {
       }
       case "loop": {
         const { name: variable, extent, step } = this.gridAxis();
+        const within = reader.accept("within") ? this.piece() : null;
         const reverse = reader.accept("reverse");
         reader.expect("{");
-        return { kind, variable, extent, step, reverse, body: this.body(), note };
+        return { kind, variable, extent, step, within, reverse, body: this.body(), note };
       }
       default:
         return reader.fail(`there is no statement \`${kind}\``);
     }
+  }
+
+  private piece(): { readonly base: string; readonly length: number } {
+    const base = this.reader.next();
+    this.reader.expect(":");
+    return { base, length: this.reader.number() };
   }
 
   private turned(): boolean {

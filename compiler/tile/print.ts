@@ -69,7 +69,9 @@ function printBody(body: readonly Stmt[], nameOf: NameOf, writer: TextWriter): v
     note = stmt.note;
     if (stmt.kind === "loop") {
       const direction = stmt.reverse ? " reverse" : "";
-      const head = `loop ${stmt.variable} below ${stmt.extent} step ${stmt.step}${direction} {`;
+      const { within } = stmt;
+      const part = within === null ? "" : ` within ${within.base}:${within.length}`;
+      const head = `loop ${stmt.variable} below ${stmt.extent} step ${stmt.step}${part}${direction} {`;
       writer.block(head + fresh, () => printBody(stmt.body, nameOf, writer));
     } else {
       writer.line(stmtText(stmt, nameOf) + fresh);

@@ -103,9 +103,15 @@ class Checker {
   }
 
   private checkLoop(loop: Loop, variables: Variables): void {
-    const { variable, extent, step } = loop;
+    const { variable, extent, step, within } = loop;
     if (variables.has(variable)) throw new Problem(`${variable} is shadowed`);
     checkRange({ name: variable, extent, step });
+    if (within !== null) {
+      if (!variables.has(within.base)) throw new Problem(`there is no variable ${within.base}`);
+      if (within.length % step !== 0) {
+        throw new Problem(`a part of ${within.length} is no multiple of the step ${step}`);
+      }
+    }
     const last = lastOf({ name: variable, extent, step });
     this.checkBody(loop.body, new Map([...variables, [variable, last]]));
   }

@@ -24,6 +24,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "compile",
       "reference",
       "backward",
+      "cache-states",
       "json",
     ],
     "bench",
@@ -35,6 +36,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const compiled = await compileFile(source, args, await targetsFor([name]), {
     dims: { K: 64, V: 64, ...data.dims },
     backward: args.flag("backward"),
+    cacheStates: args.cacheStates(),
   });
   const formName = args.flag("backward") ? "backward" : "forward";
   const { inputs, sizes } = data.complete(compiled);

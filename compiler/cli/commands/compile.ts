@@ -12,7 +12,7 @@ import { compileFile, readSource, say, writeWhole } from "../files.ts";
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
     argv,
-    ["entry", "target", "emit", "dim", "dtype", "devices", "out"],
+    ["entry", "target", "emit", "dim", "dtype", "devices", "cache-states", "out"],
     "compile",
   );
   if (args.text("emit") !== null) throw new UserError("--emit: packages are not generated yet");
@@ -20,6 +20,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const started = performance.now();
   const compiled = await compileFile(source, args, await chosenTargets(args.text("target")), {
     backward: true,
+    cacheStates: args.cacheStates(),
   });
   const ranks = args.integer("devices", 1, 1);
   const plans = [...new Set([1, ranks])].map((n) => ringPlan(compiled.manifest, n));

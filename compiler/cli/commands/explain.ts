@@ -1,5 +1,5 @@
 /** laspc explain: what was derived and what it costs; or a diagnostic's page. */
-import type { Manifest, TensorSpec } from "../../../runtime/plan.ts";
+import type { FormSpec, KernelSpec, Manifest, TensorSpec } from "../../../runtime/plan.ts";
 import { elementBytes, elementsOf } from "../../../runtime/dtype.ts";
 import { wgslTarget } from "../../../codegen/wgsl/target.ts";
 import { pageOf } from "../../support/catalogue.ts";
@@ -13,7 +13,7 @@ import { Arguments, UserError } from "../arguments.ts";
 import { compileFile, readSource } from "../files.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
-  const args = new Arguments(argv, ["entry", "dim", "dtype"], "explain");
+  const args = new Arguments(argv, ["entry", "dim", "dtype", "cache-states"], "explain");
   const subject = args.file("explain");
   if (!subject.endsWith(".lasp")) {
     const page = pageOf(subject);
@@ -25,7 +25,9 @@ export async function run(argv: readonly string[]): Promise<number> {
   const source = await readSource(subject);
   const dims = args.dims();
   const tokens = dims["T"] ?? null;
-  const compiled = await compileFile(source, args, [wgslTarget], { backward: true });
+  const compileWith = (cacheStates: number | null) =>
+    compileFile(source, args, [wgslTarget], { backward: true, cacheStates });
+  const compiled = await compileWith(null);
   const line = (text = "") => process.stdout.write(`${text}\n`);
   const { manifest } = compiled;
   line(`${manifest.name}, from ${manifest.source}`);
@@ -43,17 +45,12 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   line();
   line("kernels, and the bytes each moves for a token and head when every tensor passes once");
-  const target = explainedTarget(compiled.manifest);
-  for (const { form, kernels, workspaces } of target?.forms ?? []) {
+  for (const { form, kernels, workspaces } of explainedForms(manifest)) {
     const spec = manifest.forms.find(({ name }) => name === form)!;
-    const known = [...spec.inputs, ...spec.outputs, ...workspaces];
-    for (const { entry, buffers } of kernels) {
-      const names = buffers.flatMap(({ name, parts }) => parts ?? [name]);
-      const moved = known.filter(({ name }) => names.includes(name));
-      const bytes = moved.reduce((sum, tensor) => sum + bytesPerToken(tensor), 0);
-      line(
-        `  ${entry}: ${Math.round(bytes * 10) / 10} bytes (${moved.map(({ name }) => name).join(", ")})`,
-      );
+    for (const kernel of kernels) {
+      const moved = movedBy(kernel, spec, workspaces);
+      const names = moved.map(({ name }) => name).join(", ");
+      line(`  ${kernel.entry}: ${rounded(bytesOf(moved))} bytes (${names})`);
     }
     for (const work of workspaces) {
       line(
@@ -61,7 +58,47 @@ export async function run(argv: readonly string[]): Promise<number> {
       );
     }
   }
+  if (manifest.states.some(({ causal }) => causal)) {
+    line();
+    line("what the forward keeps for the backward (--cache-states), for a token and head");
+    const chosen = args.cacheStates() ?? 256;
+    for (const every of [...new Set([null, 64, chosen, 4 * chosen])]) {
+      line(`  ${cacheLine(every, (await compileWith(every)).manifest)}`);
+    }
+  }
   return 0;
+}
+
+/** Memory and time of keeping states every so many tokens. */
+function cacheLine(every: number | null, manifest: Manifest): string {
+  const spec = (form: string) => manifest.forms.find(({ name }) => name === form)!;
+  const kept = bytesOf(spec("forward").outputs.filter(({ per }) => per === "chunk"));
+  const moved = explainedForms(manifest)
+    .filter(({ form }) => form === "forward" || form === "backward")
+    .flatMap(({ form, kernels, workspaces }) =>
+      kernels.flatMap((kernel) => movedBy(kernel, spec(form), workspaces)),
+    );
+  const choice = every === null ? "none" : `every=${every}`;
+  const sweep =
+    every === null
+      ? "the backward's first sweep walks the whole sequence"
+      : `pieces of ${every} tokens of it run side by side`;
+  return `${choice}: ${rounded(kept)} bytes kept, ${rounded(bytesOf(moved))} moved forwards and backwards; ${sweep}`;
+}
+
+/** The tensors that a kernel reads and writes. */
+function movedBy({ buffers }: KernelSpec, form: FormSpec, workspaces: readonly TensorSpec[]) {
+  const names = buffers.flatMap(({ name, parts }) => parts ?? [name]);
+  const known = [...form.inputs, ...form.outputs, ...workspaces];
+  return known.filter(({ name }) => names.includes(name));
+}
+
+function bytesOf(tensors: readonly TensorSpec[]): number {
+  return tensors.reduce((sum, tensor) => sum + bytesPerToken(tensor), 0);
+}
+
+function rounded(bytes: number): number {
+  return Math.round(bytes * 10) / 10;
 }
 
 /** The chunk algorithm of a state's transition, its flops, and what crosses devices. */
@@ -104,8 +141,8 @@ function stateLines(state: State, manifest: Manifest): string[] {
 }
 
 /** The kernels that are explained: those of the target that needs nothing installed. */
-function explainedTarget(manifest: Manifest) {
-  return manifest.targets.find(({ target }) => target === "wgsl");
+function explainedForms(manifest: Manifest) {
+  return manifest.targets.find(({ target }) => target === "wgsl")?.forms ?? [];
 }
 
 /** Bytes of a tensor for each token and head; what a state or a number costs is spread over none. */

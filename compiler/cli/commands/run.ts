@@ -31,6 +31,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "json",
       "check-inputs",
       "backward",
+      "cache-states",
       "steps",
       "cu-seqlens",
     ],
@@ -47,6 +48,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const compiled = await compileFile(source, args, await targetsFor(names), {
     dims: data.dims,
     backward,
+    cacheStates: args.cacheStates(),
   });
   const { manifest } = compiled;
   const { inputs, sizes } = data.complete(compiled);

@@ -13,7 +13,11 @@ const lengths = [0, 1, 63, 64, 65, 200];
 const rankCounts = [1, 2, 3, 5];
 
 export async function run(argv: readonly string[]): Promise<number> {
-  const args = new Arguments(argv, ["entry", "device", "dim", "dtype", "seed", "json"], "verify");
+  const args = new Arguments(
+    argv,
+    ["entry", "device", "dim", "dtype", "seed", "cache-states", "json"],
+    "verify",
+  );
   const source = await readSource(args.file("verify"));
   const named = args.text("device")?.split(",") ?? ["reference", "cpu", "webgpu", "cuda"];
   const rows: object[] = [];
@@ -41,6 +45,7 @@ async function verifyDevice(
   const compiled = await compileFile(source, args, await targetsFor([name]), {
     dims: data.dims,
     backward: true,
+    cacheStates: args.cacheStates(),
   });
   const { manifest } = compiled;
   const device = await openDevice(name, compiled, { threads: null, poison: true });

@@ -33,6 +33,7 @@ import {
   type Op,
   type Program,
   type Reduce,
+  type Result,
   type Scan,
   type ScanState,
   type ValueId,
@@ -83,7 +84,7 @@ class Chunker {
     const sums = tokenSums(this.program);
     for (const op of this.program.ops) {
       if (op.kind === "scan") rewriter.set(op.id, this.scan(op));
-      else if (op.kind === "scan-state") rewriter.set(op.id, this.finalState(op));
+      else if (op.kind === "scan-state") rewriter.set(op.id, this.state(op));
       else if (op.kind === "delta") rewriter.set(op.id, this.delta(op));
       else if (sums.has(op)) rewriter.set(op.id, this.tokenSum(op as Reduce));
       else rewriter.copy(op);
@@ -97,6 +98,14 @@ class Chunker {
     const owner = this.loop(op, (body) => [body.read(get(op.q), op)]);
     this.finals.set(this.key(op), owner.carries[0]!);
     return owner.yields[0]!;
+  }
+
+  private state(op: ScanState): ValueId {
+    const { build } = this.rewriter;
+    const final = this.finalState(op);
+    if (op.every === null) return final;
+    const of = (build.opOf(final) as Result).of;
+    return build.checkpoint(of, 0, op.every, originOf(op));
   }
 
   private finalState(op: Scan | ScanState): ValueId {

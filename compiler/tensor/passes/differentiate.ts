@@ -14,7 +14,7 @@
  * tokens share gather their cotangents in a carried sum, so that gradients of constant decays, biases and
  * weights come out of the same loop.
  *
- * Inputs of the result: those of the program, and `d_<output>` for each of its outputs. Outputs:
+ * Inputs of the result: those of the program, `d_<output>` for each of its outputs, and what it kept. Outputs:
  * `d_<input>` for each input, summed over what the input is shared by (batch, heads) by whoever runs it.
  *
  * Works on loops (after fuse) for kernels, and on recurrences (`tokens.ts`) for the reference.
@@ -35,8 +35,9 @@ import {
   type ValueId,
   mapOperands,
   operands,
+  pieceOf,
 } from "../ir.ts";
-import { Rewriter, captured, indexOps, loopOriginOf, originOf } from "../rewrite.ts";
+import { Rewriter, captured, indexOps, loopOriginOf, originOf, resultOf } from "../rewrite.ts";
 import { simplify } from "./simplify.ts";
 
 export const differentiate: Pass<Program> = {
@@ -47,6 +48,16 @@ export const differentiate: Pass<Program> = {
 
 type Loop = Recurrence | Chunks;
 
+/** States that the forward keeps are no results of the attention: they have no gradient. */
+function isCache({ per }: Output): boolean {
+  return per === "chunk";
+}
+
+function readsOf(op: Op): readonly ValueId[] {
+  const isLoop = op.kind === "recurrence" || op.kind === "chunks";
+  return isLoop ? [...operands(op), ...captured(op.region)] : operands(op);
+}
+
 class Differentiator {
   private readonly rewriter: Rewriter;
   private readonly index: ReadonlyMap<ValueId, Op>;
@@ -55,6 +66,8 @@ class Differentiator {
   private readonly cotangents = new Map<ValueId, ValueId>();
   /** The copied loops, with the states before each step as further yields. */
   private readonly sweeps = new Map<ValueId, RegionOwner>();
+  /** What the forward kept for its gradient, as inputs. */
+  private readonly caches = new Map<ValueId, ValueId>();
   private readonly program: Program;
 
   constructor(program: Program) {
@@ -66,8 +79,11 @@ class Differentiator {
 
   run(): Program {
     const { program, rewriter } = this;
+    for (const out of program.outputs) if (isCache(out)) this.cacheInput(out);
     for (const op of program.ops) this.copy(op);
-    for (const out of program.outputs) this.add(out.value, this.cotangentInput(out));
+    for (const out of program.outputs) {
+      if (!isCache(out)) this.add(out.value, this.cotangentInput(out));
+    }
     const context = this.context(this.rewriter.get, (id, value) => this.add(id, value));
     for (const op of [...program.ops].reverse()) {
       if (op.kind === "recurrence" || op.kind === "chunks") this.adjointLoop(op);
@@ -101,11 +117,17 @@ class Differentiator {
     return { label: name, value, dtype, per };
   }
 
+  private cacheInput({ label, value, dtype }: Output): void {
+    const { build } = this.rewriter;
+    const { type } = this.index.get(value)!;
+    const draft = { kind: "input", label, per: "chunk", dtype, range: null } as const;
+    this.caches.set(value, build.add(draft, { name: label }, type));
+  }
+
   private cotangentInput({ label, value, dtype, per }: Output): ValueId {
-    const { build, get } = this.rewriter;
     const name = `d_${label}`;
     const draft = { kind: "input", label: name, per, dtype, range: null } as const;
-    return build.add(draft, { name }, build.typeOf(get(value)));
+    return this.rewriter.build.add(draft, { name }, this.index.get(value)!.type);
   }
 
   private add(id: ValueId, cotangent: ValueId): void {
@@ -120,28 +142,52 @@ class Differentiator {
   private copy(op: Op): void {
     const { rewriter } = this;
     if (op.kind === "recurrence" || op.kind === "chunks") return this.sweep(op);
+    // A checkpoint is what the forward kept: an input by now.
+    if (op.kind === "result" && op.part === "checkpoint") return;
     const owner = op.kind === "result" ? this.sweeps.get(op.of) : undefined;
-    if (op.kind === "result" && owner) {
-      rewriter.set(op.id, (op.part === "yield" ? owner.yields : owner.carries)[op.index]!);
-    } else rewriter.copy(op);
+    if (op.kind === "result" && owner) rewriter.set(op.id, resultOf(rewriter.build, owner, op));
+    else rewriter.copy(op);
   }
 
-  /** The loop as it is, with its states before each step as further yields. */
+  /** The states that the forward kept of a loop: the inputs they are now, and every how many tokens. */
+  private kept(op: Loop): { inits: ValueId[]; piece: number } | null {
+    if (op.kind === "recurrence") return null;
+    const results = this.program.ops.filter((other) => other.kind === "result");
+    const mine = results.filter(({ of }) => of === op.id);
+    const reads = new Set(this.program.ops.flatMap((other) => readsOf(other)));
+    // Pieces have no last state of the whole sequence.
+    if (mine.some(({ part, id }) => part === "carry" && reads.has(id))) return null;
+    const inits = op.region.params.map((_, i) => {
+      const found = mine.find(({ part, index }) => part === "checkpoint" && index === i);
+      return found && this.caches.get(found.id);
+    });
+    const [first] = inits;
+    if (first === undefined || inits.some((init) => init === undefined)) return null;
+    const piece = pieceOf(this.rewriter.build.shapeOf(first)[0])!;
+    return { inits: inits as ValueId[], piece };
+  }
+
+  /**
+   * The loop as it is, with its states before each step as further yields. Where the forward kept states,
+   * the pieces between them run side by side.
+   */
   private sweep(op: Loop): void {
     const { rewriter } = this;
     const { build, get } = rewriter;
     const { params, ops } = op.region;
+    const kept = this.kept(op);
     const states = params.map((param, i) => ({
       name: param.name,
       type: param.type,
-      init: op.inits[i] === null ? null : get(op.inits[i]!),
+      init: kept ? kept.inits[i]! : op.inits[i] === null ? null : get(op.inits[i]!),
     }));
+    const origin = { ...loopOriginOf(op), ...(kept && { piece: kept.piece }) };
     const body = (values: readonly ValueId[]) => {
       params.forEach((param, i) => rewriter.set(param.id, values[i]!));
       for (const inner of ops) rewriter.copy(inner);
       return { carries: op.carries.map(get), yields: [...op.yields.map(get), ...values] };
     };
-    this.sweeps.set(op.id, build.region(op.kind, states, op.reverse, body, loopOriginOf(op)));
+    this.sweeps.set(op.id, build.region(op.kind, states, op.reverse, body, origin));
   }
 
   // --- backwards ----------------------------------------------------------------------------
@@ -367,8 +413,7 @@ function sunk(program: Program): Program {
     const owner = build.region("chunks", states, op.reverse, body, loopOriginOf(op));
     for (const result of program.ops) {
       if (result.kind !== "result" || result.of !== op.id) continue;
-      const part = result.part === "yield" ? owner.yields : owner.carries;
-      rewriter.set(result.id, part[result.index]!);
+      rewriter.set(result.id, resultOf(build, owner, result));
     }
     rewriter.set(op.id, owner.op);
   }

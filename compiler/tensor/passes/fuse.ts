@@ -32,7 +32,7 @@ import {
   operands,
   tokenDim,
 } from "../ir.ts";
-import { Rewriter, captured, indexOps, originOf } from "../rewrite.ts";
+import { Rewriter, captured, indexOps, originOf, resultOf } from "../rewrite.ts";
 import { simplify } from "./simplify.ts";
 
 export const fuse: Pass<Program> = {
@@ -53,10 +53,17 @@ type Stages = ReadonlyMap<ValueId, number>;
 
 function stagesOf(program: Program): Stages {
   const stages = new Map<ValueId, number>();
+  /** Loops of one stage run in the same pieces. */
+  const pieces = new Map<number, number | null>();
   for (const op of program.ops) {
     const reads = op.kind === "chunks" ? [...operands(op), ...captured(op.region)] : operands(op);
     let start = Math.max(0, ...reads.map((id) => stages.get(id)!));
-    if (op.kind === "chunks" && (start % 2 === 1) !== op.reverse) start++;
+    if (op.kind === "chunks") {
+      const fits = () =>
+        (start % 2 === 1) === op.reverse && (pieces.get(start) ?? op.piece) === op.piece;
+      while (!fits()) start++;
+      pieces.set(start, op.piece);
+    }
     const ended = op.kind === "result" && op.part === "carry" ? 1 : 0;
     stages.set(op.id, start + ended);
   }
@@ -131,7 +138,10 @@ class Fuser {
       init: inits[i] === null ? null : get(inits[i]!),
     }));
     const longest = loops.flatMap((loop) => (loop.longest === null ? [] : [loop.longest]));
-    const origin = { longest: longest.length > 0 ? Math.min(...longest) : null };
+    const origin = {
+      longest: longest.length > 0 ? Math.min(...longest) : null,
+      piece: loops[0]?.piece ?? null,
+    };
     const inside = (values: readonly ValueId[]) => {
       params.forEach((param, i) => this.rewriter.set(param.id, values[i]!));
       const body = new Body(this.rewriter, this.index, loops);
@@ -143,13 +153,13 @@ class Fuser {
     };
     const owner = build.region("chunks", states, reverse, inside, origin);
     wanted.forEach((op, i) => this.rewriter.set(op.id, owner.yields[i]!));
-    let next = 0;
+    let first = 0;
     for (const loop of loops) {
-      const carries = loop.carries.map(() => owner.carries[next++]!);
       for (const op of this.program.ops) {
-        if (op.kind !== "result" || op.of !== loop.id || op.part !== "carry") continue;
-        this.rewriter.set(op.id, carries[op.index]!);
+        if (op.kind !== "result" || op.of !== loop.id || op.part === "yield") continue;
+        this.rewriter.set(op.id, resultOf(build, owner, op, first + op.index));
       }
+      first += loop.carries.length;
     }
     const outputs = this.program.outputs;
     const names = wanted

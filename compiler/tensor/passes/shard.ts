@@ -33,7 +33,9 @@ import {
   tokenDim,
 } from "../ir.ts";
 import { noSpan } from "../../support/span.ts";
-import { Rewriter, originOf } from "../rewrite.ts";
+import { Report } from "../../support/pass.ts";
+import { Rewriter, captured, originOf } from "../rewrite.ts";
+import { simplify } from "./simplify.ts";
 
 /** A recurrent state of the attention, as callers and schedules see it. */
 export interface State {
@@ -50,7 +52,7 @@ export interface State {
 }
 
 export interface Form {
-  readonly name: "forward" | "summary" | "fold" | "output" | "step" | "backward";
+  readonly name: "forward" | "summary" | "fold" | "output" | "step" | "backward" | "summary_bwd";
   readonly program: Program;
 }
 
@@ -62,13 +64,14 @@ export interface Sharded {
 export const shardName = "shard";
 export const shardSummary = "derive the forms that ranges of the sequence are computed with";
 
-export function shard(program: Program): Sharded {
+/** `cacheEvery`: the forward also gives the states before each piece of so many tokens, for its gradient. */
+export function shard(program: Program, cacheEvery: number | null = null): Sharded {
   const scans = new Map<string, Scan>();
   for (const op of program.ops) {
     if (op.kind === "scan" && !scans.has(op.state)) scans.set(op.state, op);
   }
   const states = [...scans.values()].map((scan) => stateOf(program, scan));
-  const forms: Form[] = [{ name: "forward", program: forward(program, scans, states) }];
+  const forms: Form[] = [{ name: "forward", program: forward(program, scans, states, null) }];
   // A dense transition goes down a chain as it is: the next range starts from the last one's state.
   if (scans.size > 0 && !states.some((state) => state.dense)) {
     forms.push({ name: "summary", program: summary(program, scans, states) });
@@ -81,6 +84,9 @@ export function shard(program: Program): Sharded {
   }
   if (states.some((state) => !state.causal)) {
     forms.push({ name: "output", program: output(program, states) });
+  }
+  if (cacheEvery !== null) {
+    forms[0] = { name: "forward", program: forward(program, scans, states, cacheEvery) };
   }
   return { states, forms };
 }
@@ -124,6 +130,7 @@ function forward(
   program: Program,
   scans: ReadonlyMap<string, Scan>,
   states: readonly State[],
+  cacheEvery: number | null,
 ): Program {
   const rewriter = new Rewriter(program);
   const { build, get } = rewriter;
@@ -140,8 +147,14 @@ function forward(
   const finals = states.map(({ name }) =>
     stateOutput(`final_${name}`, finalState(rewriter, scans.get(name)!, initials.get(name)!)),
   );
+  const caches = states.flatMap(({ name, causal }): Output[] => {
+    // Without a mask every token reads the last state: there is nothing on the way to it to keep.
+    if (cacheEvery === null || !causal) return [];
+    const value = finalState(rewriter, scans.get(name)!, initials.get(name)!, cacheEvery);
+    return [{ label: `cache_${name}`, value, dtype: "f32", per: "chunk" }];
+  });
   const copied = program.outputs.map((out) => ({ ...out, value: get(out.value) }));
-  return prune(build.finish([...copied, ...finals]), false);
+  return prune(build.finish([...copied, ...finals, ...caches]), false);
 }
 
 /** Copies a scan with a first state; one program may hold several scans of one state. */
@@ -150,11 +163,17 @@ function copyScan(rewriter: Rewriter, op: Scan | Delta, initial: ValueId): void 
   rewriter.set(op.id, rewriter.build.add({ ...draft, initial }, { name, span }));
 }
 
-function finalState(rewriter: Rewriter, scan: Scan, initial: ValueId | null): ValueId {
+/** The state after the last token, or (`every`) those before each piece of so many tokens. */
+function finalState(
+  rewriter: Rewriter,
+  scan: Scan,
+  initial: ValueId | null,
+  every: number | null = null,
+): ValueId {
   const { state, axis, reverse } = scan;
   const { writes, logDecay } = rewriter.mapped(scan);
   return rewriter.build.add(
-    { kind: "scan-state", state, writes, logDecay, initial, axis, reverse },
+    { kind: "scan-state", state, writes, logDecay, initial, axis, reverse, every },
     { name: state, span: scan.span },
   );
 }
@@ -224,14 +243,38 @@ function output(program: Program, states: readonly State[]): Program {
   return prune(build.finish(copied), true);
 }
 
+/**
+ * Of the gradients, what a range adds to the cotangent of its first state: `d_summary_S`, the gradient
+ * `d_initial_S` for a last state that nothing reads. With it ranges compose backwards as summaries do
+ * forwards (`fold`, from the last range to the first), and `backward` is what is left to run then.
+ */
+export function summaryOfGradient(gradient: Program, states: readonly State[]): Program {
+  const rewriter = new Rewriter(gradient);
+  const { build, get } = rewriter;
+  const finals = new Set(states.map(({ name }) => `d_final_${name}`));
+  for (const op of gradient.ops) {
+    if (op.kind !== "input" || !finals.has(op.label)) rewriter.copy(op);
+    else rewriter.set(op.id, build.const(0, op.type.shape));
+  }
+  const outputs = states.map(({ name }) => {
+    const initial = gradient.outputs.find(({ label }) => label === `d_initial_${name}`)!;
+    return { ...initial, label: `d_summary_${name}`, value: get(initial.value) };
+  });
+  const { run } = simplify;
+  return prune(run(build.finish(outputs), new Report()), true);
+}
+
 /** Without what no output needs; `inputs`: unread inputs go too (they are the form's signature). */
 function prune(program: Program, inputs: boolean): Program {
   const live = new Set<ValueId>(program.outputs.map((out) => out.value));
   const ops: Op[] = [];
   for (const op of [...program.ops].reverse()) {
-    const kept = live.has(op.id) || (op.kind === "input" && !inputs);
+    // What a forward kept is the gradient's whether it is read or not: kernels and reference differ in that.
+    const isSignature = op.kind === "input" && (!inputs || op.per === "chunk");
+    const kept = live.has(op.id) || isSignature;
     if (!kept) continue;
-    for (const id of operands(op)) live.add(id);
+    const isLoop = op.kind === "recurrence" || op.kind === "chunks";
+    for (const id of [...operands(op), ...(isLoop ? captured(op.region) : [])]) live.add(id);
     ops.unshift(op);
   }
   return { ...program, ops };

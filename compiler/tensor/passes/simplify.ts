@@ -11,19 +11,20 @@
  * what is exact in real arithmetic and keeps NaN and infinity: x * 1, x + 0, --x, constants.
  */
 import type { Pass } from "../../support/pass.ts";
-import { TensorBuilder } from "../build.ts";
+import { type RegionOwner, TensorBuilder } from "../build.ts";
 import { evaluateFn } from "../functions.ts";
 import {
   type Chunks,
   type Op,
   type Program,
   type Recurrence,
+  type Result,
   type ValueId,
   mapOperands,
   operands,
 } from "../ir.ts";
 import { equalStates } from "../equal-states.ts";
-import { loopOriginOf, originOf } from "../rewrite.ts";
+import { loopOriginOf, originOf, resultOf } from "../rewrite.ts";
 import { sameShape } from "../types.ts";
 
 export const simplify: Pass<Program> = {
@@ -38,13 +39,20 @@ export const simplify: Pass<Program> = {
   },
 };
 
+/** What is needed: values, and of each loop the carried states by number. */
+interface Live {
+  readonly values: ReadonlySet<ValueId>;
+  readonly states: ReadonlyMap<ValueId, ReadonlySet<number>>;
+}
+
 class Simplifier {
   folds = 0;
   private readonly became = new Map<ValueId, ValueId>();
-  private readonly results = new Map<ValueId, { yields: ValueId[]; carries: ValueId[] }>();
+  /** The rebuilt loops, and the number that each old state has there. */
+  private readonly results = new Map<ValueId, { owner: RegionOwner; states: readonly number[] }>();
   private readonly scopes: Map<string, ValueId>[] = [new Map()];
   private readonly build: TensorBuilder;
-  private readonly live: ReadonlySet<ValueId>;
+  private readonly live: Live;
   private readonly program: Program;
 
   constructor(program: Program) {
@@ -64,12 +72,12 @@ class Simplifier {
 
   private visit(op: Op): void {
     // Inputs are the signature: they stay even when unread, so that callers need not know the body.
-    if (!this.live.has(op.id) && op.kind !== "input") return;
+    if (!this.live.values.has(op.id) && op.kind !== "input") return;
     if (op.kind === "recurrence" || op.kind === "chunks") return this.visitRegion(op);
     if (op.kind === "result") {
-      const owner = this.results.get(op.of)!;
-      const part = op.part === "yield" ? owner.yields : owner.carries;
-      this.became.set(op.id, part[op.index]!);
+      const { owner, states } = this.results.get(op.of)!;
+      const index = op.part === "checkpoint" ? states[op.index]! : op.index;
+      this.became.set(op.id, resultOf(this.build, owner, op, index));
       return;
     }
     const mapped = mapOperands(op, this.get);
@@ -92,17 +100,21 @@ class Simplifier {
   }
 
   private visitRegion(op: Recurrence | Chunks): void {
-    const params = op.region.params;
-    const inits = op.inits.map((init) => (init === null ? null : this.get(init)));
-    // Of states that start alike and are updated alike, the first is carried.
-    const first = equalStates(op, inits);
+    // Of the states that anything needs ...
+    const alive = [...this.live.states.get(op.id)!].sort((a, b) => a - b);
+    const params = alive.map((i) => op.region.params[i]!);
+    const carried = alive.map((i) => op.carries[i]!);
+    const inits = alive.map((i) => (op.inits[i] === null ? null : this.get(op.inits[i]!)));
+    // ... those that start alike and are updated alike are one: the first is carried.
+    const narrow = { ...op, region: { ...op.region, params }, carries: carried };
+    const first = equalStates(narrow, inits);
     const kept = params.flatMap((_, i) => (first[i] === i ? [i] : []));
     const states = kept.map((i) => ({
       name: params[i]!.name,
       type: params[i]!.type,
       init: inits[i]!,
     }));
-    const used = usedYields(op, this.program.ops, this.live);
+    const used = usedYields(op, this.program.ops, this.live.values);
     this.scopes.push(new Map());
     const owner = this.build.region(
       op.kind,
@@ -112,7 +124,7 @@ class Simplifier {
         params.forEach((param, i) => this.became.set(param.id, values[kept.indexOf(first[i]!)]!));
         for (const inner of op.region.ops) this.visit(inner);
         const yields = op.yields.filter((_, i) => used.has(i)).map(this.get);
-        return { carries: kept.map((i) => this.get(op.carries[i]!)), yields };
+        return { carries: kept.map((i) => this.get(carried[i]!)), yields };
       },
       loopOriginOf(op),
     );
@@ -123,9 +135,14 @@ class Simplifier {
     op.yields.forEach((_, i) => {
       if (used.has(i)) yields[i] = owner.yields[next++]!;
     });
-    const carries = params.map((_, i) => owner.carries[kept.indexOf(first[i]!)]!);
-    if (kept.length < params.length) this.folds++;
-    this.results.set(op.id, { yields, carries });
+    const carries: ValueId[] = [];
+    const at: number[] = [];
+    alive.forEach((old, i) => {
+      at[old] = kept.indexOf(first[i]!);
+      carries[old] = owner.carries[at[old]!]!;
+    });
+    if (kept.length < op.carries.length) this.folds++;
+    this.results.set(op.id, { owner: { op: owner.op, yields, carries }, states: at });
   }
 
   /** The value that `op` equals already, or null. Operands are new ids. */
@@ -172,22 +189,39 @@ function constantOf(op: Op | null): number | null {
   return op?.kind === "const" ? op.value : null;
 }
 
-/** Everything an output needs; a region owner's body counts with all it carries. */
-function liveValues(program: Program): Set<ValueId> {
+/** Everything an output needs; of a loop, the states that a result or another such state reads. */
+function liveValues(program: Program): Live {
+  const states = new Map<ValueId, ReadonlySet<number>>();
   const live = new Set<ValueId>(program.outputs.map((out) => out.value));
   const walk = (ops: readonly Op[]) => {
     for (const op of [...ops].reverse()) {
       if (!live.has(op.id)) continue;
-      for (const id of operands(op)) live.add(id);
-      if (op.kind !== "recurrence" && op.kind !== "chunks") continue;
-      const used = usedYields(op, program.ops, live);
-      for (const id of op.carries) live.add(id);
-      op.yields.forEach((id, i) => used.has(i) && live.add(id));
-      walk(op.region.ops);
+      if (op.kind === "recurrence" || op.kind === "chunks") walkLoop(op);
+      else for (const id of operands(op)) live.add(id);
     }
   };
+  const walkLoop = (op: Recurrence | Chunks) => {
+    const results = program.ops.filter((other) => other.kind === "result" && other.of === op.id);
+    // The states of a recurrence are the attention's own, read or not.
+    const carried = new Set<number>(op.kind === "recurrence" ? op.carries.keys() : []);
+    for (const result of results as readonly Result[]) {
+      if (!live.has(result.id)) continue;
+      if (result.part === "yield") live.add(op.yields[result.index]!);
+      else carried.add(result.index);
+    }
+    for (let before = -1; before < carried.size;) {
+      before = carried.size;
+      for (const i of carried) {
+        live.add(op.carries[i]!);
+        if (op.inits[i] !== null) live.add(op.inits[i]!);
+      }
+      walk(op.region.ops);
+      op.region.params.forEach((param, i) => live.has(param.id) && carried.add(i));
+    }
+    states.set(op.id, carried);
+  };
   walk(program.ops);
-  return live;
+  return { values: live, states };
 }
 
 function usedYields(
@@ -208,7 +242,7 @@ function countOps(ops: readonly Op[]): number {
   for (const op of ops) {
     count++;
     if (op.kind === "recurrence" || op.kind === "chunks") {
-      count += countOps(op.region.ops) + op.yields.length;
+      count += countOps(op.region.ops) + op.yields.length + op.carries.length;
     }
   }
   return count;

@@ -276,7 +276,16 @@ class Stager {
         note,
       },
     ];
-    return { kind: "loop", variable, extent: to - from, step, reverse: false, body, note };
+    return {
+      kind: "loop",
+      variable,
+      extent: to - from,
+      step,
+      within: null,
+      reverse: false,
+      body,
+      note,
+    };
   }
 
   /** The columns of a register tile, a slab at a time: into shared memory, `work`, and back. */
@@ -309,7 +318,7 @@ class Stager {
       work(columns.id),
       { kind: "copy", dst: slab(dst), src: staged, transpose: false, note },
     ];
-    return { kind: "loop", variable, extent: cols, step, reverse: false, body, note };
+    return { kind: "loop", variable, extent: cols, step, within: null, reverse: false, body, note };
   }
 
   private sums(stmt: CumSumStmt): Stmt[] {

@@ -103,7 +103,7 @@ export function loop(
   body: readonly Stmt[],
   reverse = false,
 ): Stmt {
-  return { kind: "loop", variable, extent, step, reverse, body, note: null };
+  return { kind: "loop", variable, extent, step, within: null, reverse, body, note: null };
 }
 
 export function param(

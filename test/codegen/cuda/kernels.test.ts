@@ -23,6 +23,7 @@ function kernel(storages: Storage[], body: Stmt[], reverse = false): Kernel {
     variable: "t",
     extent: "T",
     step: rows,
+    within: null,
     reverse,
     body,
     note: null,
