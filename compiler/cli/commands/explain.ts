@@ -62,7 +62,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     line();
     line("what the forward keeps for the backward (--cache-states), for a token and head");
     const chosen = args.cacheStates() ?? 256;
-    for (const every of [...new Set([null, 64, chosen, 4 * chosen])]) {
+    for (const every of new Set([null, 64, chosen, 4 * chosen])) {
       line(`  ${cacheLine(every, (await compileWith(every)).manifest)}`);
     }
   }
