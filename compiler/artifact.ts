@@ -142,11 +142,11 @@ export function targetCode(
         files.set(file, emitted.text);
         return kernelSpec(kernel, emitted, file);
       }),
-      workspaces: workspaces.map(({ name, per, dims, chunk }) => ({
+      workspaces: workspaces.map(({ name, per, dtype, dims, chunk }) => ({
         name,
         per,
         ...(chunk === undefined ? {} : { chunk }),
-        dtype: "f32" as const,
+        dtype,
         dims,
         dimNames: dims.map(String),
         range: null,
@@ -173,5 +173,6 @@ function kernelSpec(kernel: Kernel, emitted: EmittedKernel, file: string): Kerne
     grid: [{ of: ["B", "H"], by: 1 }, ...axes],
     threads: kernel.threads,
     sharedBytes: emitted.sharedBytes,
+    ...(emitted.isDynamic ? { dynamicShared: true } : {}),
   };
 }

@@ -126,22 +126,31 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
     const emitted = loops.map((form) => {
       const name = `${program.name}_${form.name}`;
       const watch = options.watch?.tile?.(form.name, target.name);
-      const passes: string[] = ["right-product", "chunk", "fuse"];
-      const lowered = toKernels(
-        form.program,
-        target,
-        { name, noteOf },
-        report,
-        (pass, p, changed) => {
-          if (changed) passes.push(pass);
-          watch?.(pass, p, changed);
-        },
-      );
+      const lower = (tier: Target) => {
+        const passes: string[] = ["right-product", "chunk", "fuse"];
+        const lowered = toKernels(
+          form.program,
+          tier,
+          { name, noteOf },
+          report,
+          (pass, p, changed) => {
+            if (changed) passes.push(pass);
+            watch?.(pass, p, changed);
+          },
+        );
+        return { tier, lowered, passes };
+      };
+      const fits = ({ tier, lowered }: ReturnType<typeof lower>) =>
+        lowered.program.kernels.every((kernel) => tier.fits?.(kernel) ?? true);
+      const fast = target.forForm?.(form.program) ?? target;
+      let made = lower(fast);
+      if (fast !== target && !fits(made)) made = lower(target);
+      const { tier, lowered, passes } = made;
       // What does not fit is not legal, so it is not printed.
       const legal = report.limitations.length === 0 ? lowered.program.kernels : [];
       const kernels = legal.map((kernel) => ({
         kernel,
-        emitted: target.emit(kernel, { source: baseName(source.name), passes }),
+        emitted: tier.emit(kernel, { source: baseName(source.name), passes }),
       }));
       return { form: form.name, kernels, workspaces: lowered.workspaces };
     });

@@ -73,6 +73,8 @@ export interface KernelSpec {
   readonly grid: readonly GridSize[];
   readonly threads: number;
   readonly sharedBytes: number;
+  /** Shared memory is given at launch; else the kernel declares it. */
+  readonly dynamicShared?: boolean;
 }
 
 /** How one target runs one form: kernels in order, with workspaces between them. */

@@ -5,6 +5,8 @@
  * in its array [R/16][C/16]. Vectors and shared tiles are arrays in shared memory, scalars a register
  * of every thread. Products read their factors from shared memory; see tile/passes/stage-operands.ts.
  */
+import { CompilerBug } from "../../compiler/support/never.ts";
+import { readsOf, writesOf } from "../../compiler/tile/accesses.ts";
 import { TextWriter } from "../../compiler/support/text.ts";
 import type {
   Axis,
@@ -13,6 +15,7 @@ import type {
   CumSumStmt,
   Expr,
   Index,
+  Invert,
   Kernel,
   Mma,
   Param,
@@ -22,6 +25,8 @@ import type {
   Stmt,
   Storage,
   StorageId,
+  Store,
+  Swap,
   View,
   Wait,
   Window,
@@ -41,6 +46,8 @@ export class CLikeWalker {
   protected readonly places = new Map<string, { readonly base: string; readonly stride: string }>();
   protected readonly variables = new Map<string, string>();
   protected readonly taken: Set<string>;
+  /** Conditions on the turn of the innermost loop: its first one, one before its last. */
+  private turns = { first: "true", ahead: "false" };
   protected readonly kernel: Kernel;
   protected readonly dialect: Dialect;
 
@@ -114,8 +121,11 @@ export class CLikeWalker {
   /** Declarations of what threads hold themselves. */
   declareRegisters(): void {
     const { writer, dialect } = this;
+    const touched = new Set(
+      this.kernel.body.flatMap((stmt) => [...readsOf(stmt), ...writesOf(stmt)]),
+    );
     for (const storage of this.kernel.storages) {
-      if (storage.memory !== "register") continue;
+      if (storage.memory !== "register" || !touched.has(storage.id)) continue;
       const name = this.nameOf(storage.id);
       const [rows, cols] = storage.shape;
       if (rows === undefined) {
@@ -191,7 +201,8 @@ export class CLikeWalker {
   protected index({ base, offset }: Index): string {
     if (base === null) return String(offset);
     const name = this.variables.get(base)!;
-    return offset === 0 ? name : `${name} + ${offset}`;
+    if (offset === 0) return name;
+    return offset < 0 ? `${name} - ${-offset}` : `${name} + ${offset}`;
   }
 
   protected plus(index: Index, own: string): string {
@@ -397,19 +408,19 @@ export class CLikeWalker {
     const { writer, dialect } = this;
     switch (stmt.kind) {
       case "copy-async":
-        return this.copyAsync(stmt);
+        if (stmt.turns === "all") return this.copyAsync(stmt);
+        writer.block(`if (${this.turns[stmt.turns]}) {`, () => this.copyAsync(stmt));
+        return;
+      case "swap":
+        return this.swap(stmt);
+      case "invert":
+        return this.invert(stmt);
       case "load":
         return this.transfer(stmt.dst, (row, col, at) =>
           this.guardedRead(stmt.view, stmt.dst, row, col, at),
         );
-      case "store": {
-        const write = (row: string | null, col: string | null, at: string) =>
-          this.guardedWrite(stmt.view, stmt.src, row, col, at);
-        if (this.storage(stmt.src).shape.length > 0) return this.transfer(stmt.src, write);
-        // A scalar is the same in every thread: one of them writes it.
-        writer.block("if (thread == 0) {", () => write(null, null, this.nameOf(stmt.src)));
-        return;
-      }
+      case "store":
+        return this.store(stmt);
       case "copy":
         return this.copy(stmt);
       case "map":
@@ -436,6 +447,14 @@ export class CLikeWalker {
     }
   }
 
+  protected store(stmt: Store): void {
+    const write = (row: string | null, col: string | null, at: string) =>
+      this.guardedWrite(stmt.view, stmt.src, row, col, at);
+    if (this.storage(stmt.src).shape.length > 0) return this.transfer(stmt.src, write);
+    // A scalar is the same in every thread: one of them writes it.
+    this.writer.block("if (thread == 0) {", () => write(null, null, this.nameOf(stmt.src)));
+  }
+
   /** Without a way to copy while computing, copies are made on the spot ... */
   protected copyAsync(stmt: CopyAsync): void {
     this.transfer(stmt.dst, (row, col, at) => this.guardedRead(stmt.view, stmt.dst, row, col, at));
@@ -444,6 +463,14 @@ export class CLikeWalker {
   /** ... and waiting for them is waiting for the other threads. */
   protected wait(_stmt: Wait): void {
     this.writer.line(this.dialect.barrier);
+  }
+
+  protected swap({ a }: Swap): void {
+    throw new CompilerBug(`${this.nameOf(a)} cannot exchange its place on this target`);
+  }
+
+  protected invert({ dst }: Invert): void {
+    throw new CompilerBug(`${this.nameOf(dst)} cannot be inverted on this target`);
   }
 
   protected loop(stmt: Stmt & { kind: "loop" }): void {
@@ -465,7 +492,13 @@ export class CLikeWalker {
     const head = stmt.reverse
       ? dialect.loopDown(name, last, step, first)
       : dialect.loop(name, first, extent, step);
+    const outer = this.turns;
+    const [atLow, atHigh] = [`${name} == ${first}`, `${name} + ${step} >= ${extent}`];
+    this.turns = stmt.reverse
+      ? { first: atHigh, ahead: `${name} > ${first}` }
+      : { first: atLow, ahead: `${name} + ${step} < ${extent}` };
     writer.block(`${head} {`, () => this.body(stmt.body, stmt.note));
+    this.turns = outer;
     this.taken.delete(name);
     if (within !== null) this.taken.delete(extent);
   }
@@ -516,6 +549,7 @@ export class CLikeWalker {
       case "inside":
         return dialect.choose(this.condition(expr, row, col), dialect.float(1), dialect.float(0));
       case "runtime":
+        if (expr.scalar === "T") return dialect.toFloat(this.tokens);
         // The length of the sequence: of a packed one, its own.
         return dialect.toFloat(
           servesPacked(this.kernel)

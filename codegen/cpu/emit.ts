@@ -9,7 +9,7 @@
  */
 import type { Kernel, Loop, Stmt } from "../../compiler/tile/ir.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
-import { assertNever } from "../../compiler/support/never.ts";
+import { CompilerBug, assertNever } from "../../compiler/support/never.ts";
 import { load, store } from "./buffers.ts";
 import type { Llvm } from "./builder.ts";
 import { KernelContext, type Layout } from "./context.ts";
@@ -118,6 +118,9 @@ class StatementWriter {
       case "barrier":
         // One thread runs a grid point: copies are done when they are started.
         return;
+      case "swap":
+      case "invert":
+        throw new CompilerBug(`cpu: a target of ${stmt.kind} has tensor cores`);
       default:
         return assertNever(stmt);
     }

@@ -106,7 +106,7 @@ class MapEmitter {
       case "const":
         return b.splat(expr.value);
       case "runtime":
-        return b.splat(b.toFloat(context.totalTokens));
+        return b.splat(b.toFloat(expr.scalar === "T" ? context.tokens : context.totalTokens));
       case "read":
         return this.read(expr);
       case "index": {

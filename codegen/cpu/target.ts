@@ -18,6 +18,8 @@ export const cpuLimits: Limits = {
   tileRegisters: Infinity,
   chunks: [32],
   columnBlocks: [],
+  narrowFactors: false,
+  registersOf: null,
 };
 
 /** The target, or what is missing on this machine to emit for it. */

@@ -1,12 +1,14 @@
 /**
- * Tile kernel to CUDA C++: one block of 16 x 16 threads for each grid point, points counted along x,
- * the one axis with room for them. No headers: the text is for NVRTC and nvcc alike.
+ * Tile kernel to CUDA C++: one block of threads for each grid point, points counted along x, the one
+ * axis with room for them. Kernels with 16-bit tiles in shared memory multiply on tensor cores
+ * (fragments.ts), others in float32. No headers: the text is for NVRTC and nvcc alike.
  */
-import type { Kernel, Param } from "../../compiler/tile/ir.ts";
+import type { Kernel, Param, Stmt, Storage, Swap } from "../../compiler/tile/ir.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
-import { CLikeWalker, advance } from "../c-like/walk.ts";
-import { type Helper, type Use, callText, floatText, helpers } from "./ops.ts";
+import { CLikeWalker, advance, sharedElements } from "../c-like/walk.ts";
+import { FragmentWalker, sharedBytesOf } from "./fragments.ts";
+import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
 
 /** Shared memory a block has without asking for more. */
@@ -18,15 +20,19 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
     used.add(name);
     return name;
   };
-  const walker: CLikeWalker = new CLikeWalker(
-    kernel,
-    dialectFor(() => walker, use),
+  const onTensorCores = kernel.storages.some(
+    ({ memory, dtype }) => memory === "shared" && dtype !== "f32",
   );
+  const dialect = dialectFor(() => walker, use, onTensorCores);
+  const walker: CLikeWalker = onTensorCores
+    ? new FragmentWalker(kernel, dialect, use)
+    : new CLikeWalker(kernel, dialect);
   const { writer } = walker;
   const body = writer.capture(() => writer.indent(() => writeBody(walker, kernel)));
   const scalars = scalarsIn(kernel, body);
-  const shared = walker.sharedArrays();
-  const sharedBytes = shared.reduce((sum, { elements }) => sum + elements * 4, 0);
+  const shared = sharedLayout(kernel, onTensorCores);
+  const swapped = new Set(swapsIn(kernel.body).flatMap(({ a, b }) => [a, b]));
+  const isDynamic = onTensorCores || shared.sizeBytes > staticSharedBytes;
   // One block a processor is enough: a lower bound on blocks would make the compiler spill.
   const bounds = `__launch_bounds__(${kernel.threads}, 1)`;
   writer.line(`extern "C" __global__ void ${bounds} ${kernel.name}(`);
@@ -38,26 +44,61 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
     scalars.forEach((name, i) => {
       writer.line(`int ${name}${i === scalars.length - 1 ? ") {" : ","}`);
     });
-    for (const { name, elements, comment } of shared) {
-      writer.line(`__shared__ float ${name}[${elements}];  // ${comment}`);
+    if (isDynamic) {
+      writer.line("// Given at launch; the copy and matrix instructions want whole kilobytes.");
+      writer.line("extern __shared__ __align__(1024) unsigned char memory[];");
+    }
+    for (const { storage, offset, bytes } of shared.arrays) {
+      const name = walker.nameOf(storage.id);
+      const comment = `${storage.dtype}[${storage.shape.join(", ")}]: ${bytes} B`;
+      if (!isDynamic) writer.line(`__shared__ float ${name}[${bytes / 4}];  // ${comment}`);
+      else {
+        const type = storage.dtype === "f32" ? "float" : "unsigned char";
+        const fixed = swapped.has(storage.id) ? "" : " const";
+        writer.line(`${type}*${fixed} ${name} = (${type}*)(memory + ${offset});  // ${comment}`);
+      }
     }
   });
   writer.restore(body);
   writer.line("}");
   const head = [
     `// ${kernel.name}, from ${context.source}`,
-    `// cuda: sm_80 and newer, ${kernel.threads} threads, ${sharedBytes} of ${staticSharedBytes} B shared memory, f32 arithmetic`,
+    `// cuda: sm_80 and newer, ${kernel.threads} threads, ${shared.sizeBytes} B ${isDynamic ? "dynamic " : ""}shared memory`,
+    `// arithmetic: ${onTensorCores ? "products of 16-bit factors with float32 sums, the rest float32" : "float32"}`,
     `// passes: ${context.passes.join(", ")}`,
   ].join("\n");
-  const parts = [...[...used].sort().map((name) => helpers[name].trimEnd()), writer.toString()];
+  const parts = [...helperTexts(used), writer.toString()];
   return {
     file: `${kernel.name}.cu`,
     entry: kernel.name,
     text: [head, ...parts].join("\n\n"),
     scalars,
-    sharedBytes,
+    sharedBytes: shared.sizeBytes,
+    isDynamic,
     bundles: [],
   };
+}
+
+function swapsIn(body: readonly Stmt[]): readonly Swap[] {
+  return body.flatMap((stmt) =>
+    stmt.kind === "swap" ? [stmt] : stmt.kind === "loop" ? swapsIn(stmt.body) : [],
+  );
+}
+
+/** Where shared storages lie: 16-bit tiles first, each from a whole kilobyte on. */
+function sharedLayout(kernel: Kernel, onTensorCores: boolean) {
+  const narrowFirst = (storage: Storage) => (storage.dtype === "f32" ? 1 : 0);
+  const shared = kernel.storages
+    .filter(({ memory }) => memory === "shared")
+    .sort((a, b) => narrowFirst(a) - narrowFirst(b));
+  let sizeBytes = 0;
+  const arrays = shared.map((storage) => {
+    const bytes = onTensorCores ? sharedBytesOf(storage) : sharedElements(storage) * 4;
+    const offset = storage.dtype === "f32" ? sizeBytes : Math.ceil(sizeBytes / 1024) * 1024;
+    sizeBytes = offset + bytes;
+    return { storage, offset, bytes };
+  });
+  return { arrays, sizeBytes };
 }
 
 /** Everything between the shared arrays and the closing bracket. */
@@ -72,6 +113,8 @@ function writeBody(walker: CLikeWalker, kernel: Kernel): void {
   });
   if (mentions(lines, "ty")) writer.line("const int ty = threadIdx.x / 16;");
   if (mentions(lines, "tx")) writer.line("const int tx = threadIdx.x % 16;");
+  if (mentions(lines, "lane")) writer.line("const int lane = threadIdx.x % 32;");
+  if (mentions(lines, "warp")) writer.line("const int warp = threadIdx.x / 32;");
   if (mentions(lines, "thread")) writer.line("const int thread = threadIdx.x;");
   writer.restore(lines);
 }
@@ -106,7 +149,7 @@ function elementType({ dtype }: Param): string {
   return dtype === "f32" ? "float" : "unsigned short";
 }
 
-function dialectFor(walker: () => CLikeWalker, use: Use): Dialect {
+function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean): Dialect {
   const at = (param: Param, index: string) => `${walker().paramName(param.name)}[${index}]`;
   return {
     float: floatText,
@@ -124,7 +167,9 @@ function dialectFor(walker: () => CLikeWalker, use: Use): Dialect {
     unroll: "#pragma unroll",
     barrier: "__syncthreads();",
     choose: (condition, a, b) => `(${condition} ? ${a} : ${b})`,
-    call: (fn, args) => callText(fn, args, use),
+    // The hardware's own exponential is off by less than what 16 bits round away.
+    call: (fn, args) =>
+      callText(fn, args, use).replace(/^expf(?=\()/, onTensorCores ? "__expf" : "expf"),
     read: (param, index) => {
       if (param.dtype === "f32") return at(param, index);
       return `${use(`from_${param.dtype as "f16" | "bf16"}`)}(${at(param, index)})`;

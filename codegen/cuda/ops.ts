@@ -5,33 +5,123 @@
  */
 import type { MapFn } from "../../compiler/tensor/ir.ts";
 import { bare, infix } from "../c-like/walk.ts";
+import bf16 from "./helpers/bf16.cuh";
+import closeCopies from "./helpers/close_copies.cuh";
+import closeProducts from "./helpers/close_products.cuh";
+import copyAsync from "./helpers/copy_async.cuh";
+import copyWordAsync from "./helpers/copy_word_async.cuh";
 import elu from "./helpers/elu.cuh";
+import f16 from "./helpers/f16.cuh";
 import fromBf16 from "./helpers/from_bf16.cuh";
 import fromF16 from "./helpers/from_f16.cuh";
 import gelu from "./helpers/gelu.cuh";
+import invertTriangle from "./helpers/invert_triangle.cuh";
+import loadMatrices from "./helpers/load_matrices.cuh";
+import loadMatricesTransposed from "./helpers/load_matrices_transposed.cuh";
+import multiplyByWarpgroups from "./helpers/multiply_by_warpgroups.cuh";
+import multiplyByWarps from "./helpers/multiply_by_warps.cuh";
+import openProducts from "./helpers/open_products.cuh";
+import packBf16 from "./helpers/pack_bf16.cuh";
+import packF16 from "./helpers/pack_f16.cuh";
+import placeInTile from "./helpers/place_in_tile.cuh";
+import sharedAddress from "./helpers/shared_address.cuh";
+import showToProducts from "./helpers/show_to_products.cuh";
 import sigmoid from "./helpers/sigmoid.cuh";
 import silu from "./helpers/silu.cuh";
 import softplus from "./helpers/softplus.cuh";
 import square from "./helpers/square.cuh";
+import sumDownColumns from "./helpers/sum_down_columns.cuh";
+import tileDescriptor from "./helpers/tile_descriptor.cuh";
 import toBf16 from "./helpers/to_bf16.cuh";
 import toF16 from "./helpers/to_f16.cuh";
 import turnedSine from "./helpers/turned_sine.cuh";
+import waitForCopies from "./helpers/wait_for_copies.cuh";
 
 /** Functions that are files; a kernel's text starts with those it calls. */
 export const helpers = {
+  bf16,
+  close_copies: closeCopies,
+  close_products: closeProducts,
+  copy_async: copyAsync,
+  copy_word_async: copyWordAsync,
   elu,
+  f16,
   from_bf16: fromBf16,
   from_f16: fromF16,
   gelu,
+  invert_triangle: invertTriangle,
+  load_matrices: loadMatrices,
+  load_matrices_transposed: loadMatricesTransposed,
+  multiply_by_warpgroups: multiplyByWarpgroups,
+  multiply_by_warps: multiplyByWarps,
+  open_products: openProducts,
+  pack_bf16: packBf16,
+  pack_f16: packF16,
+  place_in_tile: placeInTile,
+  shared_address: sharedAddress,
+  show_to_products: showToProducts,
   sigmoid,
   silu,
   softplus,
   square,
+  sum_down_columns: sumDownColumns,
+  tile_descriptor: tileDescriptor,
   to_bf16: toBf16,
   to_f16: toF16,
   turned_sine: turnedSine,
+  wait_for_copies: waitForCopies,
 } as const;
-export type Helper = keyof typeof helpers;
+export type Helper = keyof typeof helpers | WideProduct;
+
+/** `wgmma` of 64 rows and so many columns: an instruction, and a function, for each width. */
+export type WideProduct = `multiply_64x${number}_${"bf16" | "f16"}`;
+
+/** The text of helpers and of those they call, each behind what it calls. */
+export function helperTexts(used: Iterable<Helper>): string[] {
+  const texts = new Map<Helper, string>();
+  const add = (name: Helper) => {
+    if (texts.has(name)) return;
+    const [, width, number] = /^multiply_64x(\d+)_(b?f16)$/.exec(name) ?? [];
+    const text =
+      width === undefined
+        ? helpers[name as keyof typeof helpers].trimEnd()
+        : wideProduct(Number(width), number!);
+    const code = text.replace(/\/\/.*/g, "");
+    for (const other of Object.keys(helpers) as (keyof typeof helpers)[]) {
+      if (other !== name && new RegExp(`\\b${other}\\b`).test(code)) add(other);
+    }
+    texts.set(name, text);
+  };
+  // Overloads stand before the template that chooses among them.
+  const rank = (name: Helper) => (name.startsWith("multiply_64x") ? 0 : 1);
+  for (const name of [...used].sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1))) add(name);
+  return [...texts.values()];
+}
+
+/** [64, width] += [64, 16] @ [16, width] over a warpgroup, rows as in fragments.ts; see PTX ISA 8.7, 9.7.15. */
+function wideProduct(width: number, number: string): string {
+  const blocks = Array.from({ length: width / 8 }, (_, j) => j);
+  const sums = blocks.flatMap((j) =>
+    ["low", "high"].flatMap((half) => [`${half}[${2 * j}]`, `${half}[${2 * j + 1}]`]),
+  );
+  const n = sums.length;
+  const list = sums.map((_, i) => `%${i}`).join(", ");
+  const held = width / 4;
+  return [
+    `// [64, ${width}] += [64, 16] @ [16, ${width}] over four warps, factors in ${number}, sums in float32.`,
+    "template <bool turn_left, bool turn_right>",
+    `__device__ __forceinline__ void multiply_64(${number}, float (&low)[${held}], float (&high)[${held}],`,
+    "                                            unsigned long long left, unsigned long long right) {",
+    "#ifdef __CUDA_ARCH_FEAT_SM90_ALL",
+    '  asm volatile("{ .reg .pred add; setp.eq.b32 add, 0, 0; "',
+    `               "wgmma.mma_async.sync.aligned.m64n${width}k16.f32.${number}.${number} {${list}}, "`,
+    `               "%${n}, %${n + 1}, add, 1, 1, %${n + 2}, %${n + 3}; }"`,
+    `               : ${sums.map((sum) => `"+f"(${sum})`).join(", ")}`,
+    '               : "l"(left), "l"(right), "n"(turn_left), "n"(turn_right));',
+    "#endif",
+    "}",
+  ].join("\n");
+}
 
 /** Told which helper the text calls. */
 export type Use = (name: Helper) => Helper;

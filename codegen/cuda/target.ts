@@ -1,8 +1,19 @@
-/** The CUDA target, tier sm_80: f32 arithmetic in registers, static shared memory. */
+/**
+ * The CUDA target, sm_80 and newer. Forms with 16-bit tensors and products of chunks run on tensor cores;
+ * what is float32, and single tokens, on ordinary cores.
+ */
+import { Report } from "../../compiler/support/pass.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
+import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
+import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
+import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
 import { stageOperands } from "../../compiler/tile/passes/stage-operands.ts";
+import { registerPressure } from "../../compiler/tile/pressure.ts";
+import type { Kernel } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
+import { type Program, allOps } from "../../compiler/tensor/ir.ts";
 import { emitCuda } from "./emit.ts";
+import { fragmentRegisters, sharedBytesOf, sumsInRegisters } from "./fragments.ts";
 
 const limits: Limits = {
   threads: 256,
@@ -14,7 +25,11 @@ const limits: Limits = {
   tileRegisters: 160,
   chunks: [64, 32, 16],
   columnBlocks: [128, 64, 32],
+  narrowFactors: false,
+  registersOf: null,
 };
+
+const place = placeOperands(sumsInRegisters);
 
 export const cudaTarget: Target = {
   name: "cuda",
@@ -22,4 +37,49 @@ export const cudaTarget: Target = {
   legalize: [stageOperands(limits), insertBarriers],
   files: {},
   emit: emitCuda,
+  forForm: (form) => (suitsTensorCores(form) ? onTensorCores : cudaTarget),
 };
+
+/** The target for products in 16 bits, with so much shared memory for a block. */
+export function tensorTarget(sharedBytes: number): Target {
+  const bytesOf = ({ storages }: Kernel) =>
+    storages
+      .filter(({ memory }) => memory === "shared")
+      .reduce((sum, storage) => sum + sharedBytesOf(storage), 0);
+  const fits = (kernel: Kernel) => bytesOf(kernel) <= sharedBytes;
+  /** Registers of a kernel whose factors lie in shared memory; too many where that has no room for them. */
+  const registersOf = (kernel: Kernel) => {
+    const report = new Report();
+    const program = place.run({ name: "", kernels: [kernel] }, report);
+    const [placed] = recomputeTiles.run(program, report).kernels;
+    const excess = fits(placed!) ? 0 : 1000 + bytesOf(placed!) / 1024;
+    return excess + registerPressure(placed!, fragmentRegisters);
+  };
+  const pipeline = pipelineCopies({ limitBytes: sharedBytes, bytesOf: sharedBytesOf });
+  return {
+    ...cudaTarget,
+    limits: {
+      ...limits,
+      sharedBytes,
+      tileRegisters: 192,
+      columnBlocks: [256, 128, 64, 32],
+      narrowFactors: true,
+      registersOf,
+    },
+    legalize: [place, recomputeTiles, pipeline, insertBarriers],
+    fits,
+  };
+}
+
+/** What a block may ask for on sm_90. */
+const onTensorCores = tensorTarget(227 * 1024);
+
+/** Where a chunk has more than one token, and tensors are stored no finer. */
+function suitsTensorCores({ ops }: Program): boolean {
+  const isNarrow = ops.some((op) => op.kind === "input" && op.dtype !== "f32");
+  const loops = ops.filter((op) => op.kind === "chunks");
+  const multiplies = loops.some(({ region }) =>
+    [...allOps(region.ops)].some(({ kind }) => kind === "matmul"),
+  );
+  return isNarrow && multiplies && loops.every(({ longest }) => longest !== 1);
+}

@@ -13,6 +13,8 @@ const limits: Limits = {
   tileRegisters: 96,
   chunks: [32, 16],
   columnBlocks: [64, 32],
+  narrowFactors: false,
+  registersOf: null,
 };
 
 export const wgslTarget: Target = {

@@ -5,7 +5,7 @@ import { shapeOf } from "../../runtime/device.ts";
 import { elementsOf, newData, toNumbers } from "../../runtime/dtype.ts";
 import type { RanksResult } from "../../runtime/run.ts";
 import type { Compiled } from "../index.ts";
-import { gradients, maxAbsError, rmseRatio, tolerances } from "../tolerance.ts";
+import { maxAbsError, rmseRatio, toleranceOf } from "../tolerance.ts";
 import { referencePrograms } from "./devices.ts";
 
 export interface Comparison {
@@ -71,6 +71,7 @@ export async function compareWithReference(options: CompareOptions): Promise<Com
     { shape: readonly number[]; rmse_ratio: number; max_abs_error: number }
   > = {};
   const tolerance: Record<string, number> = {};
+  const inputDtypes = options.compiled.manifest.inputs.map(({ dtype }) => dtype);
   for (const [name, tensor] of options.result.tensors) {
     const exact = numbers.get(name)!;
     const found = toNumbers(tensor.dtype, tensor.data);
@@ -80,7 +81,7 @@ export async function compareWithReference(options: CompareOptions): Promise<Com
       max_abs_error: maxAbsError(exact, found),
     };
     // Inputs are stored numbers in both; only what the run stores itself is rounded once more.
-    tolerance[name] = name.startsWith("d_") ? gradients[tensor.dtype] : tolerances[tensor.dtype];
+    tolerance[name] = toleranceOf(name, tensor.dtype, inputDtypes);
   }
   const ok = Object.entries(outputs).every(
     ([name, { rmse_ratio }]) => rmse_ratio <= tolerance[name]!,

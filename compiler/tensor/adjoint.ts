@@ -227,7 +227,7 @@ class Adjoints {
 
   /**
    * M[i, j] = exp(sum of g over the tokens between), so dg[r] = sum of dM[i, j] M[i, j] over the pairs
-   * that r lies between: first over i beyond r, then over j before r.
+   * that r lies between: those with i from r on, without those whose j is there as well.
    */
   private causal(op: Causal): ValueId {
     const { build, origin } = this;
@@ -243,11 +243,16 @@ class Adjoints {
       const steps = strict ? this.fn("sub", distance, this.number(1)) : distance;
       return this.mul(weighted, steps);
     }
-    const draft = { kind: "cumsum", arg: weighted, block: null } as const;
-    const beyond = this.make({ ...draft, reverse: !reverse, exclusive: strict });
-    const before = this.make({ kind: "causal", logDecay: null, strict: true, reverse });
-    const pairs = this.mul(beyond, before);
-    return this.make({ kind: "reduce", fn: "sum", arg: pairs, axis: 1 });
+    // A token with itself has none between; left out, it cannot drown the others.
+    const pairs = strict
+      ? weighted
+      : this.mul(weighted, this.make({ kind: "causal", logDecay: null, strict: true, reverse }));
+    const late = this.make({ kind: "reduce", fn: "sum", arg: pairs, axis: 1 });
+    const early = this.make({ kind: "reduce", fn: "sum", arg: pairs, axis: 0 });
+    const from = (arg: ValueId, exclusive: boolean) =>
+      this.make({ kind: "cumsum", arg, block: null, reverse: !reverse, exclusive });
+    if (!strict) return from(this.fn("sub", late, early), false);
+    return this.fn("sub", from(late, true), from(early, false));
   }
 
   private map(op: MapOp): void {

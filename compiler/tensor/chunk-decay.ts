@@ -24,10 +24,8 @@ export class ChunkDecay {
   /** Tokens of a chunk with a decay for each channel: each doubling costs one more product. */
   static readonly longest = 32;
 
-  /** Log decay of each token: [C], [C, K] or [C, V]; null without a decay. */
+  /** Log decay of each token: [C], [C, K] or [C, V]; or one for all of them; null without a decay. */
   private readonly each: ValueId | null;
-  /** What the mask takes. */
-  private readonly masked: ValueId | null;
   private readonly build: TensorBuilder;
   private readonly axis: DecayAxis;
   private readonly reverse: boolean;
@@ -52,14 +50,18 @@ export class ChunkDecay {
     this.span = scan.span;
     this.longest = longest ?? ChunkDecay.longest;
     if (log === null) {
-      this.each = this.masked = null;
+      this.each = null;
       return;
     }
     const perToken = build.shapeOf(log).length > 0;
     this.each = perToken
       ? build.add({ kind: "rows", arg: log }, { name: build.opOf(log)?.name ?? null })
-      : build.mul(build.const(1, [chunkDim]), log, { name: "log_decay" });
-    this.masked = perToken ? this.each : log;
+      : log;
+  }
+
+  /** Is it one number for all tokens? Then sums of it are products with a count. */
+  private get isConstant(): boolean {
+    return this.each !== null && this.build.shapeOf(this.each).length === 0;
   }
 
   /**
@@ -117,9 +119,13 @@ export class ChunkDecay {
       const product = build.matmul(a, S, { span });
       return build.mul(product, reach!, { span, name: "inter" });
     }
+    if (reach === null) return build.matmul(a, S, { span, name: "inter" });
+    if (this.axis === "scalar") {
+      // A row's factor is as well the product's: that spares a decayed copy of the row.
+      return build.mul(build.matmul(a, S, { span }), reach, { span, name: "inter" });
+    }
     const name = `${build.opOf(a)?.name ?? "q"}_decayed`;
-    const decayed = reach === null ? a : build.mul(a, reach, { span, name });
-    return build.matmul(decayed, S, { span, name: "inter" });
+    return build.matmul(build.mul(a, reach, { span, name }), S, { span, name: "inter" });
   }
 
   /** Keys and values of the chunk, decayed from their token to its end. */
@@ -141,10 +147,10 @@ export class ChunkDecay {
   kept(S: ValueId): ValueId {
     const { build, span } = this;
     if (this.each === null) return S;
-    const total = build.add(
-      { kind: "reduce", fn: "sum", arg: this.each, axis: 0 },
-      { span, name: "log_decay_total" },
-    );
+    const named = { span, name: "log_decay_total" };
+    const total = this.isConstant
+      ? build.mul(this.each, this.tokens(), named)
+      : build.add({ kind: "reduce", fn: "sum", arg: this.each, axis: 0 }, named);
     return build.mul(S, build.map("exp", [total], { span, name: "chunk_decay" }), { span });
   }
 
@@ -167,13 +173,32 @@ export class ChunkDecay {
     name: string | null,
   ): ValueId {
     const { build, span } = this;
+    if (this.isConstant)
+      return build.mul(this.steps(reverse, exclusive), this.each!, { span, name });
     const draft = { kind: "cumsum", arg: this.each!, reverse, exclusive, block } as const;
     return build.add(draft, { span, name });
   }
 
+  /** How many tokens a sum runs over: those up to each, or (`reverse`) from each on. */
+  private steps(reverse: boolean, exclusive: boolean): ValueId {
+    const { build, span } = this;
+    const row = build.add({ kind: "iota" }, { span }, { shape: [chunkDim] });
+    const count = (fn: "add" | "sub", a: ValueId, b: ValueId) => build.map(fn, [a, b], { span });
+    const one = build.const(1);
+    if (!reverse) return exclusive ? row : count("add", row, one);
+    const last = exclusive ? count("sub", this.tokens(), one) : this.tokens();
+    // Rows behind the last token count none.
+    return build.map("max", [count("sub", last, row), build.const(0)], { span });
+  }
+
+  private tokens(): ValueId {
+    const { build, span } = this;
+    return build.add({ kind: "dim-size", dim: chunkDim }, { span, name: "tokens_here" });
+  }
+
   private causal(strict: boolean): ValueId {
     const { build, span, reverse } = this;
-    const logDecay = this.axis === "scalar" ? this.masked : null;
+    const logDecay = this.axis === "scalar" ? this.each : null;
     return this.factor(`mask ${strict}`, () => {
       return build.add({ kind: "causal", logDecay, strict, reverse }, { span, name: "mask" });
     })!;

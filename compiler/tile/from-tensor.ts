@@ -19,6 +19,7 @@ import { CompilerBug } from "../support/never.ts";
 import {
   type Chunks,
   type Dim,
+  type Dtype,
   type Input,
   type Op,
   type Output,
@@ -35,12 +36,13 @@ import { axisClasses } from "./axis-classes.ts";
 import type { GridAxis, Kernel, Loop, Param, Stmt, TileProgram } from "./ir.ts";
 import { cutsParam } from "./ir.ts";
 import { type Cut, KernelLowering, loopVariable, pieceVariable } from "./lower-kernel.ts";
-import type { Limits } from "./target.ts";
+import { type Limits, factorDtype } from "./target.ts";
 
 /** A buffer between two kernels of one form. */
 export interface Workspace {
   readonly name: string;
   readonly per: "token" | "state" | "chunk";
+  readonly dtype: Dtype;
   /** Dims after those that `per` adds. */
   readonly dims: readonly number[];
   /** Tokens of a chunk, for what is stored per chunk. */
@@ -172,13 +174,20 @@ class Lowering {
         const isStacked = shape[0] === chunkCountDim || pieceOf(shape[0]) !== null;
         const per = isStacked ? "chunk" : op.part === "yield" ? "token" : "state";
         const name = `work_${op.name ?? "value"}_${op.id}`;
-        const param = this.param(name, op, per, "f32", "H");
+        // What is kept of states for products alone is kept as those take it.
+        const isFactor = this.options.limits.narrowFactors && shape[0] === chunkCountDim;
+        const dtype = isFactor ? this.factors : "f32";
+        const param = this.param(name, op, per, dtype, "H");
         this.written.set(op.id, { buffer: name, param });
         const dims = param.shape.filter((dim): dim is number => dim !== "T");
         const { chunk } = param;
-        this.workspaces.push({ name, per, dims, ...(chunk !== undefined && { chunk }) });
+        this.workspaces.push({ name, per, dtype, dims, ...(chunk !== undefined && { chunk }) });
       }
     }
+  }
+
+  private get factors(): Dtype {
+    return factorDtype(this.program.ops.flatMap((op) => (op.kind === "input" ? [op.dtype] : [])));
   }
 
   private inputParam(op: Input): Param {
@@ -219,7 +228,7 @@ class Lowering {
     let best: { kernel: Kernel; registers: number } | null = null;
     for (const { chunk, block } of choices) {
       const kernel = this.kernel(name, loop, rest, chunk, block);
-      const registers = registersOf(kernel);
+      const registers = (limits.registersOf ?? registersOf)(kernel);
       if (!best || registers < best.registers) best = { kernel, registers };
       if (registers <= limits.tileRegisters) return { kernel, registers };
     }

@@ -67,6 +67,9 @@ class Point {
   private readonly batch: number;
   private readonly head: number;
   private readonly variables: Map<string, number>;
+  /** Is this the first turn of the innermost loop, and is there another behind it? */
+  private isFirstTurn = true;
+  private hasNextTurn = false;
 
   constructor(
     kernel: Kernel,
@@ -149,8 +152,16 @@ class Point {
 
   private statement(stmt: Stmt): void {
     switch (stmt.kind) {
+      case "swap": {
+        const { a, b } = stmt;
+        [this.data[a], this.data[b]] = [this.data[b]!, this.data[a]!];
+        return;
+      }
       case "load":
       case "copy-async": {
+        if (stmt.kind === "copy-async" && stmt.turns !== "all") {
+          if (!(stmt.turns === "first" ? this.isFirstTurn : this.hasNextTurn)) return;
+        }
         const [to, from] = [this.data[stmt.dst]!, this.buffers.get(stmt.view.param)!];
         const placeOf = this.places(stmt.view);
         this.each(stmt.dst, (row, col, at) => {
@@ -213,6 +224,8 @@ class Point {
         return this.cumsum(stmt);
       case "solve":
         return this.solve(stmt);
+      case "invert":
+        return this.invert(stmt.dst);
       case "rotate-half": {
         const [to, from] = [this.data[stmt.dst]!, this.data[stmt.src]!];
         const half = stmt.width / 2;
@@ -236,10 +249,16 @@ class Point {
     const extent = within === null ? whole : Math.min(whole, first + within.length);
     const starts: number[] = [];
     for (let at = first; at < extent; at += stmt.step) starts.push(at);
-    for (const at of stmt.reverse ? starts.reverse() : starts) {
+    const outer = [this.isFirstTurn, this.hasNextTurn] as const;
+    for (const [turn, at] of (stmt.reverse ? starts.reverse() : starts).entries()) {
       this.variables.set(stmt.variable, at);
-      this.run(stmt.body);
+      for (const inner of stmt.body) {
+        this.isFirstTurn = turn === 0;
+        this.hasNextTurn = turn + 1 < starts.length;
+        this.statement(inner);
+      }
     }
+    [this.isFirstTurn, this.hasNextTurn] = outer;
     this.variables.delete(stmt.variable);
   }
 
@@ -274,6 +293,19 @@ class Point {
     }
   }
 
+  private invert(dst: StorageId): void {
+    const data = this.data[dst]!;
+    const [size] = this.storage(dst).shape as [number];
+    for (let row = 0; row < size; row++) {
+      const factors = data.slice(row * size, row * size + row);
+      for (let col = 0; col < size; col++) {
+        let sum = col < row ? factors[col]! : 0;
+        for (let k = col + 1; k < row; k++) sum += factors[k]! * data[k * size + col]!;
+        data[row * size + col] = sum;
+      }
+    }
+  }
+
   private at(window: Window, row: number, col: number): number {
     const cols = this.storage(window.storage).shape[1]!;
     return (this.index(window.row) + row) * cols + this.index(window.col) + col;
@@ -302,7 +334,7 @@ class Point {
         return this.index(expr.start) + own(expr.axis) < limit ? 1 : 0;
       }
       case "runtime":
-        if (this.cuts !== null) return this.tokens;
+        if (this.cuts !== null || expr.scalar === "T") return this.tokens;
         return this.sizes[expr.scalar] ?? this.missing(expr.scalar);
       case "call": {
         const args = expr.args.map((arg) => this.expr(arg, row, col, at));

@@ -37,7 +37,8 @@
  *
  * Tensor cores and asynchronous copies: operands of `mma` may be shared and narrower than f32 while
  * `dst` is f32 in registers; `copy-async` starts a load into shared memory that `wait` completes, so
- * a pipeline is a ring of shared tiles, `copy-async` ahead and `wait` behind.
+ * a pipeline is a pair of shared tiles: one is computed on while the other is filled, then they `swap`.
+ * Shared tiles narrower than f32 lie as the target's matrix instructions want them, without padding.
  */
 import type { Dtype, MapFn, Per } from "../tensor/ir.ts";
 
@@ -123,8 +124,8 @@ export type Expr =
       readonly start: Index;
       readonly limit: number | "T";
     }
-  /** A run-time integer as a float: "T_total" is the whole sequence's length. */
-  | { readonly kind: "runtime"; readonly scalar: "T_total" }
+  /** A run-time integer as a float: the tokens here, or of the whole sequence. */
+  | { readonly kind: "runtime"; readonly scalar: "T" | "T_total" }
   | { readonly kind: "call"; readonly fn: MapFn; readonly args: readonly Expr[] };
 
 interface StmtBase {
@@ -144,13 +145,26 @@ export interface Store extends StmtBase {
   readonly src: StorageId;
   readonly view: View;
 }
-/** Starts dst (shared, the buffer's own dtype) = view; dst is undefined until a `wait`. */
+/**
+ * Starts dst (shared, the buffer's own dtype) = view; dst is undefined until a `wait`. Of the loop around
+ * it in all turns, in the "first" alone, or "ahead" of a next turn, that is in all but the last.
+ */
 export interface CopyAsync extends StmtBase {
   readonly kind: "copy-async";
+  readonly turns: "all" | "first" | "ahead";
   readonly dst: StorageId;
   readonly view: View;
 }
-/** Blocks until at most `pending` of the `copy-async` groups started so far are still under way. */
+/** Exchanges what two shared storages of one size hold: no copy, they exchange their places. */
+export interface Swap extends StmtBase {
+  readonly kind: "swap";
+  readonly a: StorageId;
+  readonly b: StorageId;
+}
+/**
+ * Blocks until at most `pending` of the copies started so far are still under way, then is a barrier:
+ * what every thread copied is there for all.
+ */
 export interface Wait extends StmtBase {
   readonly kind: "wait";
   readonly pending: number;
@@ -195,13 +209,15 @@ export interface ReduceStmt extends StmtBase {
 }
 /**
  * Prefix sum of a vector, or down the rows of a tile; `reverse`: suffix sum; `exclusive`: without the own
- * element. With `block` sums start anew at every multiple of it. On GPU targets dst and src are shared (stage-operands).
+ * element. With `block` sums start anew at every multiple of it. `sums` are such sums already, in blocks of
+ * fewer rows. On GPU targets dst and src are shared (stage-operands), or the target sums in registers.
  */
 export interface CumSumStmt extends StmtBase {
   readonly kind: "cumsum";
   readonly reverse: boolean;
   readonly exclusive: boolean;
   readonly block: number | null;
+  readonly sums?: { readonly storage: StorageId; readonly block: number };
   readonly dst: StorageId;
   readonly src: StorageId;
 }
@@ -221,6 +237,11 @@ export interface SolveStmt extends StmtBase {
  * Each row (a, b), halves of `width` valid columns, to (-b, a). On GPU targets src is a register tile
  * when width is a multiple of 32 (each thread then owns both halves of what it needs), else shared.
  */
+/** x = (I - L)^-1 - I in place, L what x has strictly below its diagonal; above it x is zero after. */
+export interface Invert extends StmtBase {
+  readonly kind: "invert";
+  readonly dst: StorageId;
+}
 export interface RotateHalfStmt extends StmtBase {
   readonly kind: "rotate-half";
   readonly dst: StorageId;
@@ -250,6 +271,7 @@ export type Stmt =
   | Load
   | Store
   | CopyAsync
+  | Swap
   | Wait
   | Copy
   | MapStmt
@@ -257,6 +279,7 @@ export type Stmt =
   | ReduceStmt
   | CumSumStmt
   | SolveStmt
+  | Invert
   | RotateHalfStmt
   | Loop
   | Barrier;

@@ -172,6 +172,7 @@ export class KernelLowering {
     const loaded = this.source.bufferOf(id) !== null;
     const varying =
       op.kind === "rows" ||
+      (op.kind === "dim-size" && op.dim === chunkDim) ||
       folds ||
       (!loaded && operands(op).some((operand) => this.varies(operand)));
     this.isVarying.set(id, varying);
@@ -416,6 +417,7 @@ export class KernelLowering {
           padding: op.type.shape.map(() => (op.value === 0 ? "zero" : "finite")),
         };
       case "dim-size":
+        if (op.dim === chunkDim) return { expr: this.tokensOfChunk(), padding: [] };
         return op.dim === tokenDim
           ? { expr: { kind: "runtime", scalar: "T_total" }, padding: [] }
           : { expr: constant(this.source.cut.sizeOf(op.dim)), padding: [] };
@@ -723,6 +725,14 @@ export class KernelLowering {
     return { base: cut.isCut(id, axis) ? cut.variable : null, offset: 0 };
   }
 
+  /** Tokens of this chunk, fewer than C in the last one; for a scalar, whose own row is 0. */
+  private tokensOfChunk(): Expr {
+    const first: Index = { base: loopVariable, offset: 0 };
+    const at: Expr = { kind: "index", axis: "row", start: first, global: false };
+    const left = call("sub", [{ kind: "runtime", scalar: "T" }, at]);
+    return call("min", [left, constant(this.source.cut.chunk)]);
+  }
+
   private index(id: ValueId, axis: number, global: boolean): Expr {
     const place: Axis = axis === 0 ? "row" : "col";
     // An iota over the chunk counts within it.
@@ -823,7 +833,10 @@ function isExpression(op: Op): boolean {
 /** A number or a counter: cheaper to write again than to keep. */
 function isTrivial(op: Op): boolean {
   return (
-    op.kind === "const" || op.kind === "dim-size" || op.kind === "iota" || op.kind === "block-mask"
+    op.kind === "const" ||
+    (op.kind === "dim-size" && op.dim !== chunkDim) ||
+    op.kind === "iota" ||
+    op.kind === "block-mask"
   );
 }
 
@@ -832,6 +845,9 @@ function constant(value: number): Expr {
 }
 
 function call(fn: MapFn, args: readonly Expr[]): Expr {
+  // A division costs many times a product, which is off by as little.
+  const [x, by] = args;
+  if (fn === "div" && by?.kind === "const") return call("mul", [x!, constant(1 / by.value)]);
   return { kind: "call", fn, args };
 }
 

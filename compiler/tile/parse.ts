@@ -124,12 +124,21 @@ class TileParser {
   private statement(kind: string, note: string | null): Stmt {
     const { reader } = this;
     switch (kind) {
-      case "load":
-      case "copy-async": {
+      case "load": {
         const dst = this.named();
         reader.expect("=");
         return { kind, dst, view: this.view(), note };
       }
+      case "copy-async": {
+        const turns = reader.accept("first") ? "first" : reader.accept("ahead") ? "ahead" : "all";
+        const dst = this.named();
+        reader.expect("=");
+        return { kind, turns, dst, view: this.view(), note };
+      }
+      case "invert":
+        return { kind, dst: this.named(), note };
+      case "swap":
+        return { kind, a: this.named(), b: this.named(), note };
       case "store": {
         const view = this.view();
         reader.expect("=");
@@ -189,7 +198,9 @@ class TileParser {
         const reverse = reader.accept("reverse");
         const exclusive = reader.accept("exclusive");
         const block = reader.accept("block") ? reader.number() : null;
-        return { kind, dst, src, reverse, exclusive, block, note };
+        const own = { kind, dst, src, reverse, exclusive, block, note } as const;
+        if (!reader.accept("from")) return own;
+        return { ...own, sums: { storage: this.named(), block: reader.number() } };
       }
       case "solve": {
         const dst = this.named();
@@ -232,6 +243,7 @@ class TileParser {
     const word = reader.peek() ?? "";
     if (/^-?\d/.test(word)) return { base: null, offset: reader.number() };
     const base = reader.next();
+    if (reader.accept("-")) return { base, offset: -reader.number() };
     return { base, offset: reader.accept("+") ? reader.number() : 0 };
   }
 
@@ -267,7 +279,7 @@ class TileParser {
     const word = reader.peek() ?? "";
     if (/^-?(\d|inf$|nan$)/.test(word)) return { kind: "const", value: reader.number() };
     if (reader.accept("$")) {
-      return { kind: "runtime", scalar: reader.oneOf(["T_total"]) };
+      return { kind: "runtime", scalar: reader.oneOf(["T", "T_total"]) };
     }
     const stored = this.storages.find((storage) => storage.name === word);
     reader.next();

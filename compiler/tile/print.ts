@@ -83,8 +83,15 @@ function printBody(body: readonly Stmt[], nameOf: NameOf, writer: TextWriter): v
 export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf): string {
   switch (stmt.kind) {
     case "load":
-    case "copy-async":
-      return `${stmt.kind} ${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
+      return `load ${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
+    case "copy-async": {
+      const turns = stmt.turns === "all" ? "" : `${stmt.turns} `;
+      return `copy-async ${turns}${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
+    }
+    case "invert":
+      return `invert ${nameOf(stmt.dst)}`;
+    case "swap":
+      return `swap ${nameOf(stmt.a)} ${nameOf(stmt.b)}`;
     case "store":
       return `store ${viewText(stmt.view)} = ${nameOf(stmt.src)}`;
     case "wait":
@@ -108,6 +115,7 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
         ...(stmt.reverse ? ["reverse"] : []),
         ...(stmt.exclusive ? ["exclusive"] : []),
         ...(stmt.block === null ? [] : [`block ${stmt.block}`]),
+        ...(stmt.sums ? [`from ${nameOf(stmt.sums.storage)} ${stmt.sums.block}`] : []),
       ].join(" ");
     case "solve": {
       const side = stmt.upper ? "upper" : "lower";
@@ -122,7 +130,8 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
 
 export function indexText({ base, offset }: Index): string {
   if (base === null) return String(offset);
-  return offset === 0 ? base : `${base} + ${offset}`;
+  if (offset === 0) return base;
+  return offset < 0 ? `${base} - ${-offset}` : `${base} + ${offset}`;
 }
 
 function viewText(view: View): string {

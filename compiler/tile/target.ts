@@ -1,6 +1,7 @@
 /** What a target is: numbers, passes that make a tile program fit them, and a total printer. */
 import type { Kernel, TileProgram } from "./ir.ts";
 import type { Pass } from "../support/pass.ts";
+import type { Dtype, Program } from "../tensor/ir.ts";
 
 export interface Limits {
   /** Threads that serve one grid point; 1 on a CPU. */
@@ -16,6 +17,16 @@ export interface Limits {
   readonly chunks: readonly number[];
   /** Column blocks (of V) that the grid may be split into, best first; 0: never split. */
   readonly columnBlocks: readonly number[];
+  /** Are factors of products 16-bit, and so states that are kept for them? See `factorDtype`. */
+  readonly narrowFactors: boolean;
+  /** Registers a thread needs for a kernel's tiles; null: as many as all tiles have together. */
+  readonly registersOf: ((kernel: Kernel) => number) | null;
+}
+
+/** The type of 16-bit factors, from those of the tensors: they lose least in their own. */
+export function factorDtype(dtypes: Iterable<Dtype | "i32">): Dtype {
+  const all = new Set(dtypes);
+  return all.has("f16") && !all.has("bf16") ? "f16" : "bf16";
 }
 
 export interface EmittedKernel {
@@ -27,6 +38,8 @@ export interface EmittedKernel {
   /** Order of the run-time integers the entry takes, after its buffers. */
   readonly scalars: readonly string[];
   readonly sharedBytes: number;
+  /** Is shared memory given at launch? Else the kernel declares it. */
+  readonly isDynamic?: boolean;
   /** Params that share a buffer, one behind the other, under the bundle's name. */
   readonly bundles: readonly { readonly name: string; readonly parts: readonly string[] }[];
 }
@@ -40,6 +53,10 @@ export interface EmitContext {
 
 export interface Target {
   readonly name: "wgsl" | "cuda" | "cpu";
+  /** The faster variant of the target that suits a form ... */
+  readonly forForm?: (form: Program) => Target;
+  /** ... unless one of its kernels does not fit then. */
+  readonly fits?: (kernel: Kernel) => boolean;
   readonly limits: Limits;
   readonly legalize: readonly Pass<TileProgram>[];
   /** Files that every artifact of this target holds beside its kernels, by name. */

@@ -5,6 +5,7 @@
 import { CompilerBug } from "../support/never.ts";
 import { arityOf } from "../tensor/verify.ts";
 import type {
+  CumSumStmt,
   Expr,
   GridAxis,
   Index,
@@ -129,11 +130,22 @@ class Checker {
         return;
       case "copy-async": {
         const dst = this.storage(stmt.dst);
-        const { dtype } = this.checkView(stmt.view, "read", dst, variables);
+        // Rows may be copied ahead of a loop that runs backwards.
+        const { dtype } = this.checkView(stmt.view, "read", dst, variables, -Infinity);
         if (dst.memory !== "shared") {
           throw new Problem("an asynchronous copy needs shared memory");
         }
         if (dst.dtype !== dtype) throw new Problem("an asynchronous copy converts nothing");
+        return;
+      }
+      case "swap": {
+        const [a, b] = [this.storage(stmt.a), this.storage(stmt.b)];
+        if (a.memory !== "shared" || b.memory !== "shared") {
+          throw new Problem("only shared storages exchange their places");
+        }
+        if (a.dtype !== b.dtype || a.pad !== b.pad || a.shape.join() !== b.shape.join()) {
+          throw new Problem("sizes differ");
+        }
         return;
       }
       case "store":
@@ -166,6 +178,7 @@ class Checker {
         const [dst, src] = [this.storage(stmt.dst).shape, this.storage(stmt.src).shape];
         if (dst.length === 0 || dst.join() !== src.join()) throw new Problem("sizes differ");
         if (stmt.kind === "cumsum") {
+          if (stmt.sums) this.checkPartialSums(stmt, stmt.sums);
           if (stmt.block !== null && !(isCount(stmt.block) && src[0]! % stmt.block === 0)) {
             throw new Problem(`blocks of ${stmt.block} do not divide the rows`);
           }
@@ -185,11 +198,27 @@ class Checker {
         }
         return this.checkApart(stmt.dst, [stmt.matrix]);
       }
+      case "invert": {
+        const { shape, name } = this.storage(stmt.dst);
+        if (shape.length !== 2 || shape[0] !== shape[1]) throw new Problem(`${name} is no square`);
+        return;
+      }
       case "wait":
         if (!(stmt.pending >= 0)) throw new Problem("a wait for less than nothing");
         return;
       case "barrier":
         return;
+    }
+  }
+
+  private checkPartialSums(
+    { dst, block }: CumSumStmt,
+    { storage, block: part }: NonNullable<CumSumStmt["sums"]>,
+  ): void {
+    const { shape } = this.storage(dst);
+    if (this.storage(storage).shape.join() !== shape.join()) throw new Problem("sizes differ");
+    if (!isCount(part) || (block ?? shape[0]!) % part !== 0) {
+      throw new Problem(`sums in blocks of ${part} are no part of it`);
     }
   }
 
@@ -211,10 +240,10 @@ class Checker {
     }
   }
 
-  private checkIndex({ base, offset }: Index, variables: Variables): number {
+  private checkIndex({ base, offset }: Index, variables: Variables, least = 0): number {
     const last = base === null ? 0 : variables.get(base);
     if (last === undefined) throw new Problem(`${base} is not in scope`);
-    if (!Number.isInteger(offset) || offset < 0) throw new Problem(`the offset is ${offset}`);
+    if (!Number.isInteger(offset) || offset < least) throw new Problem(`the offset is ${offset}`);
     return last + offset;
   }
 
@@ -224,6 +253,7 @@ class Checker {
     access: Param["access"],
     storage: Storage,
     variables: Variables,
+    leastRow = 0,
   ): Param {
     const param = this.kernel.params.find((candidate) => candidate.name === view.param);
     if (!param) throw new Problem(`there is no param ${view.param}`);
@@ -235,7 +265,9 @@ class Checker {
       throw new Problem(`${view.param} is ${param.per === "chunk" ? "" : "not "}stored per chunk`);
     }
     const token = view.token === undefined ? [] : [view.token];
-    for (const index of [...token, view.row, view.col]) this.checkIndex(index, variables);
+    this.checkIndex(view.row, variables, leastRow);
+    for (const index of token) this.checkIndex(index, variables, leastRow);
+    this.checkIndex(view.col, variables);
     return param;
   }
 

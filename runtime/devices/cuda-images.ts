@@ -9,7 +9,7 @@ import { join } from "node:path";
 import type { Nvrtc } from "./cuda-library.ts";
 
 /** Changes whenever the way kernels are compiled does. */
-const recipe = "2";
+const recipe = "3";
 
 const images = new Map<string, Promise<Uint8Array>>();
 

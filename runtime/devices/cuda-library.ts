@@ -219,7 +219,9 @@ export class Nvrtc {
       throw new Error(`cuda: NVRTC ${this.version()} makes no code for sm_${capability}`);
     }
     const isCubin = known.includes(capability);
-    const target = isCubin ? `sm_${capability}` : `compute_${Math.max(...known)}`;
+    // What Hopper alone has is in its own "a" variant.
+    const variant = capability === 90 ? "a" : "";
+    const target = isCubin ? `sm_${capability}${variant}` : `compute_${Math.max(...known)}`;
     const program: Out = [null];
     this.call(
       "nvrtcCreateProgram(_Out_ uint64_t *program, const char *source, const char *name, int headers, " +

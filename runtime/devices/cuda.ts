@@ -44,6 +44,7 @@ class CudaDevice implements Device {
   private readonly poison: boolean;
   private readonly device: number;
   private readonly capability: number;
+  private readonly mostShared: number;
   private readonly context: bigint;
   private readonly stream: bigint;
   private readonly functions = new Map<string, bigint>();
@@ -68,6 +69,8 @@ class CudaDevice implements Device {
       );
     // The compute capability's major and minor number are attributes 75 and 76.
     this.capability = attribute(75) * 10 + attribute(76);
+    // Attribute 97: shared memory of a block that asks for more than the usual 48 KiB.
+    this.mostShared = attribute(97);
     const name = new Uint8Array(new ArrayBuffer(256));
     driver.call("cuDeviceGetName(void *name, int length, int device)", name, 256, this.device);
     const model = new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
@@ -105,7 +108,7 @@ class CudaDevice implements Device {
       }),
     );
     const driver = this.use();
-    kernels.forEach(({ entry }, i) => {
+    kernels.forEach(({ entry, dynamicShared, sharedBytes }, i) => {
       const module = driver.handle(
         "cuModuleLoadData(_Out_ uint64_t *module, void *image)",
         images[i],
@@ -113,7 +116,21 @@ class CudaDevice implements Device {
       this.modules.push(module);
       const prototype =
         "cuModuleGetFunction(_Out_ uint64_t *function, uint64_t module, const char *name)";
-      this.functions.set(entry, driver.handle(prototype, module, entry));
+      const loaded = driver.handle(prototype, module, entry);
+      this.functions.set(entry, loaded);
+      if (!dynamicShared) return;
+      if (sharedBytes > this.mostShared) {
+        throw new Error(
+          `${entry} needs ${sharedBytes} bytes of shared memory a block, more than this GPU's ${this.mostShared}`,
+        );
+      }
+      // Attribute 8: how much may be given at launch.
+      driver.call(
+        "cuFuncSetAttribute(uint64_t function, int which, int value)",
+        loaded,
+        8,
+        sharedBytes,
+      );
     });
     this.forms = new Map(code.forms.map((form) => [form.form, form]));
   }
@@ -242,7 +259,7 @@ class CudaDevice implements Device {
       kernel.threads,
       1,
       1,
-      0,
+      kernel.dynamicShared ? kernel.sharedBytes : 0,
       this.stream,
       this.argumentBlock([...pointers, ...scalars]),
       0,

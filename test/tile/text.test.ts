@@ -35,8 +35,10 @@ const every = `tile all {
     register S: f32[32, 32]
     register x: f32[16, 32]
     register y: f32[16, 32]
+    register z: f32[16, 32]
     register square: f32[16, 16]
     shared slab: bf16[16, 32] pad 1
+    shared next_slab: bf16[16, 32] pad 1
     shared rows: f32[16]
     shared cols: f32[32]
     shared scratch: f32[32, 16]
@@ -44,8 +46,9 @@ const every = `tile all {
     load g = gamma[0, 0]
     load cols = w[column, 0]
     loop t below T step 16 reverse {  // rule.lasp:3  x = q  // the query
-      copy-async slab = q[t, 0]
+      copy-async first slab = q[t, 0]
       wait 0
+      copy-async ahead next_slab = q[t - 16, 0]
       barrier
       copy x[0:16, 0:32] = slab[0:16, 0:32]
       map x = select(ge(at(row, 1), token(col, t + 16)), mul(x, -1.5e-7), -inf)  // rule.lasp:4  y
@@ -56,14 +59,17 @@ const every = `tile all {
       reduce cols = max row x
       reduce g = sum row rows
       cumsum rows = rows reverse exclusive block 4
+      cumsum y = x block 8 from z 4
       cumsum rows = rows
       rotate-half y = x width 32
       map square = 0
       solve y lower square
       solve y upper square
+      invert square
       loop s below 32 step 16 {
         mma S[s:16, 0:32] += x[0:16, s:16]^T @ slab[0:16, 0:32]
       }
+      swap slab next_slab
     }
     store final_S[0, column + 0] = S
   }
@@ -88,6 +94,7 @@ test("every statement and expression reads back", () => {
     load: true,
     store: true,
     "copy-async": true,
+    swap: true,
     wait: true,
     copy: true,
     map: true,
@@ -95,6 +102,7 @@ test("every statement and expression reads back", () => {
     reduce: true,
     cumsum: true,
     solve: true,
+    invert: true,
     "rotate-half": true,
     loop: true,
     barrier: true,
@@ -112,7 +120,7 @@ test("a note holds until the next one, within its body", () => {
     "rule.lasp:3  x = q  // the query",
   ]);
   const notes = loop.body.map((stmt) => stmt.note);
-  expect(notes.slice(3, 8)).toEqual([null, "rule.lasp:4  y", "rule.lasp:4  y", null, null]);
+  expect(notes.slice(4, 9)).toEqual([null, "rule.lasp:4  y", "rule.lasp:4  y", null, null]);
 });
 
 test.each([

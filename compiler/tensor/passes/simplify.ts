@@ -8,13 +8,15 @@
  *   %d: f32[T, K] = transpose %b         (gone: %k is read instead)
  *
  * Guarantees: every value is used or is an output, and no two ops of a scope are equal. Folds only
- * what is exact in real arithmetic and keeps NaN and infinity: x * 1, x + 0, --x, constants.
+ * what is exact in real arithmetic and keeps NaN and infinity: x * 1, x + 0, --x, constants. Numbers
+ * that scale a loaded factor of a product go where something is computed anyway.
  */
 import type { Pass } from "../../support/pass.ts";
 import { type RegionOwner, TensorBuilder } from "../build.ts";
 import { evaluateFn } from "../functions.ts";
 import {
   type Chunks,
+  type MatMul,
   type Op,
   type Program,
   type Recurrence,
@@ -156,6 +158,7 @@ class Simplifier {
       const size = build.dims.get(op.dim);
       return typeof size === "number" ? build.const(size, [], originOf(op)) : null;
     }
+    if (op.kind === "matmul") return this.unscaled(op);
     if (op.kind !== "map") return null;
     const constants = op.args.map((arg) => constantOf(build.opOf(arg)));
     const same = (id: ValueId) => (sameShape(build.shapeOf(id), op.type.shape) ? id : null);
@@ -182,6 +185,51 @@ class Simplifier {
       default:
         return null;
     }
+  }
+
+  /**
+   * (x * 2) @ y = x @ (y * 2), or (x @ y) * 2: what is loaded is multiplied as it is, and the number goes
+   * to something that is computed anyway.
+   */
+  private unscaled(op: MatMul): ValueId | null {
+    const { build } = this;
+    const { lhs, rhs } = op;
+    const origin = originOf(op);
+    const [left, right] = [this.scaledRows(lhs), this.scaledRows(rhs)];
+    const scaled = left ?? right;
+    if (scaled === null) return null;
+    const times = (id: ValueId) => {
+      const by = build.const(scaled.number);
+      const inner = build.opOf(id);
+      return inner?.kind === "transpose"
+        ? build.transpose(build.mul(inner.arg, by), origin)
+        : build.mul(id, by, origin);
+    };
+    const other = left ? rhs : lhs;
+    const plain = build.opOf(other);
+    const inner = plain?.kind === "transpose" ? build.opOf(plain.arg) : plain;
+    if (inner?.kind !== "map") {
+      const product = left ? build.matmul(left.rows, rhs) : build.matmul(lhs, right!.rows);
+      return build.mul(product, build.const(scaled.number), origin);
+    }
+    return left
+      ? build.matmul(left.rows, times(rhs), origin)
+      : build.matmul(times(lhs), right!.rows, origin);
+  }
+
+  /** Rows of a tensor times a number, either way up. */
+  private scaledRows(id: ValueId): { rows: ValueId; number: number } | null {
+    const { build } = this;
+    const op = build.opOf(id);
+    if (op?.kind === "transpose") {
+      const inner = this.scaledRows(op.arg);
+      return inner && { ...inner, rows: build.transpose(inner.rows) };
+    }
+    if (op?.kind !== "map" || (op.fn !== "mul" && op.fn !== "div")) return null;
+    const [x, y] = op.args as [ValueId, ValueId];
+    const by = constantOf(build.opOf(y));
+    if (by === null || build.opOf(x)?.kind !== "rows") return null;
+    return { rows: x, number: op.fn === "mul" ? by : 1 / by };
   }
 }
 

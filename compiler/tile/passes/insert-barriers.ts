@@ -6,14 +6,15 @@
  *                                            mma scores += lhs_slab^T @ rhs_slab
  *
  * A barrier goes before a statement that reads what was written, or writes what was read or written,
- * since the last one. A loop's body is looked at twice, the second time with what its own end leaves
+ * since the last one, unless both are threads at their own elements of a vector. A loop's body is looked at twice, the second time with what its own end leaves
  * behind, so that one iteration cannot overtake the one before.
  *
  * Needs: stage-operands. Guarantees: no two threads touch one shared element, one of them writing,
  * without a barrier between. What `reduce` and `cumsum` do inside is their own business (tile/ir.ts).
  */
 import type { Pass } from "../../support/pass.ts";
-import type { Expr, Kernel, Stmt, StorageId, TileProgram } from "../ir.ts";
+import { readsOf, writesOf } from "../accesses.ts";
+import type { Kernel, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
 
 export const insertBarriers: Pass<TileProgram> = {
   name: "insert-barriers",
@@ -25,91 +26,139 @@ export const insertBarriers: Pass<TileProgram> = {
   },
 };
 
-/** Shared storages touched since the last barrier. */
+/**
+ * Shared storages touched since the last barrier. Elements of a vector that each thread touches only for
+ * itself, always the same ones, are told apart: among those nobody waits.
+ */
 interface Pending {
   readonly reads: Set<StorageId>;
   readonly writes: Set<StorageId>;
+  readonly ownReads: Set<StorageId>;
+  readonly ownWrites: Set<StorageId>;
 }
+
+const none = (): Pending => ({
+  reads: new Set(),
+  writes: new Set(),
+  ownReads: new Set(),
+  ownWrites: new Set(),
+});
 
 function withBarriers(kernel: Kernel): Kernel {
   const shared = new Set(
     kernel.storages.filter((storage) => storage.memory === "shared").map((storage) => storage.id),
   );
   if (shared.size === 0) return kernel;
-  const body = guard(kernel.body, { reads: new Set(), writes: new Set() }, shared);
+  const body = guard(kernel.body, none(), kernel.storages);
   return count(body) === count(kernel.body) ? kernel : { ...kernel, body };
 }
 
 /** The statements with barriers; `pending` is left as it stands after them. */
-function guard(stmts: readonly Stmt[], pending: Pending, shared: ReadonlySet<StorageId>): Stmt[] {
+function guard(
+  stmts: readonly Stmt[],
+  pending: Pending,
+  storages: readonly Storage[],
+  outside: Pending = pending,
+): Stmt[] {
   return stmts.flatMap((stmt): Stmt[] => {
     if (stmt.kind === "barrier" || stmt.kind === "wait") {
       clear(pending);
       return [stmt];
     }
+    if (stmt.kind === "swap") {
+      for (const ids of Object.values(pending)) exchange(ids, stmt.a, stmt.b);
+      return [stmt];
+    }
     if (stmt.kind === "loop") {
       // First round: what does the body leave pending? Second round: guarded against it.
-      const around: Pending = { reads: new Set(pending.reads), writes: new Set(pending.writes) };
-      guard(stmt.body, around, shared);
-      for (const id of around.reads) pending.reads.add(id);
-      for (const id of around.writes) pending.writes.add(id);
-      const before: Pending = { reads: new Set(pending.reads), writes: new Set(pending.writes) };
-      const body = guard(stmt.body, pending, shared);
+      const around = copyOf(pending);
+      guard(stmt.body, around, storages, pending);
+      addTo(pending, around);
+      const before = copyOf(pending);
+      const body = guard(stmt.body, pending, storages, before);
       // A loop over no tokens clears nothing.
-      for (const id of before.reads) pending.reads.add(id);
-      for (const id of before.writes) pending.writes.add(id);
+      addTo(pending, before);
       return [{ ...stmt, body }];
     }
-    const { reads, writes } = touched(stmt);
-    const mine = (ids: readonly StorageId[]) => ids.filter((id) => shared.has(id));
-    const hazard =
-      mine(reads).some((id) => pending.writes.has(id)) ||
-      mine(writes).some((id) => pending.writes.has(id) || pending.reads.has(id));
+    const touched = accessesOf(stmt, storages);
+    // In a loop's first turn its own end has left nothing behind.
+    const since = stmt.kind === "copy-async" && stmt.turns === "first" ? outside : pending;
+    const hazard = touched.some((access) => isHazard(access, since));
     if (hazard) clear(pending);
-    for (const id of mine(reads)) pending.reads.add(id);
-    for (const id of mine(writes)) pending.writes.add(id);
+    for (const { id, isWrite, isOwn } of touched) {
+      const [own, all] = isWrite
+        ? [pending.ownWrites, pending.writes]
+        : [pending.ownReads, pending.reads];
+      (isOwn ? own : all).add(id);
+    }
+    // A fold of a tile ends with a barrier of its own.
+    if (isFold(stmt, storages)) clear(pending);
     return hazard ? [{ kind: "barrier", note: stmt.note }, stmt] : [stmt];
   });
 }
 
-function clear(pending: Pending): void {
-  pending.reads.clear();
-  pending.writes.clear();
+interface Access {
+  readonly id: StorageId;
+  readonly isWrite: boolean;
+  /** Does each thread touch only elements of a vector that are its own? */
+  readonly isOwn: boolean;
 }
 
-/** The storages a statement reads and writes. */
-function touched(stmt: Stmt): { reads: StorageId[]; writes: StorageId[] } {
-  switch (stmt.kind) {
-    case "load":
-    case "copy-async":
-      return { reads: [], writes: [stmt.dst] };
-    case "store":
-      return { reads: [stmt.src], writes: [] };
-    case "copy":
-      return { reads: [stmt.src.storage], writes: [stmt.dst.storage] };
-    case "map":
-      return { reads: [...readsOf(stmt.expr)], writes: [stmt.dst] };
-    case "mma":
-      return { reads: [stmt.lhs.storage, stmt.rhs.storage], writes: [stmt.dst.storage] };
-    case "reduce": {
-      const scratch = stmt.scratch === null ? [] : [stmt.scratch];
-      return { reads: [stmt.src], writes: [stmt.dst, ...scratch] };
-    }
-    case "solve":
-      return { reads: [stmt.matrix, stmt.dst], writes: [stmt.dst] };
-    case "cumsum":
-    case "rotate-half":
-      return { reads: [stmt.src], writes: [stmt.dst] };
-    case "wait":
-    case "barrier":
-    case "loop":
-      return { reads: [], writes: [] };
+function isHazard({ id, isWrite, isOwn }: Access, since: Pending): boolean {
+  if (since.writes.has(id) || (!isOwn && since.ownWrites.has(id))) return true;
+  return isWrite && (since.reads.has(id) || (!isOwn && since.ownReads.has(id)));
+}
+
+function accessesOf(stmt: Stmt, storages: readonly Storage[]): Access[] {
+  const isVector = (id: StorageId) => storages[id]!.shape.length === 1;
+  // A vector's statement about vectors: a thread has the same rows of all. A tile's reads across them.
+  const byRow =
+    stmt.kind === "map" || stmt.kind === "load" || stmt.kind === "copy-async"
+      ? isVector(stmt.dst)
+      : stmt.kind === "store" && isVector(stmt.src);
+  const access = (isWrite: boolean) => (id: StorageId) => ({
+    id,
+    isWrite,
+    isOwn: byRow && isVector(id),
+  });
+  // The result of a fold is written behind a barrier of its own.
+  const isLate = (id: StorageId) =>
+    stmt.kind === "reduce" && isFold(stmt, storages) && id === stmt.dst;
+  return [
+    ...readsOf(stmt).map(access(false)),
+    ...writesOf(stmt)
+      .filter((id) => !isLate(id))
+      .map(access(true)),
+  ].filter(({ id }) => storages[id]!.memory === "shared");
+}
+
+function isFold(stmt: Stmt, storages: readonly Storage[]): boolean {
+  return stmt.kind === "reduce" && storages[stmt.src]!.shape.length === 2;
+}
+
+function copyOf({ reads, writes, ownReads, ownWrites }: Pending): Pending {
+  return {
+    reads: new Set(reads),
+    writes: new Set(writes),
+    ownReads: new Set(ownReads),
+    ownWrites: new Set(ownWrites),
+  };
+}
+
+function addTo(pending: Pending, more: Pending): void {
+  for (const kind of ["reads", "writes", "ownReads", "ownWrites"] as const) {
+    for (const id of more[kind]) pending[kind].add(id);
   }
 }
 
-function* readsOf(expr: Expr): Generator<StorageId> {
-  if (expr.kind === "read") yield expr.storage;
-  if (expr.kind === "call") for (const arg of expr.args) yield* readsOf(arg);
+function exchange(ids: Set<StorageId>, a: StorageId, b: StorageId): void {
+  const [hasA, hasB] = [ids.delete(a), ids.delete(b)];
+  if (hasA) ids.add(b);
+  if (hasB) ids.add(a);
+}
+
+function clear(pending: Pending): void {
+  for (const ids of Object.values(pending)) ids.clear();
 }
 
 function count(stmts: readonly Stmt[]): number {

@@ -1,10 +1,13 @@
 // libcuda and NVRTC in software, as far as runtime/devices/cuda.ts uses them, so that emitted kernels
 // run where there is no GPU. The "compiler" is g++; the "GPU" runs a block's threads one after the
-// other as fibers, which change at __syncthreads. What a GPU would let pass is caught here:
+// other as fibers, which change at __syncthreads and where a warp works together: instructions on
+// matrices mean what PTX ISA 8.7 says (9.7.14). What a GPU would let pass is caught here:
 //
 //   a missing barrier       SOFTWARE_CUDA_ORDER=backward runs the threads the other way round
 //   unwritten shared memory is NaN when a block starts; registers hold a large number
+//   a copy not waited for   is NaN: it is made when it is waited for
 //   reading past a buffer   gives NaN; writing there is error 700 when the buffer is freed
+//   shared memory past what the launch gave is error 700 as well
 //   a barrier not all reach is error 719
 #include <dlfcn.h>
 #include <ucontext.h>
@@ -30,10 +33,14 @@ const char* const kPrelude = R"(
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <deque>
 #include <utility>
+#include <vector>
 struct Place { unsigned x, y, z; };
 static const Place* software_thread; static const Place* software_block;
-static void (*software_barrier)();
+// What this library does for a kernel: see `Services` there.
+static struct { void (*barrier)(); const void* (*exchange)(const void*, unsigned); } software;
+alignas(1024) static unsigned char memory[228 * 1024];
 #define threadIdx (*software_thread)
 #define blockIdx (*software_block)
 #define __global__
@@ -41,12 +48,13 @@ static void (*software_barrier)();
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("shared_memory")))
-#define __syncthreads() software_barrier()
+#define __syncthreads() software.barrier()
 template <class To, class From> static To software_bits(From from) {
   To to; memcpy(&to, &from, sizeof(To)); return to;
 }
 static inline float __int_as_float(int bits) { return software_bits<float>(bits); }
 static inline float __uint_as_float(unsigned bits) { return software_bits<float>(bits); }
+#define __expf expf
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline void ptx_cvt_f32_f16(float& to, unsigned short from) { to = software_bits<_Float16>(from); }
 static inline void ptx_cvt_rn_f16_f32(unsigned short& to, float from) {
@@ -56,13 +64,116 @@ static inline void ptx_cvt_rn_bf16_f32(unsigned short& to, float from) {
   const unsigned bits = software_bits<unsigned>(from);
   to = from != from ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
+static inline unsigned ptx_bf16(float x) { unsigned short to; ptx_cvt_rn_bf16_f32(to, x); return to; }
+static inline void ptx_cvt_rn_bf16x2_f32(unsigned& to, float high, float low) {
+  to = ptx_bf16(high) << 16 | ptx_bf16(low);
+}
+static inline void ptx_cvt_rn_f16x2_f32(unsigned& to, float high, float low) {
+  to = (unsigned)software_bits<unsigned short>((_Float16)high) << 16 | software_bits<unsigned short>((_Float16)low);
+}
+
+// --- a warp together: each lane gives a record and sees all 32 ---
+template <class Record> static const Record* software_exchange(const Record& mine) {
+  return (const Record*)software.exchange(&mine, sizeof(Record));
+}
+#define software_lane (threadIdx.x % 32)
+static inline void __syncwarp() { software_exchange(0); }
+static inline float __shfl_xor_sync(unsigned, float value, int distance) {
+  return software_exchange(value)[software_lane ^ distance];
+}
+static inline float __shfl_up_sync(unsigned, float value, int distance) {
+  const float* all = software_exchange(value);
+  return software_lane < distance ? value : all[software_lane - distance];
+}
+static inline float __shfl_down_sync(unsigned, float value, int distance) {
+  const float* all = software_exchange(value);
+  return software_lane + distance > 31 ? value : all[software_lane + distance];
+}
+static inline float __shfl_sync(unsigned, float value, int lane) { return software_exchange(value)[lane]; }
+
+static inline unsigned __cvta_generic_to_shared(const void* place) {
+  return (const unsigned char*)place - memory;
+}
+static inline void software_ldmatrix(unsigned* to, unsigned address, bool turned) {
+  const unsigned* all = software_exchange(address);
+  for (int m = 0; m < 4; m++) {
+    auto at = [&](int row, int col) {
+      unsigned short bits; memcpy(&bits, memory + all[8 * m + row] + 2 * col, 2); return (unsigned)bits;
+    };
+    const int far = software_lane / 4, near = software_lane % 4 * 2;
+    to[m] = turned ? at(near + 1, far) << 16 | at(near, far) : at(far, near + 1) << 16 | at(far, near);
+  }
+  __syncwarp();
+}
+static inline void ptx_ldmatrix_sync_aligned_m8n8_x4_shared_b16(unsigned& a, unsigned& b, unsigned& c, unsigned& d, unsigned address) {
+  unsigned to[4]; software_ldmatrix(to, address, false); a = to[0], b = to[1], c = to[2], d = to[3];
+}
+static inline void ptx_ldmatrix_sync_aligned_m8n8_x4_trans_shared_b16(unsigned& a, unsigned& b, unsigned& c, unsigned& d, unsigned address) {
+  unsigned to[4]; software_ldmatrix(to, address, true); a = to[0], b = to[1], c = to[2], d = to[3];
+}
+struct Factors { unsigned a[4], b[2]; };
+template <class Float>
+static inline void software_mma(float& d0, float& d1, float& d2, float& d3, Float number, const Factors& mine) {
+  const Factors* all = software_exchange(mine);
+  float* const sums[2][2] = {{&d0, &d1}, {&d2, &d3}};
+  for (int half = 0; half < 2; half++) for (int next = 0; next < 2; next++) {
+    for (int k = 0; k < 16; k++) {
+      const Factors& left = all[software_lane / 4 * 4 + k % 8 / 2];
+      const Factors& right = all[(software_lane % 4 * 2 + next) * 4 + k % 8 / 2];
+      *sums[half][next] += number(left.a[half + k / 8 * 2] >> k % 2 * 16) * number(right.b[k / 8] >> k % 2 * 16);
+    }
+  }
+}
+static inline void ptx_mma_sync_aligned_m16n8k16_row_col_f32_bf16_bf16_f32(float& d0, float& d1, float& d2, float& d3,
+    unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  auto number = [](unsigned bits) { return __uint_as_float(bits << 16); };
+  software_mma(d0, d1, d2, d3, number, {{a0, a1, a2, a3}, {b0, b1}});
+}
+static inline void ptx_mma_sync_aligned_m16n8k16_row_col_f32_f16_f16_f32(float& d0, float& d1, float& d2, float& d3,
+    unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  auto number = [](unsigned bits) { return (float)software_bits<_Float16>((unsigned short)bits); };
+  software_mma(d0, d1, d2, d3, number, {{a0, a1, a2, a3}, {b0, b1}});
+}
+
+// --- copies in the background: made only when they are waited for ---
+struct Copying { unsigned to; const void* from; int bytes, given; };
+static std::vector<Copying> software_open[1024];
+static std::deque<std::vector<Copying>> software_groups[1024];
+static inline void software_copy(unsigned to, const void* from, int bytes, int given) {
+  memset(memory + to, 0xff, bytes);
+  software_open[threadIdx.x].push_back({to, from, bytes, given});
+}
+static inline void ptx_cp_async_cg_shared_global(unsigned to, const void* from, int given) { software_copy(to, from, 16, given); }
+static inline void ptx_cp_async_ca_shared_global(unsigned to, const void* from, int given) { software_copy(to, from, 4, given); }
+static inline void ptx_cp_async_commit_group() {
+  software_groups[threadIdx.x].push_back(std::move(software_open[threadIdx.x]));
+  software_open[threadIdx.x].clear();
+}
+static inline void ptx_cp_async_wait_group(unsigned pending) {
+  auto& groups = software_groups[threadIdx.x];
+  for (; groups.size() > pending; groups.pop_front()) {
+    for (const Copying& copy : groups.front()) {
+      memset(memory + copy.to, 0, copy.bytes);
+      memcpy(memory + copy.to, copy.from, copy.given);
+    }
+  }
+}
+
 extern "C" { extern float __start_shared_memory[] __attribute__((weak, visibility("hidden")));
              extern float __stop_shared_memory[] __attribute__((weak, visibility("hidden"))); }
-extern "C" void software_bind(const Place* thread, const Place* block, void (*barrier)()) {
-  software_thread = thread; software_block = block; software_barrier = barrier;
+extern "C" void software_bind(const Place* thread, const Place* block, void (*barrier)(),
+                              const void* (*exchange)(const void*, unsigned)) {
+  software_thread = thread; software_block = block; software = {barrier, exchange};
 }
 extern "C" void software_poison() {
   for (float* x = __start_shared_memory; x < __stop_shared_memory; x++) *x = NAN;
+  memset(memory, 0xff, sizeof(memory));
+}
+// Was nothing written behind the shared memory of a block, and every copy waited for?
+extern "C" bool software_is_sound(unsigned bytes) {
+  for (; bytes < sizeof(memory); bytes++) if (memory[bytes] != 0xff) return false;
+  for (auto& groups : software_groups) if (!groups.empty()) return false;
+  return true;
 }
 template <class... Args, size_t... I>
 static void software_call(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
@@ -88,47 +199,102 @@ char* guardAt(uint64_t pointer, int side) {
 // --- a block of threads ---------------------------------------------------------------------------
 
 struct Place { unsigned x, y, z; };
-struct Function { void (*run)(void**); void (*poison)(); };
+struct Function { void (*run)(void**); void (*poison)(); bool (*isSound)(unsigned); };
+
+// Switches from one stack to another. swapcontext does, but asks the kernel for signal masks each time.
+#ifdef __x86_64__
+using Stack = void*;
+extern "C" void switch_stack(Stack* from, Stack* to);
+asm(R"(
+switch_stack:
+  pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15
+  movq %rsp, (%rdi)
+  movq (%rsi), %rsp
+  popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp
+  ret
+)");
+void start(Stack& stack, std::vector<char>& memory, void (*run)()) {
+  void** top = (void**)((uintptr_t)(memory.data() + memory.size()) & ~(uintptr_t)15);
+  // As after a call: where `run` would return to, then `run`, then the six registers.
+  top[-1] = nullptr;
+  top[-2] = (void*)run;
+  stack = top - 8;
+}
+#else
+using Stack = ucontext_t;
+void switch_stack(Stack* from, Stack* to) { swapcontext(from, to); }
+void start(Stack& stack, std::vector<char>& memory, void (*run)()) {
+  getcontext(&stack);
+  stack.uc_stack.ss_sp = memory.data();
+  stack.uc_stack.ss_size = memory.size();
+  stack.uc_link = nullptr;
+  makecontext(&stack, run, 0);
+}
+#endif
 
 Place thread, block;
-ucontext_t scheduler;
-struct Fiber { ucontext_t context; std::vector<char> stack; bool done; };
+Stack scheduler;
+enum class State { kReady, kAtWarp, kAtBlock, kDone };
+struct Fiber { Stack stack; std::vector<char> memory; State state; unsigned exchanges; };
 std::vector<Fiber> fibers;
 unsigned current;
 const Function* running;
 void** arguments;
 
-void barrier() { swapcontext(&fibers[current].context, &scheduler); }
+void leave(State state) {
+  fibers[current].state = state;
+  switch_stack(&fibers[current].stack, &scheduler);
+}
+
+void barrier() { leave(State::kAtBlock); }
+
+// What the lanes of each warp show each other, in turns of two: nobody is two exchanges ahead.
+const unsigned kLargestRecord = 32;
+char records[32][2][32 * kLargestRecord];
+
+const void* exchange(const void* mine, unsigned size) {
+  char* const all = records[current / 32][fibers[current].exchanges++ % 2];
+  memcpy(all + current % 32 * size, mine, size);
+  leave(State::kAtWarp);
+  return all;
+}
 
 void runFiber() {
   running->run(arguments);
-  fibers[current].done = true;
-  barrier();
+  leave(State::kDone);
+}
+
+// Lets threads go on that all wait in one place, of a warp or of the block.
+bool release(unsigned first, unsigned count, State at) {
+  for (unsigned i = first; i < first + count; i++) if (fibers[i].state != at) return false;
+  for (unsigned i = first; i < first + count; i++) fibers[i].state = State::kReady;
+  return true;
 }
 
 bool runBlock(unsigned threads) {
   running->poison();
   for (Fiber& fiber : fibers) {
-    getcontext(&fiber.context);
-    fiber.stack.resize(64 * 1024);
-    fiber.context.uc_stack.ss_sp = fiber.stack.data();
-    fiber.context.uc_stack.ss_size = fiber.stack.size();
-    fiber.context.uc_link = nullptr;
-    fiber.done = false;
-    makecontext(&fiber.context, runFiber, 0);
+    fiber.memory.resize(128 * 1024);
+    start(fiber.stack, fiber.memory, runFiber);
+    fiber.state = State::kReady;
+    fiber.exchanges = 0;
   }
   const char* order = getenv("SOFTWARE_CUDA_ORDER");
   const bool backward = order && strcmp(order, "backward") == 0;
   for (;;) {
-    unsigned done = 0;
-    for (unsigned i = 0; i < threads; i++) {
-      current = backward ? threads - 1 - i : i;
-      thread = {current, 0, 0};
-      swapcontext(&scheduler, &fibers[current].context);
-      done += fibers[current].done;
+    for (unsigned first = 0; first < threads; first += 32) {
+      const unsigned start = backward ? threads - 32 - first : first;
+      do {
+        for (unsigned i = 0; i < 32; i++) {
+          current = start + (backward ? 31 - i : i);
+          if (fibers[current].state != State::kReady) continue;
+          thread = {current, 0, 0};
+          switch_stack(&scheduler, &fibers[current].stack);
+        }
+      } while (release(start, 32, State::kAtWarp));
     }
-    if (done == threads) return true;
-    if (done > 0) return false;
+    if (release(0, threads, State::kAtBlock)) continue;
+    return release(0, threads, State::kDone);
   }
 }
 
@@ -143,15 +309,45 @@ std::string read(const std::string& path) {
   return text.str();
 }
 
+// From an opening bracket to behind its closing one.
+size_t closing(const std::string& text, size_t at) {
+  for (int depth = 0;; at++) {
+    depth += (text[at] == '(') - (text[at] == ')');
+    if (depth == 0) return at + 1;
+  }
+}
+
+// `asm("cvt.f32.f16 %0, %1;" : "=f"(to) : "h"(from))` as `ptx_cvt_f32_f16(to, from)`.
+std::string callOfAsm(const std::string& statement) {
+  const size_t name = statement.find('"') + 1;
+  const size_t end = statement.find_first_of(" ;", name);
+  std::string call = "ptx_" + std::regex_replace(statement.substr(name, end - name), std::regex("\\."), "_") + "(";
+  size_t at = statement.find('"', end) + 1;
+  const char* between = "";
+  while ((at = statement.find("\"(", at)) != std::string::npos) {
+    const size_t behind = closing(statement, ++at);
+    call += between + statement.substr(at, behind - at);
+    between = ", ";
+    at = behind;
+  }
+  return call + ")";
+}
+
 // Plain C++ with an entry `run_<kernel>` that takes arguments as cuLaunchKernel does.
 std::string hostSource(const std::string& source) {
-  const std::regex ptx(R"x(asm\("([\w.]+) %0, %1;" : "=\w"\((\w+)\) : "\w"\((\w+)\)\))x");
-  std::string text, rest = source;
-  for (std::smatch found; std::regex_search(rest, found, ptx); rest = found.suffix()) {
-    const std::string name = std::regex_replace(found.str(1), std::regex("\\."), "_");
-    text += found.prefix().str() + "ptx_" + name + "(" + found.str(2) + ", " + found.str(3) + ")";
+  std::string text;
+  size_t from = 0;
+  const std::regex start(R"(\basm ?(volatile)?\()");
+  for (std::smatch found; std::regex_search(source.begin() + from, source.end(), found, start);) {
+    const size_t first = from + found.position(0), bracket = first + found.length(0) - 1;
+    const size_t behind = closing(source, bracket);
+    text += source.substr(from, first - from) + callOfAsm(source.substr(first, behind - first));
+    from = behind;
   }
-  text = kPrelude + text + rest;
+  std::string rest = source.substr(from);
+  // What is given at launch is an array of the prelude.
+  const std::regex given(R"(extern __shared__ [^;]*memory\[\];)");
+  text = kPrelude + std::regex_replace(text + rest, given, "");
   const std::regex kernel(R"(__global__ void __launch_bounds__\([^)]*\) (\w+)\()");
   for (std::sregex_iterator at(source.begin(), source.end(), kernel), end; at != end; ++at) {
     const std::string name = at->str(1);
@@ -202,7 +398,7 @@ API cuInit(unsigned) { return 0; }
 API cuDriverGetVersion(int* version) { return *version = 13000, 0; }
 API cuDeviceGetCount(int* count) { return *count = 1, 0; }
 API cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
-API cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? 8 : 0, 0; }
+API cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? 8 : which == 97 ? 227 * 1024 : 0, 0; }
 API cuDeviceGetName(char* name, int length, int) { return snprintf(name, length, "in software"), 0; }
 API cuDevicePrimaryCtxRetain(uint64_t* context, int) { return *context = 1, 0; }
 API cuDevicePrimaryCtxRelease_v2(int) { return failure = 0, 0; }
@@ -267,19 +463,23 @@ API cuModuleLoadData(void** module, const char* image) {
   *module = written ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : nullptr;
   unlink(path);
   if (!*module) return kInvalidValue;
-  auto bind = (void (*)(const Place*, const Place*, void (*)()))dlsym(*module, "software_bind");
-  bind(&thread, &block, barrier);
+  using Bind = void (*)(const Place*, const Place*, void (*)(), const void* (*)(const void*, unsigned));
+  ((Bind)dlsym(*module, "software_bind"))(&thread, &block, barrier, exchange);
   return 0;
 }
 API cuModuleUnload(void* module) { return dlclose(module); }
 API cuModuleGetFunction(Function** function, void* module, const char* name) {
   void* run = dlsym(module, ("run_" + std::string(name)).c_str());
   if (!run) return kInvalidValue;
-  *function = new Function{(void (*)(void**))run, (void (*)())dlsym(module, "software_poison")};
+  *function = new Function{(void (*)(void**))run, (void (*)())dlsym(module, "software_poison"),
+                           (bool (*)(unsigned))dlsym(module, "software_is_sound")};
   return 0;
 }
+API cuFuncSetAttribute(Function*, int which, int bytes) {
+  return which == 8 && bytes <= 227 * 1024 ? 0 : kInvalidValue;
+}
 API cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                   unsigned bz, unsigned, uint64_t, void** args, void**) {
+                   unsigned bz, unsigned sharedBytes, uint64_t, void** args, void**) {
   if (gy != 1 || gz != 1 || by != 1 || bz != 1 || gx == 0) return kInvalidValue;
   running = function;
   arguments = args;
@@ -287,6 +487,7 @@ API cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
   for (unsigned i = 0; i < gx && !failure; i++) {
     block = {i, 0, 0};
     if (!runBlock(bx)) failure = kLaunchFailed;
+    else if (!function->isSound(sharedBytes)) failure = kIllegalAddress;
   }
   return 0;
 }

@@ -1,0 +1,439 @@
+/**
+ * Tile statements for tensor cores: register tiles in the layout that matrix instructions accumulate in.
+ *
+ * A tile [R, C] is cut over a grid of warps, `down` by `across`. Of its blocks of 16 rows warp w has every
+ * `down`th, from w % down on; its columns are one piece of C / across, the w / down th. Inside a block of
+ * 16 x 8 lane l holds the rows l / 4 and l / 4 + 8 and two neighbouring columns from l % 4 * 2 on: what
+ * `mma.m16n8k16` and `wgmma.m64nNk16` give (PTX ISA 8.7, 9.7.14 and 9.7.15).
+ *
+ * Factors of products are shared tiles in 16 bits, in panels of 64 columns with exchanged 16-byte pieces
+ * (helpers/place_in_tile.cuh): the layout of `ldmatrix` without bank conflicts, and of `wgmma`.
+ */
+import { CompilerBug } from "../../compiler/support/never.ts";
+import type {
+  Copy,
+  CopyAsync,
+  CumSumStmt,
+  Invert,
+  Kernel,
+  Mma,
+  ReduceStmt,
+  Storage,
+  StorageId,
+  Store,
+  Swap,
+  View,
+  Wait,
+  Window,
+} from "../../compiler/tile/ir.ts";
+import type { Dialect } from "../c-like/dialect.ts";
+import { CLikeWalker } from "../c-like/walk.ts";
+import type { Use, WideProduct } from "./ops.ts";
+
+/** How many warps share the rows and the columns of a tile, and what each has of it. */
+interface Warps {
+  readonly down: number;
+  readonly across: number;
+  /** Blocks of 16 rows and of 8 columns of one warp. */
+  readonly rowBlocks: number;
+  readonly colBlocks: number;
+}
+
+/** The first choice is what a warpgroup of `wgmma` has: four warps down. */
+const tall = [
+  [4, 2],
+  [2, 4],
+  [1, 8],
+  [8, 1],
+  [4, 1],
+  [2, 2],
+  [1, 4],
+  [2, 1],
+  [1, 2],
+  [1, 1],
+] as const;
+
+/** Of few rows a warp has all, if it can: it sums down them alone. */
+const flat = [...tall].sort(([a], [b]) => a - b);
+
+export function warpsOf(rows: number, cols: number): Warps {
+  const grids = rows % 64 === 0 ? tall : flat;
+  const fitting = grids.filter(
+    ([down, across]) => (rows / 16) % down === 0 && (cols / 8) % across === 0,
+  );
+  const most = Math.max(...fitting.map(([down, across]) => down * across));
+  const [down, across] = fitting.find(([d, a]) => d * a === most)!;
+  return { down, across, rowBlocks: rows / 16 / down, colBlocks: cols / 8 / across };
+}
+
+/** A warp's own rows are 16 in a row, or all of them; it sums them in steps that double. */
+export function sumsInRegisters(rows: number, cols: number, block: number): boolean {
+  return (block <= 16 || warpsOf(rows, cols).down === 1) && Number.isInteger(Math.log2(block));
+}
+
+/** Float registers of a thread for a tile. */
+export function fragmentRegisters(rows: number, cols: number): number {
+  const { rowBlocks, colBlocks } = warpsOf(rows, cols);
+  return rowBlocks * colBlocks * 4;
+}
+
+/** Bytes of a storage in shared memory. */
+export function sharedBytesOf({ shape, dtype, pad }: Storage): number {
+  const [rows = 1, cols] = shape;
+  if (cols === undefined) return Math.ceil(rows / 4) * 16;
+  if (dtype === "f32") return Math.ceil((rows * (cols + pad)) / 4) * 16;
+  return rows * Math.ceil(cols / 64) * 128;
+}
+
+export class FragmentWalker extends CLikeWalker {
+  private readonly use: Use;
+
+  constructor(kernel: Kernel, dialect: Dialect, use: Use) {
+    super(kernel, dialect);
+    this.use = use;
+    for (const name of [
+      "lane",
+      "warp",
+      "memory",
+      "piece",
+      "bits",
+      "before",
+      "step",
+      "other",
+      "sum",
+    ]) {
+      this.taken.add(name);
+    }
+  }
+
+  protected override heldOf(rows: number, cols: number): readonly [number, number] {
+    const { rowBlocks, colBlocks } = warpsOf(rows, cols);
+    return [2 * rowBlocks, 2 * colBlocks];
+  }
+
+  // --- places -------------------------------------------------------------------------------
+
+  /** Row of register (i, ...) of a tile: `half` is i % 2, `block` i / 2. */
+  private rowText(warps: Warps, block: string, half: string): string {
+    const warp = warps.down === 1 ? "" : ` + warp % ${warps.down} * 16`;
+    const blocks = warps.rowBlocks === 1 ? "" : `${block} * ${16 * warps.down} + `;
+    return `${blocks}${half} * 8 + lane / 4${warp}`;
+  }
+
+  private colText(warps: Warps, block: string): string {
+    const blocks = warps.colBlocks === 1 ? "" : `${block} * 8 + `;
+    return `${this.firstCol(warps, blocks)}lane % 4 * 2`;
+  }
+
+  /** Where a warp's columns begin, as the head of a sum. */
+  private firstCol({ down, across, colBlocks }: Warps, rest: string): string {
+    if (across === 1) return rest;
+    const warp = down === 1 ? "warp" : `warp / ${down}`;
+    return `${rest}${warp} * ${colBlocks * 8} + `;
+  }
+
+  /** Runs only the warps that have a part of the tile. */
+  private activeWarps({ down, across }: Warps, body: () => void): void {
+    const count = down * across;
+    if (count * 32 === this.kernel.threads) return body();
+    this.writer.block(`if (warp < ${count}) {`, body);
+  }
+
+  protected override eachRegister(rows: number, cols: number, body: () => void): void {
+    const warps = warpsOf(rows, cols);
+    this.activeWarps(warps, () => {
+      this.fixedLoop("i", 2 * warps.rowBlocks, () => {
+        this.fixedLoop("j", 2 * warps.colBlocks, () => {
+          const col = `${this.colText(warps, "(j / 2)")} + j % 2`;
+          this.withPlaces(this.rowText(warps, "(i / 2)", "i % 2"), col, body);
+        });
+      });
+    });
+  }
+
+  /** Every pair of neighbouring columns that this thread holds: registers [i][2 j] and [i][2 j + 1]. */
+  private eachPair(rows: number, cols: number, body: () => void): void {
+    const warps = warpsOf(rows, cols);
+    this.activeWarps(warps, () => {
+      this.fixedLoop("i", 2 * warps.rowBlocks, () => {
+        this.fixedLoop("j", warps.colBlocks, () => {
+          this.withPlaces(this.rowText(warps, "(i / 2)", "i % 2"), this.colText(warps, "j"), body);
+        });
+      });
+    });
+  }
+
+  // --- memory -------------------------------------------------------------------------------
+
+  /** Address of an element of a 16-bit tile, as a pointer to bytes. */
+  private inTile(id: StorageId, row: string, col: string): string {
+    const { shape } = this.storage(id);
+    return `${this.nameOf(id)} + ${this.use("place_in_tile")}(${shape[0]}, ${row}, ${col})`;
+  }
+
+  private isNarrow(id: StorageId): boolean {
+    return this.storage(id).memory === "shared" && this.storage(id).dtype !== "f32";
+  }
+
+  protected override copy(stmt: Copy): void {
+    const { dst, src } = stmt;
+    const narrow = [dst, src].find(({ storage }) => this.isNarrow(storage));
+    if (narrow === undefined) return super.copy(stmt);
+    this.wholeTile(dst);
+    this.wholeTile(src);
+    const { writer } = this;
+    const { dtype } = this.storage(narrow.storage);
+    const word = `*(unsigned*)(${this.inTile(narrow.storage, "row", "col")})`;
+    const register = this.nameOf((narrow === dst ? src : dst).storage);
+    const pair = [`${register}[i][2 * j]`, `${register}[i][2 * j + 1]`];
+    this.eachPair(dst.rows, dst.cols, () => {
+      if (narrow === dst) {
+        writer.line(`${word} = ${this.packed(dtype, pair)};`);
+        return;
+      }
+      const from = this.use(`from_${dtype as "f16" | "bf16"}`);
+      writer.line(`const unsigned bits = ${word};`);
+      writer.line(`${pair[0]} = ${from}((unsigned short)bits);`);
+      writer.line(`${pair[1]} = ${from}((unsigned short)(bits >> 16));`);
+    });
+    if (narrow === dst) writer.line(`${this.use("show_to_products")}();`);
+  }
+
+  private packed(dtype: Storage["dtype"], pair: readonly string[]): string {
+    return `${this.use(`pack_${dtype as "f16" | "bf16"}`)}(${pair.join(", ")})`;
+  }
+
+  /** Rows of 16-bit numbers in pieces of 16 bytes, where rows of the buffer are made of such. */
+  protected override copyAsync({ dst, view }: CopyAsync): void {
+    const { writer } = this;
+    const [rows, cols] = this.storage(dst).shape as [number, number?];
+    if (cols === undefined) return this.copyWords(dst, view);
+    const param = this.param(view.param);
+    const width = this.colsOf(param);
+    const buffer = this.paramName(param.name);
+    const isEven = width % 8 === 0 && view.col.base === null && view.col.offset % 8 === 0;
+    if (!isEven && view.col.base === null) {
+      this.eachShared(rows * cols, "at", () => {
+        this.withPlaces(`at / ${cols}`, `at % ${cols}`, () => {
+          const place = `*(unsigned short*)(${this.inTile(dst, "row", "col")})`;
+          const inside = this.inBuffer(view, dst, "row", "col") ?? "true";
+          const value = `${buffer}[${this.bufferIndex(view, "row", "col")}]`;
+          writer.line(`${place} = ${inside} ? ${value} : (unsigned short)0;`);
+        });
+      });
+      return;
+    }
+    const pieces = cols / 8;
+    this.eachShared(rows * pieces, "piece", () => {
+      this.withPlaces(`piece / ${pieces}`, `piece % ${pieces} * 8`, () => {
+        const inside = this.inBuffer(view, dst, "row", "col") ?? "true";
+        const from = `${buffer} + ${this.bufferIndex(view, "row", "col")}`;
+        const to = `${this.use("shared_address")}(${this.inTile(dst, "row", "col")})`;
+        // What is outside is not read: its address need not be one.
+        writer.line(`${this.use("copy_async")}(${to}, ${from}, ${inside});`);
+      });
+    });
+  }
+
+  /** A vector of float32 numbers, one at a time: they lie as far apart as there are heads. */
+  private copyWords(dst: StorageId, view: View): void {
+    const [rows] = this.storage(dst).shape;
+    this.eachShared(rows!, "row", () => {
+      const from = `${this.paramName(view.param)} + ${this.bufferIndex(view, "row", null)}`;
+      const inside = this.inBuffer(view, dst, "row", null) ?? "true";
+      const to = `${this.nameOf(dst)} + row`;
+      this.writer.line(`${this.use("copy_word_async")}(${to}, ${from}, ${inside});`);
+    });
+  }
+
+  protected override swap({ a, b }: Swap): void {
+    const [first, second] = [this.nameOf(a), this.nameOf(b)];
+    const other = "other";
+    const type = this.isNarrow(a) ? "unsigned char" : "float";
+    this.writer.block("{", () => {
+      this.writer.line(`${type}* const ${other} = ${first};`);
+      this.writer.line(`${first} = ${second};`);
+      this.writer.line(`${second} = ${other};`);
+    });
+  }
+
+  protected override wait({ pending }: Wait): void {
+    this.writer.line(`${this.use("close_copies")}();`);
+    this.writer.line(`${this.use("wait_for_copies")}<${pending}>();`);
+    this.writer.line(`${this.use("show_to_products")}();`);
+    this.writer.line(this.dialect.barrier);
+  }
+
+  protected override store(stmt: Store): void {
+    const { src, view } = stmt;
+    const [rows, cols] = this.storage(src).shape as [number, number?];
+    const param = this.param(view.param);
+    const isEven = this.colsOf(param) % 2 === 0 && view.col.offset % 2 === 0;
+    if (cols === undefined || param.dtype === "f32" || !isEven) return super.store(stmt);
+    const name = this.nameOf(src);
+    const pair = [`${name}[i][2 * j]`, `${name}[i][2 * j + 1]`];
+    this.eachPair(rows, cols, () => {
+      const place = `${this.paramName(param.name)}[${this.bufferIndex(view, "row", "col")}]`;
+      const write = `*(unsigned*)&${place} = ${this.packed(param.dtype as Storage["dtype"], pair)};`;
+      const inside = this.inBuffer(view, src, "row", "col");
+      if (inside === null) this.writer.line(write);
+      else this.writer.block(`if (${inside}) {`, () => this.writer.line(write));
+    });
+  }
+
+  private wholeTile({ storage, row, col, rows, cols }: Window): void {
+    const { shape, name } = this.storage(storage);
+    const isWhole = rows === shape[0] && cols === shape[1] && row.offset === 0 && col.offset === 0;
+    if (!isWhole || row.base !== null || col.base !== null) {
+      throw new CompilerBug(`fragments: a part of ${name} cannot be a factor`);
+    }
+  }
+
+  // --- products and folds -------------------------------------------------------------------
+
+  protected override mma(stmt: Mma): void {
+    const { dst, lhs, rhs, transposeLhs, transposeRhs } = stmt;
+    for (const window of [dst, lhs, rhs]) this.wholeTile(window);
+    const { dtype } = this.storage(lhs.storage);
+    const number = this.use(dtype as "f16" | "bf16");
+    const warps = warpsOf(dst.rows, dst.cols);
+    const { down, across, colBlocks } = warps;
+    const depth = transposeLhs ? lhs.rows : lhs.cols;
+    const width = colBlocks * 8;
+    // A warpgroup's columns are whole panels or lie in one, unless rows of the factor are their columns.
+    const isWhole = transposeRhs || width % 64 === 0 || 64 % width === 0;
+    const isWide = down === 4 && dst.rows % 64 === 0 && isWhole;
+    if (isWide) this.use(`multiply_64x${width}_${number}` as WideProduct);
+    const name = this.use(isWide ? "multiply_by_warpgroups" : "multiply_by_warps");
+    const shape = [number, depth, transposeLhs, transposeRhs, ...(isWide ? [] : [down]), across];
+    const [to, left, right] = [dst, lhs, rhs].map(({ storage }) => this.nameOf(storage));
+    const turned = (text: string, isTurned: boolean) => (isTurned ? `${text}^T` : text);
+    this.writer.line(
+      `// ${to} += ${turned(left!, transposeLhs)} @ ${turned(right!, transposeRhs)}`,
+    );
+    this.activeWarps(warps, () => {
+      this.writer.line(`${name}<${shape.join(", ")}>(${to}, ${left}, ${right});`);
+    });
+  }
+
+  /** Of a vector a warp sums up 32 elements at a time, in five steps: what is 1, 2, 4 ... lanes before. */
+  protected override cumsum(stmt: CumSumStmt): void {
+    const { dst, src, reverse, exclusive, block } = stmt;
+    const [size, cols] = this.storage(src).shape as [number, number?];
+    if (cols !== undefined && this.isRegister(src)) return this.sumDownColumns(stmt, size, cols);
+    if (cols !== undefined || (block !== null && block % 32 !== 0)) return super.cumsum(stmt);
+    const { writer } = this;
+    const lanes = "0xffffffffu";
+    writer.block("if (warp == 0) {", () => {
+      writer.line("float before = 0.0f;");
+      this.fixedLoop("i", Math.ceil(size / 32), () => {
+        if (block !== null && block < size) {
+          writer.line(`if (i % ${block / 32} == 0) before = 0.0f;`);
+        }
+        const place = "i * 32 + lane";
+        writer.line(`const int row = ${reverse ? `${size - 1} - (${place})` : place};`);
+        const isWhole = size % 32 === 0;
+        const inside = isWhole ? "" : reverse ? "row >= 0" : `row < ${size}`;
+        const own = `${this.nameOf(src)}[row]`;
+        writer.line(`float value = ${isWhole ? own : `${inside} ? ${own} : 0.0f`};`);
+        this.fixedLoop("step", 5, () => {
+          writer.line(`const float other = __shfl_up_sync(${lanes}, value, 1 << step);`);
+          writer.line("if (lane >= 1 << step) value += other;");
+        });
+        writer.line("value += before;");
+        if (exclusive) {
+          writer.line(`const float other = __shfl_up_sync(${lanes}, value, 1);`);
+          writer.line("const float sum = lane == 0 ? before : other;");
+        }
+        const write = `${this.nameOf(dst)}[row] = ${exclusive ? "sum" : "value"};`;
+        writer.line(isWhole ? write : `if (${inside}) ${write}`);
+        writer.line(`before = __shfl_sync(${lanes}, value, 31);`);
+      });
+    });
+  }
+
+  private sumDownColumns(stmt: CumSumStmt, rows: number, cols: number): void {
+    const { reverse, exclusive, sums } = stmt;
+    const [dst, src] = [this.nameOf(stmt.dst), this.nameOf(stmt.src)];
+    // Sums within blocks of one row are the rows themselves, or nothing.
+    const from = sums ? `${this.nameOf(sums.storage)}[i][j]` : exclusive ? "0.0f" : `${src}[i][j]`;
+    const blocks = [sums?.block ?? 1, stmt.block ?? rows];
+    const name = this.use("sum_down_columns");
+    this.eachRegister(rows, cols, () => this.writer.line(`${dst}[i][j] = ${from};`));
+    this.activeWarps(warpsOf(rows, cols), () => {
+      this.writer.line(`${name}<${reverse}, ${exclusive}, ${blocks.join(", ")}>(${dst}, ${src});`);
+    });
+  }
+
+  protected override invert({ dst }: Invert): void {
+    const { shape, pad } = this.storage(dst);
+    const [size] = shape as [number];
+    const { threads } = this.kernel;
+    const name = this.use("invert_triangle");
+    this.writer.line(`${name}<${size}, ${size + pad}, ${threads}>(${this.nameOf(dst)});`);
+  }
+
+  /** Of a vector every warp folds all of it, so that each thread has the result. */
+  private reduceVector({ dst, src, fn }: ReduceStmt): void {
+    const { writer, dialect } = this;
+    const [size] = this.storage(src).shape as [number];
+    const to = this.nameOf(dst);
+    const start = dialect.float(fn === "sum" ? 0 : -Infinity);
+    const fold = (other: string) =>
+      `${to} = ${dialect.call(fn === "sum" ? "add" : "max", [to, other])};`;
+    writer.line(`${to} = ${start};`);
+    writer.block(`for (int row = lane; row < ${size}; row += 32) {`, () => {
+      writer.line(fold(`${this.nameOf(src)}[row]`));
+    });
+    this.fixedLoop("step", 5, () => {
+      writer.line(fold(`__shfl_xor_sync(0xffffffffu, ${to}, 1 << step)`));
+    });
+  }
+
+  protected override reduce(stmt: ReduceStmt): void {
+    const [rows, cols] = this.storage(stmt.src).shape as [number, number?];
+    if (cols === undefined) return this.reduceVector(stmt);
+    const { writer, dialect } = this;
+    const warps = warpsOf(rows, cols);
+    const start = dialect.float(stmt.fn === "sum" ? 0 : -Infinity);
+    const fold = (a: string, b: string) => dialect.call(stmt.fn === "sum" ? "add" : "max", [a, b]);
+    const alongCols = stmt.axis === "col";
+    const [src, dst] = [this.nameOf(stmt.src), this.nameOf(stmt.dst)];
+    const scratch = this.storage(stmt.scratch!);
+    const partial = (at: string, part: string) =>
+      `${this.nameOf(scratch.id)}[(${at}) * ${scratch.shape[1]! + scratch.pad} + ${part}]`;
+    const [outer, inner] = alongCols ? ["i", "j"] : ["j", "i"];
+    const [held, folded] = alongCols
+      ? [2 * warps.rowBlocks, 2 * warps.colBlocks]
+      : [2 * warps.colBlocks, 2 * warps.rowBlocks];
+    const place = alongCols
+      ? this.rowText(warps, "(i / 2)", "i % 2")
+      : `${this.colText(warps, "(j / 2)")} + j % 2`;
+    const [down, across] = [`warp % ${warps.down}`, `warp / ${warps.down}`];
+    // The lanes that hold one row differ in lane % 4, those that hold one column in lane / 4.
+    const distances = alongCols ? [1, 2] : [4, 8, 16];
+    const isFirst = alongCols ? "lane % 4 == 0" : "lane < 4";
+    this.activeWarps(warps, () => {
+      this.fixedLoop(outer, held, () => {
+        writer.line(`float value = ${start};`);
+        this.fixedLoop(inner, folded, () => {
+          writer.line(`value = ${fold("value", `${src}[i][j]`)};`);
+        });
+        for (const distance of distances) {
+          const other = `__shfl_xor_sync(0xffffffffu, value, ${distance})`;
+          writer.line(`value = ${fold("value", other)};`);
+        }
+        writer.line(`if (${isFirst}) ${partial(place, alongCols ? across : down)} = value;`);
+      });
+    });
+    writer.line(dialect.barrier);
+    this.eachShared(alongCols ? rows : cols, "row", () => {
+      writer.line(`float value = ${start};`);
+      this.fixedLoop("inner", alongCols ? warps.across : warps.down, () => {
+        writer.line(`value = ${fold("value", partial("row", "inner"))};`);
+      });
+      writer.line(`${dst}[row] = value;`);
+    });
+    writer.line(dialect.barrier);
+  }
+}
