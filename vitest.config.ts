@@ -6,7 +6,7 @@ const textFiles = {
   name: "text-files",
   enforce: "pre" as const,
   load: (id: string) =>
-    /\.(ll|wgsl|cuh)$/.test(id)
+    /\.(ll|wgsl|cuh|py)$/.test(id)
       ? `export default ${JSON.stringify(readFileSync(id, "utf8"))};`
       : null,
 };

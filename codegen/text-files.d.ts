@@ -7,6 +7,10 @@ declare module "*.wgsl" {
   const text: string;
   export default text;
 }
+declare module "*.py" {
+  const text: string;
+  export default text;
+}
 declare module "*.cuh" {
   const text: string;
   export default text;

@@ -222,7 +222,7 @@ function firstOfEach(limitations: readonly Diagnostic[]): Diagnostic[] {
 }
 
 /** "retention.lasp:6  return (scores @ v) / sqrt(K)" for the line an op came from. */
-function notesOf(source: Source): (op: Op) => string | null {
+export function notesOf(source: Source): (op: Op) => string | null {
   const name = baseName(source.name);
   return ({ span }) => {
     if (span.end === 0) return null;

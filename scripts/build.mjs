@@ -26,7 +26,7 @@ await Promise.all([
     outdir: "dist",
     splitting: true,
     external: [...optional, "prettier"],
-    loader: { ".ll": "text", ".wgsl": "text", ".cuh": "text" },
+    loader: { ".ll": "text", ".wgsl": "text", ".cuh": "text", ".py": "text" },
   }),
   build({
     ...common,

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what laspc needs on Debian or Ubuntu with Node 20 or later. Safe to run again.
+#   --torch  also PyTorch for the CPU (900 MB), with which the tests run generated packages; in CI always
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -50,6 +51,23 @@ if [ ! -d node_modules/llvm-bindings ]; then
   npm install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error llvm-bindings@0.4.2 || true
 fi
 npm run --silent build
+
+# A Python of its own, so that nobody's packages change.
+python=node_modules/.cache/laspc/python
+install_torch() {
+  [ -x "$python/bin/python" ] || python3 -m venv "$python" || return 1
+  "$python/bin/python" -c 'import torch, pytest' 2>/dev/null && return 0
+  # Where the index is PyTorch's own or has its builds for the CPU, the first finds them.
+  for index in "" "--extra-index-url=https://download.pytorch.org/whl/cpu"; do
+    # shellcheck disable=SC2086
+    timeout 300 "$python/bin/python" -m pip install -q --retries 1 $index "torch==2.13.0+cpu" pytest 2>/dev/null && return 0
+  done
+  return 1
+}
+if [ "${1:-}" = --torch ] || [ -n "${CI:-}" ]; then
+  say "installing PyTorch for the CPU into $python ..."
+  if install_torch; then say "torch packages: ready to be tested"; else say "torch packages: PyTorch could not be installed; their tests will be skipped"; fi
+fi
 
 if node -e 'import("llvm-bindings").then(() => {}, () => process.exit(1))' 2>/dev/null && command -v cc >/dev/null \
   && { [ -x /usr/lib/llvm-14/bin/llc ] || command -v llc-14 >/dev/null || command -v llc >/dev/null; }; then

@@ -15,6 +15,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   schedule: ["tile", "plan"],
   codegen: ["tile", "tensor"],
   "codegen/reference": ["tensor", "runtime", "plan"],
+  "codegen/torch": ["tensor", "plan"],
   compiler: ["syntax", "check", "tensor", "tile", "schedule", "plan"],
   runtime: [],
   cli: [
@@ -26,6 +27,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
     "schedule",
     "codegen",
     "codegen/reference",
+    "codegen/torch",
     "runtime",
     "plan",
   ],
@@ -34,7 +36,10 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 function roomOf(path: string): string {
   const parts = relative(root, path).split("/");
   if (parts[0] === "runtime") return parts[1] === "plan.ts" ? "plan" : "runtime";
-  if (parts[0] === "codegen") return parts[1] === "reference" ? "codegen/reference" : "codegen";
+  if (parts[0] === "codegen") {
+    const room = `codegen/${parts[1]}`;
+    return Object.hasOwn(allowed, room) ? room : "codegen";
+  }
   return parts.length > 2 ? parts[1]! : "compiler";
 }
 

@@ -21,9 +21,9 @@ const commands: Readonly<Record<string, Command>> = {
     load: () => import("./commands/check.ts"),
   },
   compile: {
-    summary: "write an artifact: kernels, manifest, plans",
+    summary: "write an artifact (kernels, manifest, plans), or a package for PyTorch",
     usage:
-      "compile FILE [--entry NAME] [--target cuda,wgsl,cpu] [--dim K=64,V=64] [--devices N] [--dtype bf16] [--cache-states every=256] [--out DIR]",
+      "compile FILE [--entry NAME] [--target cuda,wgsl,cpu] [--emit torch] [--dim K=64,V=64] [--devices N] [--dtype bf16] [--cache-states every=256] [--out DIR]",
     load: () => import("./commands/compile.ts"),
   },
   run: {

@@ -1,6 +1,7 @@
 /** laspc compile: writes an artifact that stands alone. */
 import { join } from "node:path";
 import type { Manifest } from "../../../runtime/plan.ts";
+import type { Compiled } from "../../index.ts";
 import { printManifest } from "../../../runtime/validate.ts";
 import { ringPlan } from "../../schedule/ring.ts";
 import { verifyPlan } from "../../schedule/verify.ts";
@@ -8,6 +9,7 @@ import type { Target } from "../../tile/target.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { type TargetChoice, loadTarget, targetNames } from "../devices.ts";
 import { compileFile, readSource, say, writeWhole } from "../files.ts";
+import { torchFiles } from "../torch.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
@@ -15,29 +17,48 @@ export async function run(argv: readonly string[]): Promise<number> {
     ["entry", "target", "emit", "dim", "dtype", "devices", "cache-states", "out"],
     "compile",
   );
-  if (args.text("emit") !== null) throw new UserError("--emit: packages are not generated yet");
+  const emit = args.choice("emit", ["artifact", "torch"], "artifact");
+  const isPackage = emit !== "artifact";
+  if (isPackage) checkPackageOptions(args);
   const source = await readSource(args.file("compile"));
   const started = performance.now();
-  const compiled = await compileFile(source, args, await chosenTargets(args.text("target")), {
+  const targets = isPackage ? "cuda" : args.text("target");
+  const compiled = await compileFile(source, args, await chosenTargets(targets), {
     backward: true,
     cacheStates: args.cacheStates(),
   });
+  const folder = args.text("out") ?? `${compiled.manifest.name}${isPackage ? "_pkg" : ""}`;
+  const files = isPackage ? torchFiles(source, compiled, folder) : artifactFiles(compiled, args);
+  for (const [path, text] of files) await writeWhole(join(folder, path), text);
+  say(`compiled ${compiled.manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
+  for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
+  for (const path of files.keys()) process.stdout.write(`${join(folder, path)}\n`);
+  return 0;
+}
+
+/** What has no part in a package is a mistake, not something to pass over. */
+function checkPackageOptions(args: Arguments): void {
+  if ((args.text("target") ?? "cuda") !== "cuda") {
+    throw new UsageError("--emit torch has kernels for cuda; --target takes nothing else with it");
+  }
+  if (args.text("devices") !== null) {
+    throw new UsageError("--emit torch runs on one device; --devices has no part in it");
+  }
+}
+
+/** The artifact: kernels, plans, manifest. */
+function artifactFiles(compiled: Compiled, args: Arguments): Map<string, string> {
   const ranks = args.integer("devices", 1, 1);
   const plans = [...new Set([1, ranks])].map((n) => ringPlan(compiled.manifest, n));
   for (const plan of plans) verifyPlan(plan, compiled.manifest);
   const manifest: Manifest = { ...compiled.manifest, plans };
-  const folder = args.text("out") ?? manifest.name;
   const files = new Map(compiled.files);
   for (const plan of plans)
     files.set(`plans/${plan.name}.json`, `${JSON.stringify(plan, null, 2)}\n`);
   files.set("README.md", readme(manifest));
   // The manifest last: a folder without it is not an artifact yet.
   files.set("manifest.json", printManifest(manifest));
-  for (const [path, text] of files) await writeWhole(join(folder, path), text);
-  say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
-  for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
-  for (const path of files.keys()) process.stdout.write(`${join(folder, path)}\n`);
-  return 0;
+  return files;
 }
 
 /** The named targets; without a name all that can be emitted here, saying which cannot. */

@@ -1,0 +1,29 @@
+/** The files that every generated package has, as text. */
+import binding from "./package/binding.py";
+import checks from "./package/checks.py";
+import operators from "./package/operators.py";
+import plain from "./package/plain.py";
+import signature from "./package/signature.py";
+import tensorOps from "./package/tensor_ops.py";
+import conftest from "./package/tests/conftest.py";
+import load from "./package/tests/load.py";
+import testErrors from "./package/tests/test_errors.py";
+import testOperators from "./package/tests/test_operators.py";
+import testValues from "./package/tests/test_values.py";
+
+export const modules: Readonly<Record<string, string>> = {
+  "binding.py": binding,
+  "checks.py": checks,
+  "operators.py": operators,
+  "plain.py": plain,
+  "signature.py": signature,
+  "tensor_ops.py": tensorOps,
+};
+
+export const tests: Readonly<Record<string, string>> = {
+  "conftest.py": conftest,
+  "load.py": load,
+  "test_errors.py": testErrors,
+  "test_operators.py": testOperators,
+  "test_values.py": testValues,
+};

@@ -1,0 +1,120 @@
+/**
+ * A Python package that stands alone: an attention as operators of PyTorch. Its own files are in
+ * `package/`, real Python that is the same for every attention and driven by `manifest.json`; what differs
+ * is printed here: the public function (`api.ts`), the plain form of the program (`print.ts`), and papers.
+ */
+import type { Op, Program } from "../../compiler/tensor/ir.ts";
+import { allOps } from "../../compiler/tensor/ir.ts";
+import type { Manifest } from "../../runtime/plan.ts";
+import { functionName, printApi } from "./api.ts";
+import { tests, modules } from "./files.ts";
+import { printFunction, printedImports } from "./print.ts";
+import { printProject, printReadme } from "./readme.ts";
+
+export interface PackageOptions {
+  /** With the forms `forward` and `backward`, and kernels for cuda. */
+  readonly manifest: Manifest;
+  /** Texts of the artifact by path. */
+  readonly files: ReadonlyMap<string, string>;
+  /** The name it is imported by. */
+  readonly packageName: string;
+  /** The text of the definition's file. */
+  readonly definition: string;
+  /** The forms as chunk loops, for tensors on the CPU. */
+  readonly loops: { readonly forward: Program; readonly backward: Program };
+  /** The forward token by token: what the package's tests compare with. */
+  readonly tokens: Program;
+  readonly noteOf: (op: Op) => string | null;
+  /** RMS(reference - x) / RMS(reference) that its tests allow, by how values are stored. */
+  readonly tolerances: Record<"outputs" | "gradients", Readonly<Record<string, number>>>;
+}
+
+/** The package's files by path. */
+export function torchPackage(options: PackageOptions): Map<string, string> {
+  const { loops, tokens, noteOf, definition, packageName } = options;
+  const manifest = ownManifest(options.manifest);
+  const hasPositions = [...allOps(loops.forward.ops)].some((op) => op.kind === "token-index");
+  const files = new Map<string, string>();
+  const name = functionName(manifest);
+  files.set("__init__.py", initText(manifest.name, name));
+  files.set("api.py", printApi({ manifest, definition, hasPositions }));
+  files.set(
+    "formula.py",
+    printModule(
+      `${manifest.name} in plain PyTorch, chunk by chunk: what runs where there is no GPU.`,
+      ".tensor_ops",
+      [
+        printFunction(loops.forward, {
+          name: "forward",
+          summary: resultsText(loops.forward),
+          noteOf,
+        }),
+        printFunction(loops.backward, {
+          name: "backward",
+          summary: `${resultsText(loops.backward)} d_x is the gradient of a loss at x.`,
+          noteOf,
+        }),
+      ],
+    ),
+  );
+  for (const [path, text] of Object.entries(modules)) files.set(path, text);
+  files.set("py.typed", "");
+  for (const [path, text] of options.files) if (path.startsWith("cuda/")) files.set(path, text);
+  const summary = resultsText(tokens);
+  files.set(
+    "tests/token_loop.py",
+    printModule(
+      `${manifest.name} token by token: what the tests compare with, in float64.`,
+      "package_under_test.tensor_ops",
+      [printFunction(tokens, { name: "forward", summary, noteOf })],
+    ),
+  );
+  for (const [path, text] of Object.entries(tests)) files.set(`tests/${path}`, text);
+  files.set("tests/tolerances.json", `${JSON.stringify(options.tolerances, null, 2)}\n`);
+  files.set("manifest.json", `${JSON.stringify(manifest, null, 2)}\n`);
+  files.set("pyproject.toml", printProject(manifest, packageName));
+  files.set("README.md", printReadme({ manifest, packageName, definition, hasPositions }));
+  return files;
+}
+
+/** The manifest without what PyTorch does not call. */
+function ownManifest(manifest: Manifest): Manifest {
+  const used = ["forward", "backward", "step"];
+  const cuda = manifest.targets.filter(({ target }) => target === "cuda");
+  return {
+    ...manifest,
+    forms: manifest.forms.filter(({ name }) => used.includes(name)),
+    targets: cuda.map((target) => ({
+      ...target,
+      forms: target.forms.filter(({ form }) => used.includes(form)),
+    })),
+    plans: [],
+  };
+}
+
+function initText(title: string, name: string): string {
+  return `"""${title} for PyTorch, compiled by laspc; see README.md beside this file."""
+
+from .api import ${name}
+
+__all__ = ["${name}"]
+`;
+}
+
+/** "Gives o, final_S." */
+function resultsText({ outputs }: Program): string {
+  return `Gives ${outputs.map(({ label }) => label).join(", ")}.`;
+}
+
+/** Functions as a module that imports what they call. */
+function printModule(title: string, helpers: string, functions: readonly string[]): string {
+  const text = functions.join("\n\n");
+  const uses = (word: string) => new RegExp(`\\b${word}\\b`).test(text.replace(/#.*$/gm, ""));
+  const calls = printedImports.filter(uses);
+  const lines = [`"""${title}"""`, "", "from __future__ import annotations", ""];
+  if (uses("math")) lines.push("import math", "");
+  lines.push("import torch", "from torch import Tensor");
+  if (uses("functional")) lines.push("from torch.nn import functional");
+  lines.push("", `from ${helpers} import ${calls.join(", ")}`, "", "");
+  return `${lines.join("\n")}\n${text}`;
+}

@@ -1,0 +1,82 @@
+"""Outputs, final states and gradients against the definition token by token, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import FORWARD, SIGNATURE, assert_close, call, exact, gradients, make_case
+
+CASES = {
+    "no token": {"T": 0},
+    "one token": {"T": 1},
+    "one chunk": {"T": 64},
+    "chunks and a rest": {"T": 150},
+    "a few tokens": {"T": 5, "B": 3},
+    "heads that share": {"T": 70, "H": 4, "grouped": True},
+    "packed": {"cuts": [0, 1, 1, 66, 130]},
+    "packed, heads that share": {"cuts": [0, 40, 70], "H": 4, "grouped": True},
+}
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
+def test_results_and_gradients(device, options):
+    case = make_case(device, **options)
+    results, grads = exact(case)
+    leaves = [x.detach().clone().requires_grad_() for x in case.tensors]
+    found = call(case, leaves)
+    assert_close([spec.name for spec in FORWARD.outputs], found, results, "outputs")
+    names = [f"d_{spec.name}" for spec in FORWARD.inputs]
+    assert_close(names, gradients(found, leaves, case.cotangents), grads, "gradients")
+
+
+@pytest.mark.skipif(
+    "step" not in SIGNATURE.forms, reason="every token of this attention needs the whole sequence"
+)
+def test_a_sequence_is_continued_from_its_state(device):
+    case = make_case(device, T=9)
+    whole = call(case)
+    count, outputs = len(SIGNATURE.inputs), len(SIGNATURE.outputs)
+    states = case.tensors[count:]
+    parts = []
+    for start, end in ((0, 6), (6, 7), (7, 8), (8, 9)):
+        tokens = [
+            x[:, start:end] if spec.per == "token" else x
+            for spec, x in zip(SIGNATURE.inputs, case.tensors)
+        ]
+        results = _continued(case, [*tokens, *states], start)
+        parts.append(results[:outputs])
+        states = results[outputs:]
+    joined = [torch.cat(pieces, dim=1) for pieces in zip(*parts)]
+    assert_close([spec.name for spec in FORWARD.outputs], [*joined, *states], whole, "outputs")
+
+
+def _continued(case, tensors, start):
+    from load import package
+
+    operators = package.binding.OPERATORS
+    results = operators.forward(*tensors, None, start)
+    return [results] if isinstance(results, torch.Tensor) else list(results)
+
+
+def test_without_a_state_it_starts_at_zero(device):
+    case = make_case(device, T=20)
+    count = len(SIGNATURE.inputs)
+    zeros = [torch.zeros_like(x) for x in case.tensors[count:]]
+    from load import attention
+
+    given = call(case, case.tensors[:count] + zeros)
+    outputs, final = attention(*case.tensors[:count])
+    assert final is None
+    outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+    for x, y in zip(outputs, given):
+        assert torch.equal(x, y)
+
+
+def test_packed_sequences_do_not_see_each_other(device):
+    case = make_case(device, cuts=[0, 30, 50])
+    changed = [
+        torch.cat([x[:, :30], torch.zeros_like(x[:, 30:])], dim=1) if spec.per == "token" else x
+        for spec, x in zip(FORWARD.inputs, case.tensors)
+    ]
+    for spec, x, y in zip(SIGNATURE.outputs, call(case), call(case, changed)):
+        assert torch.equal(x[:, :30], y[:, :30]), spec.name

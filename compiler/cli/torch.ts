@@ -1,0 +1,36 @@
+/** `laspc compile --emit torch`: a Python package in the place of an artifact. */
+import { basename, resolve } from "node:path";
+import { torchPackage } from "../../codegen/torch/package.ts";
+import { type Compiled, notesOf } from "../index.ts";
+import { toBackwardLoops, toLoops } from "../pipeline.ts";
+import { Report } from "../support/pass.ts";
+import type { Source } from "../support/span.ts";
+import { toTokens } from "../tensor/tokens.ts";
+import { gradients, tolerances } from "../tolerance.ts";
+
+/** The files of the package that lies in `folder`, which gives it its name. */
+export function torchFiles(
+  source: Source,
+  compiled: Compiled,
+  folder: string,
+): ReadonlyMap<string, string> {
+  const { program } = compiled.sharded.forms.find(({ name }) => name === "forward")!;
+  const forward = toLoops(program, new Report());
+  return torchPackage({
+    manifest: compiled.manifest,
+    files: compiled.files,
+    packageName: packageName(folder),
+    definition: source.text,
+    loops: { forward, backward: toBackwardLoops(forward, new Report()) },
+    tokens: toTokens(program),
+    noteOf: notesOf(source),
+    tolerances: { outputs: tolerances, gradients },
+  });
+}
+
+/** The folder's own name, made one that Python can import. */
+function packageName(folder: string): string {
+  return basename(resolve(folder))
+    .replace(/[^A-Za-z0-9_]/g, "_")
+    .replace(/^(?=\d)/, "_");
+}

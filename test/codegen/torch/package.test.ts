@@ -1,0 +1,60 @@
+/** Packages for PyTorch: what they look like, and that their own tests pass. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import type { Dtype } from "../../../compiler/tensor/ir.ts";
+import { exampleNames, ruleNames } from "../../support/examples.ts";
+import { python, runPython } from "../../support/python.ts";
+import { packageOf, writePackage } from "./packages.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "laspc-torch-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+describe("the text", () => {
+  const files = packageOf("retention", "retention_pkg", { dims: { K: 64, V: 64 } });
+
+  test.each(["api.py", "formula.py"])("retention's %s is the golden", (path) => {
+    const golden = join(import.meta.dirname, `retention_${path}`);
+    if (process.env["BLESS"]) writeFileSync(golden, files.get(path)!);
+    expect(files.get(path)).toBe(readFileSync(golden, "utf8"));
+  });
+
+  test("the folder names the package, as far as Python allows", () => {
+    const named = (out: string) => packageOf("retention", out).get("pyproject.toml")!;
+    expect(named("/tmp/retention_pkg/")).toContain('packages = ["retention_pkg"]');
+    expect(named("out/2-retention.pkg")).toContain('packages = ["_2_retention_pkg"]');
+  });
+
+  test("every manifest speaks of forms that PyTorch calls, and of cuda, alone", () => {
+    const manifest = JSON.parse(files.get("manifest.json")!) as {
+      forms: { name: string }[];
+      targets: { target: string }[];
+    };
+    expect(manifest.forms.map(({ name }) => name)).toEqual(["forward", "step", "backward"]);
+    expect(manifest.targets.map(({ target }) => target)).toEqual(["cuda"]);
+  });
+
+  test("every shipped attention and every rule becomes a package", () => {
+    for (const name of [...exampleNames, ...ruleNames]) {
+      expect(packageOf(name, `${name}_pkg`).get("formula.py"), name).toContain("def backward(");
+    }
+  });
+});
+
+const cases: readonly [string, Dtype, number, number][] = [
+  ["retention", "f32", 16, 24],
+  ["several-states", "bf16", 12, 8],
+  ["kda", "f32", 8, 8],
+  ["linear-attention-bidirectional", "f16", 8, 8],
+];
+
+test.skipIf(!python.available).each(cases)(
+  `%s in %s passes its own tests${python.why}`,
+  (name, dtype, K, V) => {
+    const own = join(folder, `${name.replaceAll("-", "_")}_${dtype}`);
+    writePackage(own, packageOf(name, own, { dims: { K, V }, dtype }));
+    const { status, output } = runPython(["-m", "pytest", "-q", "--show-capture=no", own]);
+    expect(status, output).toBe(0);
+  },
+);

@@ -1,0 +1,59 @@
+"""retention, compiled by laspc from retention.lasp."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .binding import OPERATORS
+
+
+def retention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gamma: Tensor,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Retention (RetNet, arXiv 2307.08621, equation 5): a constant decay for each head.
+
+    The definition, for one sequence and one head:
+
+        // Retention (RetNet, arXiv 2307.08621, equation 5): a constant decay for each head.
+        //
+        //   o_t = q_t S_t / sqrt(K),   S_t = gamma S_{t-1} + k_t v_t^T
+
+        attention retention(q: [T, K], k: [T, K], v: [T, V], gamma: scalar per head in (0, 1]) -> [T, V] {
+          scores = (q @ k.T) * causal_decay(log(gamma))
+          return (scores @ v) / sqrt(K)
+        }
+
+    T, B and the heads may be any; H is the most heads of any input, and each input's heads divide H.
+    K = 64, V = 64 are fixed in this package.
+    Decays are natural logarithms. Arithmetic and states are float32.
+
+    Args:
+        q: [B, T, heads, K], float32
+        k: [B, T, heads, K], float32
+        v: [B, T, heads, V], float32
+        gamma: [heads], float32, in (0, 1]
+        initial_state: [N, H, 64, 64], float32, the state before the first token; zero
+            when it is not given. N is B, or the number of packed sequences.
+        output_final_state: also return the state after the last token.
+        cu_seqlens: [N + 1], int32 or int64, on the inputs' device: N sequences of any lengths lie
+            one behind the other in one row (B = 1); sequence i is the tokens cu_seqlens[i] to
+            cu_seqlens[i + 1]. Begins with 0, never falls, ends with T. On a GPU its numbers are
+            not checked, since that would wait for the GPU.
+
+    Returns:
+        o: [B, T, heads, V], float32,
+        and the final state like initial_state, or None without output_final_state.
+        Gradients flow to every input and to the initial state, once; not twice.
+
+    Raises:
+        TypeError: an argument is not a tensor, or of another dtype than above.
+        ValueError: shapes do not fit each other or what is above, or devices differ.
+    """
+    outputs, states = OPERATORS((q, k, v, gamma), initial_state, cu_seqlens)
+    return outputs[0], (states[0] if output_final_state else None)
