@@ -93,7 +93,7 @@ function docString(
     `T, B and the heads may be any; H is the most heads of any input, and each input's heads divide H.`,
   );
   if (sizes.length > 0) writer.line(`${sizes.join(", ")} are fixed in this package.`);
-  writer.line("Decays are natural logarithms. Arithmetic and states are float32.").line();
+  writer.line("Decays are natural logarithms. Sums and states are float32.").line();
   writer.line("Args:");
   writer.indent(() => {
     inputs.forEach((spec, i) => writer.line(`${names[i]}: ${shapeText(spec)}${rangeText(spec)}`));

@@ -1,6 +1,7 @@
 /** The files that every generated package has, as text. */
 import binding from "./package/binding.py";
 import checks from "./package/checks.py";
+import kernels from "./package/kernels.py";
 import operators from "./package/operators.py";
 import plain from "./package/plain.py";
 import signature from "./package/signature.py";
@@ -14,6 +15,7 @@ import testValues from "./package/tests/test_values.py";
 export const modules: Readonly<Record<string, string>> = {
   "binding.py": binding,
   "checks.py": checks,
+  "kernels.py": kernels,
   "operators.py": operators,
   "plain.py": plain,
   "signature.py": signature,

@@ -280,10 +280,10 @@ class FunctionPrinter {
       case "const":
         return numberExpression(op.value);
       case "dim-size":
-        // The sequence's length is a tensor too, since functions of it may follow.
-        return op.dim === tokenDim
-          ? atom("sizes.full(float(sizes.T_total))")
-          : numberExpression(Number(this.size(op.dim)));
+        // Lengths are tensors too, since functions of them may follow.
+        if (op.dim === tokenDim) return atom("sizes.full(float(sizes.T_total))");
+        if (op.dim === chunkDim) return atom("sizes.full(float(chunk.count))");
+        return numberExpression(Number(this.size(op.dim)));
       case "token-index":
         return atom(
           op.type.shape[0] === tokenDim ? "sizes.tokens()" : `sizes.tokens()[${this.row}]`,

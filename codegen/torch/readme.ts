@@ -87,7 +87,9 @@ Gradients flow to every input and to the initial state, with the final state's c
 works under \`torch.compile(fullgraph=True)\`, and its arithmetic is float32 whatever \`torch.autocast\` says. There are
 no second derivatives and no rule for \`torch.vmap\`. A wrong dtype is a TypeError, a wrong shape or device a ValueError.
 
-On the CPU \`formula.py\` runs, plain PyTorch printed from the definition.
+On a GPU the kernels in \`cuda/\` run, on PyTorch's current stream and in its memory, without waiting for the GPU:
+calls can be captured in CUDA graphs. The first call compiles them with NVRTC and keeps them in \`~/.cache/laspc\`
+(or \`LASPC_CACHE\`). On the CPU \`formula.py\` runs, plain PyTorch printed from the definition.
 
 ## Tests
 

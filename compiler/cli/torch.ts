@@ -6,7 +6,7 @@ import { toBackwardLoops, toLoops } from "../pipeline.ts";
 import { Report } from "../support/pass.ts";
 import type { Source } from "../support/span.ts";
 import { toTokens } from "../tensor/tokens.ts";
-import { gradients, tolerances } from "../tolerance.ts";
+import { toleranceOf } from "../tolerance.ts";
 
 /** The files of the package that lies in `folder`, which gives it its name. */
 export function torchFiles(
@@ -15,6 +15,12 @@ export function torchFiles(
   folder: string,
 ): ReadonlyMap<string, string> {
   const { program } = compiled.sharded.forms.find(({ name }) => name === "forward")!;
+  const inputs = compiled.manifest.inputs.map(({ dtype }) => dtype);
+  const table = (prefix: string) => ({
+    f32: toleranceOf(`${prefix}x`, "f32", inputs),
+    f16: toleranceOf(`${prefix}x`, "f16", inputs),
+    bf16: toleranceOf(`${prefix}x`, "bf16", inputs),
+  });
   const forward = toLoops(program, new Report());
   return torchPackage({
     manifest: compiled.manifest,
@@ -24,7 +30,7 @@ export function torchFiles(
     loops: { forward, backward: toBackwardLoops(forward, new Report()) },
     tokens: toTokens(program),
     noteOf: notesOf(source),
-    tolerances: { outputs: tolerances, gradients },
+    tolerances: { outputs: table(""), gradients: table("d_") },
   });
 }
 

@@ -8,6 +8,7 @@ from typing import Optional, Sequence
 from torch import Tensor
 
 from . import formula
+from .kernels import Kernels
 from .operators import Operators
 from .plain import run_plain
 from .signature import CallSizes, Form, read_signature
@@ -23,4 +24,4 @@ def _on_cpu(
     return run_plain(SIGNATURE.name, form, _PRINTED[form.name], tensors, cu_seqlens, sizes)
 
 
-OPERATORS = Operators(SIGNATURE, {"CPU": _on_cpu})
+OPERATORS = Operators(SIGNATURE, {"CPU": _on_cpu, "CUDA": Kernels(SIGNATURE, FOLDER).run})

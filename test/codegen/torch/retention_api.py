@@ -31,7 +31,7 @@ def retention(
 
     T, B and the heads may be any; H is the most heads of any input, and each input's heads divide H.
     K = 64, V = 64 are fixed in this package.
-    Decays are natural logarithms. Arithmetic and states are float32.
+    Decays are natural logarithms. Sums and states are float32.
 
     Args:
         q: [B, T, heads, K], float32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .tensor_ops import Sizes, cat, causal, chunks, cumsum, stack
+from .tensor_ops import Sizes, cat, causal, chunks, stack
 
 
 def forward(
@@ -22,22 +22,22 @@ def forward(
     S = initial_S
     o_parts: list[Tensor] = []
     for chunk in chunks(sizes.T, 64):
-        log_decay = sizes.full(1.0, chunk.count) * x[..., None]
         k_rows = k[..., chunk.rows, :]
         v_rows = v[..., chunk.rows, :]
         q_rows = q[..., chunk.rows, :]
         # retention.lasp:7  return (scores @ v) / sqrt(K)
-        log_decay_sum = cumsum(log_decay, -1)
+        x_2 = sizes.count(chunk.count)
+        log_decay_sum = (x_2 + 1.0) * x[..., None]
         from_start = torch.exp(log_decay_sum)
-        q_decayed = q_rows * from_start[..., None]
-        inter = q_decayed @ S
+        inter = q_rows @ S * from_start[..., None]
         scores = q_rows @ k_rows.mT
         mask = causal(x[..., None], sizes, chunk.count)
         masked = scores * mask
         intra = masked @ v_rows
-        log_decay_total = log_decay.sum(-1)
+        tokens_here = sizes.full(float(chunk.count))
+        log_decay_total = x * tokens_here
         chunk_decay = torch.exp(log_decay_total)
-        log_decay_rest = cumsum(log_decay, -1, reverse=True, exclusive=True)
+        log_decay_rest = ((tokens_here - 1.0)[..., None] - x_2).clamp(min=0.0) * x[..., None]
         to_end = torch.exp(log_decay_rest)
         k_decayed = k_rows * to_end[..., None]
         o_parts.append((intra + inter) / 8.0)
@@ -60,13 +60,16 @@ def backward(
     S = initial_S
     S_parts: list[Tensor] = []
     for chunk in chunks(sizes.T, 64):
-        log_decay = sizes.full(1.0, chunk.count) * torch.log(gamma)[..., None]
         k_rows = k[..., chunk.rows, :]
         v_rows = v[..., chunk.rows, :]
+        # retention.lasp:6  scores = (q @ k.T) * causal_decay(log(gamma))
+        x = torch.log(gamma)
         # retention.lasp:7  return (scores @ v) / sqrt(K)
-        log_decay_total = log_decay.sum(-1)
+        tokens_here = sizes.full(float(chunk.count))
+        log_decay_total = x * tokens_here
         chunk_decay = torch.exp(log_decay_total)
-        log_decay_rest = cumsum(log_decay, -1, reverse=True, exclusive=True)
+        x_2 = ((tokens_here - 1.0)[..., None] - sizes.count(chunk.count)).clamp(min=0.0)
+        log_decay_rest = x_2 * x[..., None]
         to_end = torch.exp(log_decay_rest)
         k_decayed = k_rows * to_end[..., None]
         S_parts.append(S)
@@ -79,41 +82,42 @@ def backward(
     d_k_parts: list[Tensor] = []
     for chunk in reversed(chunks(sizes.T, 64)):
         S_rows = S_2[..., chunk.index, :, :]
-        # retention.lasp:6  scores = (q @ k.T) * causal_decay(log(gamma))
-        x = torch.log(gamma)
-        log_decay_2 = sizes.full(1.0, chunk.count) * x[..., None]
         k_rows_2 = k[..., chunk.rows, :]
         v_rows_2 = v[..., chunk.rows, :]
         q_rows = q[..., chunk.rows, :]
         # retention.lasp:7  return (scores @ v) / sqrt(K)
-        log_decay_sum = cumsum(log_decay_2, -1)
+        x_3 = sizes.count(chunk.count)
+        x_4 = x_3 + 1.0
+        # retention.lasp:6  scores = (q @ k.T) * causal_decay(log(gamma))
+        x_5 = torch.log(gamma)
+        # retention.lasp:7  return (scores @ v) / sqrt(K)
+        log_decay_sum = x_4 * x_5[..., None]
         from_start = torch.exp(log_decay_sum)
-        q_decayed = q_rows * from_start[..., None]
         scores = q_rows @ k_rows_2.mT
-        mask = causal(x[..., None], sizes, chunk.count)
+        mask = causal(x_5[..., None], sizes, chunk.count)
         masked = scores * mask
-        log_decay_total_2 = log_decay_2.sum(-1)
+        tokens_here_2 = sizes.full(float(chunk.count))
+        log_decay_total_2 = x_5 * tokens_here_2
         chunk_decay_2 = torch.exp(log_decay_total_2)
-        log_decay_rest_2 = cumsum(log_decay_2, -1, reverse=True, exclusive=True)
+        x_6 = ((tokens_here_2 - 1.0)[..., None] - x_3).clamp(min=0.0)
+        log_decay_rest_2 = x_6 * x_5[..., None]
         to_end_2 = torch.exp(log_decay_rest_2)
         k_decayed_2 = k_rows_2 * to_end_2[..., None]
         d_o_rows = d_o[..., chunk.rows, :]
-        x_2 = d_o_rows / 8.0
-        x_3 = v_rows_2 @ d_S.mT
-        x_4 = cumsum((x_3 * k_rows_2).sum(-1) * to_end_2, -1, exclusive=True)
-        x_5 = sizes.full(1.0, chunk.count) * ((d_S * S_rows).sum(-1).sum(-1) * chunk_decay_2)[..., None]
-        x_6 = x_2 @ v_rows_2.mT
-        x_7 = x_6 * mask
-        x_8 = sizes.count(chunk.count)
-        x_9 = x_8[..., :, None] * sizes.full(1.0, chunk.count)[..., None, :]
-        x_10 = sizes.full(1.0, chunk.count)[..., :, None] * x_8[..., None, :]
-        x_11 = x_2 @ S_rows.mT
-        x_12 = cumsum((x_11 * q_rows).sum(-1) * from_start, -1, reverse=True)
-        x_13 = (x_6 * scores * mask * (x_9 - x_10)).sum(-1).sum(-1) + (x_4 + x_5 + x_12).sum(-1)
-        d_q_parts.append(x_7 @ k_rows_2 + x_11 * from_start[..., None])
-        d_v_parts.append(k_decayed_2 @ d_S + masked.mT @ x_2)
-        d_k_parts.append(x_3 * to_end_2[..., None] + x_7.mT @ q_rows)
-        d_S, d_gamma = d_S * chunk_decay_2[..., None, None] + q_decayed.mT @ x_2, d_gamma + x_13 / gamma
+        x_7 = d_o_rows / 8.0
+        x_8 = v_rows_2 @ d_S.mT
+        x_9 = (d_S * S_rows).sum(-1).sum(-1) * chunk_decay_2 * tokens_here_2
+        x_10 = d_o_rows @ v_rows_2.mT * 0.125
+        x_11 = x_10 * mask
+        x_12 = x_3[..., :, None] * sizes.full(1.0, chunk.count)[..., None, :]
+        x_13 = sizes.full(1.0, chunk.count)[..., :, None] * x_3[..., None, :]
+        x_14 = ((x_8 * k_rows_2).sum(-1) * to_end_2 * x_6).sum(-1) + x_9 + (x_10 * scores * mask * (x_12 - x_13)).sum(-1).sum(-1)
+        x_15 = x_7 * from_start[..., None]
+        x_16 = ((x_7 * (q_rows @ S_rows)).sum(-1) * from_start * x_4).sum(-1)
+        d_q_parts.append(x_11 @ k_rows_2 + x_15 @ S_rows.mT)
+        d_v_parts.append(k_decayed_2 @ d_S + (masked * 0.125).mT @ d_o_rows)
+        d_k_parts.append(x_8 * to_end_2[..., None] + x_11.mT @ q_rows)
+        d_S, d_gamma = d_S * chunk_decay_2[..., None, None] + q_rows.mT @ x_15, d_gamma + (x_14 + x_16) / gamma
     d_q = cat(d_q_parts[::-1], sizes, 64)
     d_v = cat(d_v_parts[::-1], sizes, 64)
     d_k = cat(d_k_parts[::-1], sizes, 64)

@@ -83,6 +83,33 @@ def test_inputs_of_any_strides(device):
         assert torch.equal(x, y)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("cuts", [None, [0, 40, 70]], ids=["dense", "packed"])
+def test_calls_are_captured_in_cuda_graphs(cuts):
+    case = make_case(torch.device("cuda"), cuts=cuts)
+    other = make_case(torch.device("cuda"), cuts=cuts, seed=1)
+
+    def step(leaves):
+        found = call(case, leaves)
+        return [*found, *gradients(found, leaves, case.cotangents)]
+
+    leaves = [x.detach().clone().requires_grad_() for x in case.tensors]
+    wanted = step([x.detach().clone().requires_grad_() for x in other.tensors])
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        step(leaves)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=side):
+        found = step(leaves)
+    with torch.no_grad():
+        for leaf, x in zip(leaves, other.tensors):
+            leaf.copy_(x)
+    graph.replay()
+    for x, y in zip(found, wanted):
+        assert torch.equal(x, y)
+
+
 def test_fakes_need_no_memory():
     case = make_case(torch.device("cpu"), T=8)
     meta = [x.to("meta") for x in case.tensors]

@@ -1,0 +1,251 @@
+"""Runs the kernels of `cuda/` on tensors on a GPU, on PyTorch's current stream.
+
+They are compiled once by NVRTC for the GPU at hand and kept by content, in `LASPC_CACHE` or
+`~/.cache/laspc`. A launch allocates from PyTorch's own memory, never waits for the GPU and copies nothing
+back, so that calls can be captured in CUDA graphs; the first call on a device, which compiles, cannot.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import hashlib
+import importlib.util
+import os
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from .signature import CallSizes, Form, Signature, Spec, shape_of, share_shape, spec_of, sum_shares
+
+_MOST_DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_SHARED_BYTES_OF_A_BLOCK = 97  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+
+
+class Kernel(NamedTuple):
+    """A loaded kernel and what the manifest says of it."""
+
+    function: ctypes.c_void_p
+    spec: Any
+
+
+class Kernels:
+    """The kernels of a package, per device and form loaded when they are first needed."""
+
+    def __init__(self, signature: Signature, folder: Path) -> None:
+        self._signature = signature
+        self._folder = folder
+        self._loaded: dict[tuple[int, str], list[Kernel]] = {}
+        self._lock = threading.Lock()
+
+    def run(
+        self, form: Form, tensors: Sequence[Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+    ) -> tuple[Tensor, ...]:
+        """The outputs of a form: see `operators.Implementation`."""
+        device = tensors[0].device
+        with torch.cuda.device(device):
+            kernels = self._kernels(form.name, device.index)
+            held = [x.contiguous() for x in tensors]
+            buffers = {spec.name: x for spec, x in zip(form.inputs, held)}
+            if cu_seqlens is not None:
+                buffers["cu_seqlens"] = cu_seqlens.contiguous()
+            shares = []
+            for spec in form.outputs:
+                share = torch.empty(share_shape(spec, sizes), dtype=spec.dtype, device=device)
+                buffers[spec.name] = share
+                shares.append(share)
+            for work in map(spec_of, self._signature.cuda[form.name]["workspaces"]):
+                buffers[work.name] = torch.empty(
+                    shape_of(work, sizes), dtype=work.dtype, device=device
+                )
+            stream = torch.cuda.current_stream(device).cuda_stream
+            for kernel in kernels:
+                _launch(kernel, buffers, sizes, stream)
+        return tuple(sum_shares(spec, x, sizes) for spec, x in zip(form.outputs, shares))
+
+    def _kernels(self, form: str, device: int) -> list[Kernel]:
+        with self._lock:
+            known = self._loaded.get((device, form))
+            if known is None:
+                known = self._load(self._signature.cuda[form]["kernels"], device)
+                self._loaded[device, form] = known
+            return known
+
+    def _load(self, specs: Sequence[Any], device: int) -> list[Kernel]:
+        # Makes PyTorch's own context current, which is where the modules belong.
+        torch.zeros(1, device=f"cuda:{device}")
+        major, minor = torch.cuda.get_device_capability(device)
+        sources = [(self._folder / spec["file"]).read_text(encoding="utf-8") for spec in specs]
+        with ThreadPoolExecutor() as pool:
+            images = list(pool.map(lambda source: _image_of(source, major * 10 + minor), sources))
+        return [_load_kernel(spec, image) for spec, image in zip(specs, images)]
+
+
+# --- launching --------------------------------------------------------------------------------------
+
+
+def _launch(kernel: Kernel, buffers: dict[str, Tensor], sizes: CallSizes, stream: int) -> None:
+    spec = kernel.spec
+    blocks = 1
+    for axis in spec["grid"]:
+        extent = 1
+        for factor in axis["of"]:
+            extent *= _scalar(factor, sizes) if isinstance(factor, str) else factor
+        blocks *= -(-extent // axis["by"])
+    if blocks == 0:
+        return
+    if blocks > 0x7FFFFFFF:
+        raise ValueError(f"{spec['entry']}: {blocks} blocks are too many for a launch")
+    pointers = (_pointer(buffers.get(buffer["name"])) for buffer in spec["buffers"])
+    scalars = (ctypes.c_int(_scalar(name, sizes)) for name in spec["scalars"])
+    arguments = [*pointers, *scalars]
+    addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+    shared = spec["sharedBytes"] if spec.get("dynamicShared") else 0
+    threads = spec["threads"]
+    _call(
+        "cuLaunchKernel", kernel.function, blocks, 1, 1, threads, 1, 1,
+        shared, ctypes.c_void_p(stream), addresses, None,
+    )
+
+
+def _scalar(name: str, sizes: CallSizes) -> int:
+    """A run-time integer by the name kernels know it by; `H_q` is the number of heads of `q`."""
+    if name == "packed":
+        return int(sizes.packed)
+    if name.startswith("H_"):
+        return sizes.heads.get(name[2:], sizes.H)
+    return int(getattr(sizes, name))
+
+
+def _pointer(tensor: Optional[Tensor]) -> ctypes.c_void_p:
+    """Where a tensor's numbers lie; nothing where kernels do not look."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _load_kernel(spec: Any, image: bytes) -> Kernel:
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    _call("cuModuleLoadData", ctypes.byref(module), image)
+    _call("cuModuleGetFunction", ctypes.byref(function), module, spec["entry"].encode())
+    if spec.get("dynamicShared"):
+        most, device = ctypes.c_int(), ctypes.c_int()
+        _call("cuCtxGetDevice", ctypes.byref(device))
+        _call("cuDeviceGetAttribute", ctypes.byref(most), _SHARED_BYTES_OF_A_BLOCK, device)
+        needed = spec["sharedBytes"]
+        if needed > most.value:
+            raise RuntimeError(
+                f"{spec['entry']} needs {needed} bytes of shared memory a block, "
+                f"more than this GPU's {most.value}"
+            )
+        _call("cuFuncSetAttribute", function, _MOST_DYNAMIC_SHARED_BYTES, needed)
+    return Kernel(function, spec)
+
+
+_driver: Optional[ctypes.CDLL] = None
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Calls the driver. Raises RuntimeError with its own words."""
+    global _driver
+    if _driver is None:
+        _driver = ctypes.CDLL("libcuda.so.1")
+    status = getattr(_driver, name)(*arguments)
+    if status == 0:
+        return
+    text = ctypes.c_char_p()
+    _driver.cuGetErrorString(status, ctypes.byref(text))
+    raise RuntimeError(f"{name}: {(text.value or b'unknown error').decode()} ({status})")
+
+
+# --- compiling --------------------------------------------------------------------------------------
+
+
+def _image_of(source: str, capability: int) -> bytes:
+    """The machine code of a kernel's file for a compute capability (90 is sm_90)."""
+    compiler = _compiler()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    compiler.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    # What Hopper alone has is in its own "a" variant.
+    target = f"sm_{capability}{'a' if capability == 90 else ''}"
+    options = [f"--gpu-architecture={target}".encode(), b"--std=c++17"]
+    facts = f"{major.value}.{minor.value} {options} {source}".encode()
+    path = _cache_folder() / f"{hashlib.sha256(facts).hexdigest()}.cubin"
+    try:
+        return path.read_bytes()
+    except OSError:
+        image = _compiled(compiler, source, options)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Renamed into place whole, so that nobody loads half a file.
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as staged:
+            staged.write(image)
+        os.replace(staged.name, path)
+    except OSError:
+        pass  # Without a folder to write to, it is compiled again next time.
+    return image
+
+
+def _cache_folder() -> Path:
+    named = os.environ.get("LASPC_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "laspc"
+
+
+def _compiled(compiler: ctypes.CDLL, source: str, options: Sequence[bytes]) -> bytes:
+    program = ctypes.c_void_p()
+    compiler.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
+    try:
+        listed = (ctypes.c_char_p * len(options))(*options)
+        failed = compiler.nvrtcCompileProgram(program, len(options), listed)
+        if failed:
+            log = _result(compiler, "ProgramLog", program).decode(errors="replace").rstrip("\0")
+            raise RuntimeError(f"NVRTC does not compile a kernel ({failed}): {log}")
+        return _result(compiler, "CUBIN", program)
+    finally:
+        compiler.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _result(compiler: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
+    size = ctypes.c_size_t()
+    getattr(compiler, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    getattr(compiler, f"nvrtcGet{what}")(program, text)
+    return text.raw
+
+
+_nvrtc: Optional[ctypes.CDLL] = None
+
+
+def _compiler() -> ctypes.CDLL:
+    """NVRTC: the one named by LASPC_NVRTC, PyTorch's own, or the system's."""
+    global _nvrtc
+    if _nvrtc is None:
+        for candidate in _nvrtc_candidates():
+            try:
+                _nvrtc = ctypes.CDLL(candidate)
+                break
+            except OSError:
+                continue
+        else:
+            raise RuntimeError("NVRTC is not found; name its library in LASPC_NVRTC")
+    return _nvrtc
+
+
+def _nvrtc_candidates() -> list[str]:
+    named = os.environ.get("LASPC_NVRTC")
+    if named:
+        return [named]
+    version = (torch.version.cuda or "").split(".")[0]
+    names = [f"libnvrtc.so.{version}"] if version else []
+    spec = importlib.util.find_spec("nvidia")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    bundled = [
+        path for folder in folders for path in glob.glob(f"{folder}/**/libnvrtc.so.*", recursive=True)
+    ]
+    own = sorted(path for path in bundled if path.split(".so.")[1].isdigit())
+    return [*own, *names, "libnvrtc.so", "/usr/local/cuda/lib64/libnvrtc.so"]
