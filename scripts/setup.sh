@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what laspc needs on Debian or Ubuntu with Node 20 or later. Safe to run again.
-#   --torch  also PyTorch for the CPU (900 MB), with which the tests run generated packages; in CI always
+#   --torch  also PyTorch (900 MB and more), with which the tests run generated packages; in CI always
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,15 +57,10 @@ python=node_modules/.cache/laspc/python
 install_torch() {
   [ -x "$python/bin/python" ] || python3 -m venv "$python" || return 1
   "$python/bin/python" -c 'import torch, pytest' 2>/dev/null && return 0
-  # Where the index is PyTorch's own or has its builds for the CPU, the first finds them.
-  for index in "" "--extra-index-url=https://download.pytorch.org/whl/cpu"; do
-    # shellcheck disable=SC2086
-    timeout 300 "$python/bin/python" -m pip install -q --retries 1 $index "torch==2.13.0+cpu" pytest 2>/dev/null && return 0
-  done
-  return 1
+  timeout 600 "$python/bin/python" -m pip install -q --retries 1 "torch==2.13.0" pytest numpy 2>/dev/null
 }
 if [ "${1:-}" = --torch ] || [ -n "${CI:-}" ]; then
-  say "installing PyTorch for the CPU into $python ..."
+  say "installing PyTorch into $python ..."
   if install_torch; then say "torch packages: ready to be tested"; else say "torch packages: PyTorch could not be installed; their tests will be skipped"; fi
 fi
 

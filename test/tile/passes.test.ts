@@ -19,7 +19,7 @@ const folder = join(import.meta.dirname, "passes");
 const passes: readonly Pass<TileProgram>[] = [
   placeOperands((rows) => rows <= 16),
   recomputeTiles,
-  pipelineCopies({ limitBytes: 1800, bytesOf: ({ shape }) => shape.reduce((a, b) => a * b, 2) }),
+  pipelineCopies({ limitBytes: 2600, bytesOf: ({ shape }) => shape.reduce((a, b) => a * b, 2) }),
   insertBarriers,
 ];
 
