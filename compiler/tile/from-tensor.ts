@@ -31,6 +31,7 @@ import {
   pieceOf,
   tokenDim,
 } from "../tensor/ir.ts";
+import { inChunksOf } from "../tensor/in-chunks-of.ts";
 import { captured } from "../tensor/rewrite.ts";
 import { axisClasses } from "./axis-classes.ts";
 import type { GridAxis, Kernel, Loop, Param, Stmt, TileProgram } from "./ir.ts";
@@ -244,7 +245,8 @@ class Lowering {
   ): Kernel {
     const { limits, noteOf } = this.options;
     const ops = new Map(this.ops);
-    for (const op of loop?.region.ops ?? []) ops.set(op.id, op);
+    const kept = new Set(loop ? [...loop.yields, ...loop.carries] : []);
+    for (const op of inChunksOf(chunk, loop?.region.ops ?? [], kept)) ops.set(op.id, op);
     const params = loop?.region.params ?? [];
     const cut = this.cut(loop, rest, chunk, block);
     const used = new Map<string, Param>();
