@@ -101,6 +101,8 @@ export class FragmentWalker extends CLikeWalker {
       "step",
       "other",
       "sum",
+      "turn",
+      "words",
     ]) {
       this.taken.add(name);
     }
@@ -148,6 +150,24 @@ export class FragmentWalker extends CLikeWalker {
           this.withPlaces(this.rowText(warps, "(i / 2)", "i % 2"), col, body);
         });
       });
+    });
+  }
+
+  /** Without a loop where each thread has one element, unrolled where each has as many. */
+  protected override eachShared(count: number, name: string, body: () => void): void {
+    const { writer } = this;
+    const { threads } = this.kernel;
+    if (count <= threads) {
+      const inner = () => {
+        writer.line(`const int ${name} = thread;`);
+        body();
+      };
+      return void writer.block(count === threads ? "{" : `if (thread < ${count}) {`, inner);
+    }
+    if (count % threads !== 0) return super.eachShared(count, name, body);
+    this.fixedLoop("turn", count / threads, () => {
+      writer.line(`const int ${name} = turn * ${threads} + thread;`);
+      body();
     });
   }
 
@@ -270,6 +290,9 @@ export class FragmentWalker extends CLikeWalker {
     const param = this.param(view.param);
     const isEven = this.colsOf(param) % 2 === 0 && view.col.offset % 2 === 0;
     if (cols === undefined || param.dtype === "f32" || !isEven) return super.store(stmt);
+    if (this.colsOf(param) % 8 === 0 && view.col.offset % 8 === 0) {
+      if (warpsOf(rows, cols).colBlocks % 2 === 0) return this.storePieces(src, view);
+    }
     const name = this.nameOf(src);
     const pair = [`${name}[i][2 * j]`, `${name}[i][2 * j + 1]`];
     this.eachPair(rows, cols, () => {
@@ -278,6 +301,46 @@ export class FragmentWalker extends CLikeWalker {
       const inside = this.inBuffer(view, src, "row", "col");
       if (inside === null) this.writer.line(write);
       else this.writer.block(`if (${inside}) {`, () => this.writer.line(write));
+    });
+  }
+
+  /**
+   * In pieces of 16 bytes: the four lanes that have pieces of a row exchange words, so that each writes
+   * one. Of an odd number of pairs of blocks the two halves of a block of rows make up the four.
+   */
+  private storePieces(src: StorageId, view: View): void {
+    const { writer } = this;
+    const [rows, cols] = this.storage(src).shape as [number, number];
+    const param = this.param(view.param);
+    const name = this.nameOf(src);
+    const warps = warpsOf(rows, cols);
+    const { rowBlocks, colBlocks } = warps;
+    const inRow = colBlocks % 4 === 0;
+    const at = (n: number) => {
+      const row = inRow ? "[i]" : `[2 * i + ${n >> 1}]`;
+      const block = inRow ? `8 * j + ${2 * n}` : `4 * j + ${2 * (n % 2)}`;
+      return [`${name}${row}[${block}]`, `${name}${row}[${block} + 1]`];
+    };
+    const words = [0, 1, 2, 3].map((n) => this.packed(param.dtype as Storage["dtype"], at(n)));
+    const row = inRow
+      ? this.rowText(warps, "(i / 2)", "i % 2")
+      : this.rowText(warps, "i", "lane % 4 / 2");
+    const blocks = inRow ? "j * 32 + " : "j * 16 + ";
+    const col = `${this.firstCol(warps, blocks)}${inRow ? "lane % 4 * 8" : "lane % 2 * 8"}`;
+    this.activeWarps(warps, () => {
+      this.fixedLoop("i", inRow ? 2 * rowBlocks : rowBlocks, () => {
+        this.fixedLoop("j", colBlocks / (inRow ? 4 : 2), () => {
+          writer.line(`unsigned words[4] = {${words.join(", ")}};`);
+          writer.line(`${this.use("turn_in_quad")}(words);`);
+          this.withPlaces(row, col, () => {
+            const place = `${this.paramName(param.name)}[${this.bufferIndex(view, "row", "col")}]`;
+            const write = `*(uint4*)&${place} = make_uint4(words[0], words[1], words[2], words[3]);`;
+            const inside = this.inBuffer(view, src, "row", "col");
+            if (inside === null) writer.line(write);
+            else writer.block(`if (${inside}) {`, () => writer.line(write));
+          });
+        });
+      });
     });
   }
 

@@ -50,7 +50,7 @@ class Kernels:
         device = tensors[0].device
         with torch.cuda.device(device):
             kernels = self._kernels(form.name, device.index)
-            held = [x.contiguous() for x in tensors]
+            held = [_aligned(x) for x in tensors]
             buffers = {spec.name: x for spec, x in zip(form.inputs, held)}
             if cu_seqlens is not None:
                 buffers["cu_seqlens"] = cu_seqlens.contiguous()
@@ -84,6 +84,12 @@ class Kernels:
         with ThreadPoolExecutor() as pool:
             images = list(pool.map(lambda source: _image_of(source, major * 10 + minor), sources))
         return [_load_kernel(spec, image) for spec, image in zip(specs, images)]
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """The tensor where kernels read pieces of 16 bytes: in order, and from a whole piece on."""
+    x = x.contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
 # --- launching --------------------------------------------------------------------------------------

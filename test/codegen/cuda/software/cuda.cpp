@@ -78,9 +78,11 @@ template <class Record> static const Record* software_exchange(const Record& min
 }
 #define software_lane (threadIdx.x % 32)
 static inline void __syncwarp() { software_exchange(0); }
-static inline float __shfl_xor_sync(unsigned, float value, int distance) {
+template <class Value> static inline Value __shfl_xor_sync(unsigned, Value value, int distance) {
   return software_exchange(value)[software_lane ^ distance];
 }
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static inline float __shfl_up_sync(unsigned, float value, int distance) {
   const float* all = software_exchange(value);
   return software_lane < distance ? value : all[software_lane - distance];
