@@ -11,30 +11,45 @@ import {
   runBackward,
   sizesOf,
 } from "../../support/examples.ts";
-import { available, backward, createSoftwareCuda, why } from "./software/index.ts";
+import { available, backward, createSoftwareCuda, onHopper, why } from "./software/index.ts";
 
 /** The length whose threads run in the other order as well: one that fills no chunk. */
 const turned = 65;
 
-describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (name) => {
-  const check = async (dtype: "bf16" | "f16", dims: Record<string, number>, lengths: number[]) => {
-    const compiled = compileExample(name, { dims, dtype, targets: [cudaTarget], backward: true });
-    const device = await createSoftwareCuda();
-    await device.load(artifactOf(compiled));
-    for (const T of lengths) {
-      const sizes = sizesOf({ T, H: 4 });
-      const inputs = randomInputs(compiled, sizes, { initial: true });
-      const run = () => runBackward(compiled, device, inputs, sizes);
-      const results = [await run(), ...(T === turned ? [await backward(run)] : [])];
-      for (const result of results) {
-        const { ok, outputs } = await compare(compiled, inputs, sizes, result);
-        expect(ok, `T ${T}: ${JSON.stringify(outputs)}`).toBe(true);
-      }
+async function check(
+  name: string,
+  dtype: "bf16" | "f16",
+  dims: Record<string, number>,
+  lengths: readonly number[],
+) {
+  const compiled = compileExample(name, { dims, dtype, targets: [cudaTarget], backward: true });
+  const device = await createSoftwareCuda();
+  await device.load(artifactOf(compiled));
+  for (const T of lengths) {
+    const sizes = sizesOf({ T, H: 4 });
+    const inputs = randomInputs(compiled, sizes, { initial: true });
+    const run = () => runBackward(compiled, device, inputs, sizes);
+    const results = [await run(), ...(T === turned ? [await backward(run)] : [])];
+    for (const result of results) {
+      const { ok, outputs } = await compare(compiled, inputs, sizes, result);
+      expect(ok, `T ${T}: ${JSON.stringify(outputs)}`).toBe(true);
     }
-    await device.close();
-  };
+  }
+  await device.close();
+}
 
+describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (name) => {
   test("bf16: outputs, states and gradients", () =>
-    check("bf16", { K: 32, V: 48 }, [0, 1, 65, 150]));
-  test("f16, sizes that divide nothing", () => check("f16", { K: 20, V: 36 }, [70]));
+    check(name, "bf16", { K: 32, V: 48 }, [0, 1, turned, 150]));
+  test("f16, sizes that divide nothing", () => check(name, "f16", { K: 20, V: 36 }, [70]));
 });
+
+// Whole chunks of 64 rows and columns, which products of a warpgroup are made of.
+describe.skipIf(!available).each(["retention", "simple-gla", "delta-net"])(
+  `%s on Hopper${why}`,
+  (name) => {
+    test("bf16", () => onHopper(() => check(name, "bf16", { K: 64, V: 64 }, [turned])));
+    test("f16, more columns than a panel", () =>
+      onHopper(() => check(name, "f16", { K: 64, V: 128 }, [turned])));
+  },
+);

@@ -3,6 +3,8 @@
 // other as fibers, which change at __syncthreads and where a warp works together: instructions on
 // matrices mean what PTX ISA 8.7 says (9.7.14). What a GPU would let pass is caught here:
 //
+// SOFTWARE_CUDA_SM90=1 makes it a GPU of compute capability 9.0, and so kernels use `wgmma`.
+//
 //   a missing barrier       SOFTWARE_CUDA_ORDER=backward runs the threads the other way round
 //   unwritten shared memory is NaN when a block starts; registers hold a large number
 //   a copy not waited for   is NaN: it is made when it is waited for
@@ -13,6 +15,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -34,6 +37,7 @@ const char* const kPrelude = R"(
 #include <stdint.h>
 #include <string.h>
 #include <deque>
+#include <tuple>
 #include <utility>
 #include <vector>
 struct Place { unsigned x, y, z; };
@@ -136,6 +140,43 @@ static inline void ptx_mma_sync_aligned_m16n8k16_row_col_f32_f16_f16_f32(float& 
   auto number = [](unsigned bits) { return (float)software_bits<_Float16>((unsigned short)bits); };
   software_mma(d0, d1, d2, d3, number, {{a0, a1, a2, a3}, {b0, b1}});
 }
+
+// --- products of a warpgroup: factors in shared memory, as their descriptors say (PTX ISA 8.7, 9.7.15.5) ---
+static inline unsigned short software_element(unsigned long long descriptor, bool turned, int row, int k) {
+  const unsigned start = (descriptor & 0x3fff) << 4;
+  const unsigned next_panel = (descriptor >> 16 & 0x3fff) << 4, next_eight = (descriptor >> 32 & 0x3fff) << 4;
+  unsigned at = start + (turned ? row / 64 * next_panel + k / 8 * next_eight + k % 8 * 128 + row % 64 * 2
+                                : row / 8 * next_eight + row % 8 * 128 + k * 2);
+  if (descriptor >> 62 == 1) at ^= (at >> 7 & 7) << 4;
+  unsigned short bits; memcpy(&bits, memory + at, 2); return bits;
+}
+template <int width, class Number, class... Operands, size_t... I>
+static void software_wgmma(Number number, std::tuple<Operands...> operands, std::index_sequence<I...>) {
+  float* const sums[] = {&std::get<I>(operands)...};
+  const unsigned long long left = std::get<width / 2>(operands), right = std::get<width / 2 + 1>(operands);
+  const bool turn_left = std::get<width / 2 + 2>(operands), turn_right = std::get<width / 2 + 3>(operands);
+  const int first = threadIdx.x / 32 % 4 * 16 + software_lane / 4;
+  for (int i = 0; i < width / 2; i++) {
+    const int row = first + i / 2 % 2 * 8, col = i / 4 * 8 + software_lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 16; k++) {
+      *sums[i] += number(software_element(left, turn_left, row, k)) * number(software_element(right, turn_right, col, k));
+    }
+  }
+}
+#define SOFTWARE_WGMMA_OF(width, type, number) \
+  template <class... Operands> static void ptx_wgmma_mma_async_sync_aligned_m64n##width##k16_f32_##type##_##type(Operands&&... all) { \
+    software_wgmma<width>(number, std::forward_as_tuple(all...), std::make_index_sequence<width / 2>()); \
+  }
+#define SOFTWARE_WGMMA(width) \
+  SOFTWARE_WGMMA_OF(width, bf16, [](unsigned bits) { return __uint_as_float(bits << 16); }) \
+  SOFTWARE_WGMMA_OF(width, f16, [](unsigned bits) { return (float)software_bits<_Float16>((unsigned short)bits); })
+SOFTWARE_WGMMA(8) SOFTWARE_WGMMA(16) SOFTWARE_WGMMA(24) SOFTWARE_WGMMA(32) SOFTWARE_WGMMA(40) SOFTWARE_WGMMA(48)
+SOFTWARE_WGMMA(56) SOFTWARE_WGMMA(64) SOFTWARE_WGMMA(80) SOFTWARE_WGMMA(96) SOFTWARE_WGMMA(112) SOFTWARE_WGMMA(128)
+static inline void ptx_wgmma_fence_sync_aligned() {}
+static inline void ptx_wgmma_commit_group_sync_aligned() {}
+static inline void ptx_wgmma_wait_group_sync_aligned() {}
+static inline void ptx_fence_proxy_async_shared_cta() {}
+static inline void ptx_(float&) {}
 
 // --- copies in the background: made only when they are waited for ---
 struct Copying { unsigned to; const void* from; int bytes, given; };
@@ -321,9 +362,11 @@ size_t closing(const std::string& text, size_t at) {
 
 // `asm("cvt.f32.f16 %0, %1;" : "=f"(to) : "h"(from))` as `ptx_cvt_f32_f16(to, from)`.
 std::string callOfAsm(const std::string& statement) {
-  const size_t name = statement.find('"') + 1;
-  const size_t end = statement.find_first_of(" ;", name);
-  std::string call = "ptx_" + std::regex_replace(statement.substr(name, end - name), std::regex("\\."), "_") + "(";
+  // In a block of its own, with a predicate that is always true, `wgmma` is what counts.
+  const size_t wide = statement.find("wgmma.mma_async");
+  const size_t name = wide != std::string::npos ? wide : statement.find('"') + 1;
+  const size_t end = statement.find_first_of(" ;\"", name);
+  std::string call = "ptx_" + std::regex_replace(statement.substr(name, end - name), std::regex("[.:]+"), "_") + "(";
   size_t at = statement.find('"', end) + 1;
   const char* between = "";
   while ((at = statement.find("\"(", at)) != std::string::npos) {
@@ -364,17 +407,18 @@ std::string hostSource(const std::string& source) {
 
 // A version nobody has, so that what is made here is never taken for a real GPU's.
 API nvrtcVersion(int* major, int* minor) { return *major = 0, *minor = 0, 0; }
-API nvrtcGetNumSupportedArchs(int* count) { return *count = 1, 0; }
-API nvrtcGetSupportedArchs(int* all) { return *all = 80, 0; }
+API nvrtcGetNumSupportedArchs(int* count) { return *count = 2, 0; }
+API nvrtcGetSupportedArchs(int* all) { return all[0] = 80, all[1] = 90, 0; }
 API nvrtcCreateProgram(Program** program, const char* source, const char* name, int, void*, void*) {
   *program = new Program{source, name, "", ""};
   return 0;
 }
-API nvrtcCompileProgram(Program* program, int, const char**) {
+API nvrtcCompileProgram(Program* program, int count, const char** options) {
   char folder[] = "/tmp/laspc-software-cuda-XXXXXX";
   if (!mkdtemp(folder)) return kInvalidValue;
   const std::string base = folder;
-  std::ofstream(base + "/kernel.cpp") << hostSource(program->source);
+  const bool isHopper = std::any_of(options, options + count, [](const char* option) { return strstr(option, "sm_90a"); });
+  std::ofstream(base + "/kernel.cpp") << (isHopper ? "#define __CUDA_ARCH_FEAT_SM90_ALL\n" : "") << hostSource(program->source);
   const std::string command = "g++ -std=c++17 -O1 -w -shared -fPIC -ftrivial-auto-var-init=pattern -o " +
                               base + "/kernel.so " + base + "/kernel.cpp 2> " + base + "/log";
   const int failed = system(command.c_str());
@@ -400,7 +444,7 @@ API cuInit(unsigned) { return 0; }
 API cuDriverGetVersion(int* version) { return *version = 13000, 0; }
 API cuDeviceGetCount(int* count) { return *count = 1, 0; }
 API cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
-API cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? 8 : which == 97 ? 227 * 1024 : 0, 0; }
+API cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? (getenv("SOFTWARE_CUDA_SM90") ? 9 : 8) : which == 97 ? 227 * 1024 : 0, 0; }
 API cuDeviceGetName(char* name, int length, int) { return snprintf(name, length, "in software"), 0; }
 API cuDevicePrimaryCtxRetain(uint64_t* context, int) { return *context = 1, 0; }
 API cuDevicePrimaryCtxRelease_v2(int) { return failure = 0, 0; }

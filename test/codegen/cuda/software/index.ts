@@ -36,6 +36,12 @@ export async function backward<Result>(work: () => Promise<Result>): Promise<Res
   return work().finally(() => delete process.env["SOFTWARE_CUDA_ORDER"]);
 }
 
+/** Does something with a GPU of compute capability 9.0, whose kernels use what Hopper alone has. */
+export async function onHopper<Result>(work: () => Promise<Result>): Promise<Result> {
+  process.env["SOFTWARE_CUDA_SM90"] = "1";
+  return work().finally(() => delete process.env["SOFTWARE_CUDA_SM90"]);
+}
+
 function build(): string {
   const path = join(folder, "libsoftwarecuda.so");
   const source = join(import.meta.dirname, "cuda.cpp");
