@@ -1,5 +1,6 @@
 /** `laspc compile --emit torch`: a Python package in the place of an artifact. */
 import { basename, resolve } from "node:path";
+import { pythonWords } from "../../codegen/torch/names.ts";
 import { torchPackage } from "../../codegen/torch/package.ts";
 import { type Compiled, notesOf } from "../index.ts";
 import { toBackwardLoops, toLoops } from "../pipeline.ts";
@@ -7,8 +8,9 @@ import { Report } from "../support/pass.ts";
 import type { Source } from "../support/span.ts";
 import { toTokens } from "../tensor/tokens.ts";
 import { toleranceOf } from "../tolerance.ts";
+import { UsageError } from "./arguments.ts";
 
-/** The files of the package that lies in `folder`, which gives it its name. */
+/** The files of the package that lies in `folder`, which gives it its name; throws a UsageError if it cannot. */
 export function torchFiles(
   source: Source,
   compiled: Compiled,
@@ -34,9 +36,9 @@ export function torchFiles(
   });
 }
 
-/** The folder's own name, made one that Python can import. */
+/** The folder's own name, by which Python imports it. */
 function packageName(folder: string): string {
-  return basename(resolve(folder))
-    .replace(/[^A-Za-z0-9_]/g, "_")
-    .replace(/^(?=\d)/, "_");
+  const name = basename(resolve(folder));
+  if (/^[A-Za-z_]\w*$/.test(name) && !pythonWords.has(name)) return name;
+  throw new UsageError(`--out names the package, and \`${name}\` is no name in Python`);
 }

@@ -65,6 +65,8 @@ describe("exit codes", () => {
     [2, ["compile", retention, "--emit", "tensorflow"]],
     [2, ["compile", retention, "--emit", "torch", "--target", "wgsl"]],
     [2, ["compile", retention, "--emit", "torch", "--devices", "4"]],
+    [2, ["compile", retention, "--emit", "torch", "--cache-states", "every=64"]],
+    [2, ["compile", retention, "--emit", "torch", "--dim", "K=8,V=8", "--out", "a-b"]],
     [1, ["compile", retention, "--emit", "torch"]],
     [1, ["run", "no-such-file.lasp"]],
     [1, ["run", retention, "--device", "reference"]],

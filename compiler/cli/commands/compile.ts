@@ -44,6 +44,9 @@ function checkPackageOptions(args: Arguments): void {
   if (args.text("devices") !== null) {
     throw new UsageError("--emit torch runs on one device; --devices has no part in it");
   }
+  if (args.text("cache-states") !== null) {
+    throw new UsageError("--emit torch keeps no states; --cache-states has no part in it");
+  }
 }
 
 /** The artifact: kernels, plans, manifest. */
