@@ -1,19 +1,25 @@
 /** The public file of a generated package: one typed function with everything a caller must know. */
 import { TextWriter } from "../../compiler/support/text.ts";
 import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
+import { modules } from "./files.ts";
 import { pythonName } from "./names.ts";
 
 /** What the function takes beside the definition's own inputs. */
 const extras = ["initial_state", "output_final_state", "cu_seqlens", "token_offset"] as const;
 
+/** Names that the package has already: `from .api import plain` would hide its module `plain`. */
+const moduleNames = new Set(
+  ["api.py", "formula.py", ...Object.keys(modules)].map((path) => path.replace(".py", "")),
+);
+
 /** The definition's name as Python may call it. */
 export function functionName(manifest: Manifest): string {
-  return pythonName(manifest.name);
+  return pythonName(manifest.name, moduleNames);
 }
 
 /** The names of the function's own inputs, in order. */
 export function argumentNames(manifest: Manifest): string[] {
-  const taken = new Set<string>([...extras, "Tensor", functionName(manifest)]);
+  const taken = new Set<string>([...extras, "OPERATORS", functionName(manifest)]);
   return manifest.inputs.map(({ name }) => {
     const free = pythonName(name, taken);
     taken.add(free);

@@ -59,7 +59,11 @@ export function torchPackage(options: PackageOptions): Map<string, string> {
   );
   for (const [path, text] of Object.entries(modules)) files.set(path, text);
   files.set("py.typed", "");
-  for (const [path, text] of options.files) if (path.startsWith("cuda/")) files.set(path, text);
+  for (const { forms } of manifest.targets) {
+    for (const { file } of forms.flatMap(({ kernels }) => kernels)) {
+      files.set(file, options.files.get(file)!);
+    }
+  }
   const summary = resultsText(tokens);
   files.set(
     "tests/token_loop.py",
