@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Mapping, Optional, Sequence
 
 from torch import Tensor
 
 from . import formula
 from .kernels import Kernels
 from .operators import Operators
-from .plain import run_plain
+from .plain import Printed, run_plain
 from .signature import CallSizes, Form, read_signature
 
 FOLDER = Path(__file__).parent
 SIGNATURE = read_signature(FOLDER)
-_PRINTED = {"forward": formula.forward, "backward": formula.backward}
+_PRINTED: Mapping[str, Printed] = {"forward": formula.forward, "backward": formula.backward}
 
 
 def _on_cpu(

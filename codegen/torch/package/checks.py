@@ -25,13 +25,13 @@ def checked_sizes(
     """
     name = signature.name
     first = inputs[0]
-    _check_tensor(name, signature.inputs[0], first, first)
+    _check_tensor(name, signature.inputs[0].name, signature.inputs[0], first, first)
     if first.device.type not in DEVICES:
         raise ValueError(f"{name}: {signature.inputs[0].name} is on {first.device}, not on cpu or cuda")
     for spec, tensor in zip(signature.inputs, inputs):
-        _check_tensor(name, spec, tensor, first)
+        _check_tensor(name, spec.name, spec, tensor, first)
     rows, T, heads = _token_sizes(name, signature.inputs, inputs)
-    H = max(heads.values()) if heads else 1
+    H = max([1, *heads.values()])
     for input_name, own in heads.items():
         if own == 0 or H % own != 0:
             raise ValueError(f"{name}: {input_name} has {own} heads, which does not divide {H}")
@@ -47,27 +47,27 @@ def checked_sizes(
         packed=cu_seqlens is not None,
         heads=heads,
     )
-    for state, tensor in zip(signature.states, states):
-        if tensor is not None:
-            _check_state(signature, state, tensor, sizes, first)
+    for state_name, state in zip(signature.states, states):
+        if state is not None:
+            _check_state(signature, state_name, state, sizes, first)
     return sizes
 
 
-def _check_tensor(name: str, spec: Spec, tensor: Tensor, first: Tensor) -> None:
+def _check_tensor(name: str, argument: str, spec: Spec, tensor: Tensor, first: Tensor) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: {spec.name} must be a tensor, not {type(tensor).__name__}")
+        raise TypeError(f"{name}: {argument} must be a tensor, not {type(tensor).__name__}")
     if tensor.dtype != spec.dtype:
         raise TypeError(
-            f"{name}: {spec.name} is {_word(tensor.dtype)}, but this package is compiled for "
+            f"{name}: {argument} is {_word(tensor.dtype)}, but this package is compiled for "
             f"{_word(spec.dtype)}"
         )
     if tensor.device != first.device:
-        raise ValueError(f"{name}: {spec.name} is on {tensor.device}, the first input on {first.device}")
+        raise ValueError(f"{name}: {argument} is on {tensor.device}, the first input on {first.device}")
     leading = LEADING_AXES[spec.per]
     axes = len(leading) + len(spec.dims)
     if tensor.dim() != axes or tuple(tensor.shape[len(leading) :]) != spec.dims:
         raise ValueError(
-            f"{name}: {spec.name} has shape {list(tensor.shape)}, but {described(spec)} is needed"
+            f"{name}: {argument} has shape {list(tensor.shape)}, but {described(spec)} is needed"
         )
 
 
@@ -129,7 +129,7 @@ def _check_state(
 ) -> None:
     (spec,) = (s for s in signature.forms["forward"].inputs if s.name == f"initial_{state}")
     argument = "initial_state" if len(signature.states) == 1 else f'initial_state["{state}"]'
-    _check_tensor(signature.name, spec._replace(name=argument), tensor, first)
+    _check_tensor(signature.name, argument, spec, tensor, first)
     if tensor.shape[0] != sizes.B or tensor.shape[1] != sizes.H:
         raise ValueError(
             f"{signature.name}: {argument} has shape {list(tensor.shape)}, but "

@@ -6,13 +6,15 @@ not vary. Own axes are therefore counted from the last.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence
+from dataclasses import dataclass
+from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 
 
-class Sizes(NamedTuple):
+@dataclass(frozen=True)
+class Sizes:
     """Sizes of a call, and what its arithmetic is done in."""
 
     B: int
@@ -42,7 +44,8 @@ class Sizes(NamedTuple):
         return self.count(self.T) + self.token_offset
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True)
+class Chunk:
     """Consecutive tokens."""
 
     index: int
