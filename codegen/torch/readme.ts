@@ -84,12 +84,13 @@ ${state}
   }
 
 Gradients flow to every input and to the initial state, with the final state's cotangent taken in. The function
-works under \`torch.compile(fullgraph=True)\`, and its arithmetic is float32 whatever \`torch.autocast\` says. There are
-no second derivatives and no rule for \`torch.vmap\`. A wrong dtype is a TypeError, a wrong shape or device a ValueError.
+works under \`torch.compile(fullgraph=True)\`, and \`torch.autocast\` changes nothing in it. There are no second
+derivatives and no rule for \`torch.vmap\`. A wrong dtype is a TypeError, a wrong shape or device a ValueError.
 
 On a GPU the kernels in \`cuda/\` run, on PyTorch's current stream and in its memory, without waiting for the GPU:
-calls can be captured in CUDA graphs. The first call compiles them with NVRTC and keeps them in \`~/.cache/laspc\`
-(or \`LASPC_CACHE\`). On the CPU \`formula.py\` runs, plain PyTorch printed from the definition.
+calls can be captured in CUDA graphs. The first call, which cannot, compiles them with the NVRTC that comes with
+PyTorch (or \`LASPC_NVRTC\`) and keeps them in \`~/.cache/laspc\` (or \`LASPC_CACHE\`). On the CPU \`formula.py\` runs,
+plain PyTorch printed from the definition.
 
 ## Tests
 

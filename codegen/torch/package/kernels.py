@@ -34,13 +34,20 @@ class Kernel(NamedTuple):
     spec: Any
 
 
+class Loaded(NamedTuple):
+    """The kernels of a form on a device, in order, and the context that they belong to."""
+
+    kernels: Sequence[Kernel]
+    context: ctypes.c_void_p
+
+
 class Kernels:
     """The kernels of a package, per device and form loaded when they are first needed."""
 
     def __init__(self, signature: Signature, folder: Path) -> None:
         self._signature = signature
         self._folder = folder
-        self._loaded: dict[tuple[int, str], list[Kernel]] = {}
+        self._loaded: dict[tuple[int, str], Loaded] = {}
         self._lock = threading.Lock()
 
     def run(
@@ -48,42 +55,50 @@ class Kernels:
     ) -> tuple[Tensor, ...]:
         """The outputs of a form: see `operators.Implementation`."""
         device = tensors[0].device
+        code = self._signature.cuda[self._code_of(form, sizes)]
         with torch.cuda.device(device):
-            kernels = self._kernels(form.name, device.index)
-            held = [_aligned(x) for x in tensors]
-            buffers = {spec.name: x for spec, x in zip(form.inputs, held)}
+            loaded = self._load(code, device.index)
+            buffers = {spec.name: _aligned(x) for spec, x in zip(form.inputs, tensors)}
             if cu_seqlens is not None:
-                buffers["cu_seqlens"] = cu_seqlens.contiguous()
-            shares = []
-            for spec in form.outputs:
-                share = torch.empty(share_shape(spec, sizes), dtype=spec.dtype, device=device)
-                buffers[spec.name] = share
-                shares.append(share)
-            for work in map(spec_of, self._signature.cuda[form.name]["workspaces"]):
-                buffers[work.name] = torch.empty(
-                    shape_of(work, sizes), dtype=work.dtype, device=device
-                )
+                buffers["cu_seqlens"] = _aligned(cu_seqlens.to(torch.int32))
+
+            def new(spec: Spec, shape: tuple[int, ...]) -> Tensor:
+                buffers[spec.name] = torch.empty(shape, dtype=spec.dtype, device=device)
+                return buffers[spec.name]
+
+            shares = [new(spec, share_shape(spec, sizes)) for spec in form.outputs]
+            for work in map(spec_of, code["workspaces"]):
+                new(work, shape_of(work, sizes))
+            # A thread that has only allocated so far, as autograd's may, has no context yet.
+            _call("cuCtxSetCurrent", loaded.context)
             stream = torch.cuda.current_stream(device).cuda_stream
-            for kernel in kernels:
+            for kernel in loaded.kernels:
                 _launch(kernel, buffers, sizes, stream)
-        return tuple(sum_shares(spec, x, sizes) for spec, x in zip(form.outputs, shares))
+            return tuple(sum_shares(spec, x, sizes) for spec, x in zip(form.outputs, shares))
 
-    def _kernels(self, form: str, device: int) -> list[Kernel]:
+    def _code_of(self, form: Form, sizes: CallSizes) -> str:
+        """A single token goes to the kernels of a decode step, which have no chunks to fill."""
+        is_step = form.name == "forward" and sizes.T == 1 and not sizes.packed
+        return "step" if is_step and "step" in self._signature.cuda else form.name
+
+    def _load(self, code: Any, device: int) -> Loaded:
+        key = (device, code["form"])
         with self._lock:
-            known = self._loaded.get((device, form))
-            if known is None:
-                known = self._load(self._signature.cuda[form]["kernels"], device)
-                self._loaded[device, form] = known
-            return known
-
-    def _load(self, specs: Sequence[Any], device: int) -> list[Kernel]:
-        # Makes PyTorch's own context current, which is where the modules belong.
-        torch.zeros(1, device=f"cuda:{device}")
-        major, minor = torch.cuda.get_device_capability(device)
-        sources = [(self._folder / spec["file"]).read_text(encoding="utf-8") for spec in specs]
-        with ThreadPoolExecutor() as pool:
-            images = list(pool.map(lambda source: _image_of(source, major * 10 + minor), sources))
-        return [_load_kernel(spec, image) for spec, image in zip(specs, images)]
+            if key not in self._loaded:
+                gpu, context = ctypes.c_int(), ctypes.c_void_p()
+                _call("cuInit", 0)
+                _call("cuDeviceGet", ctypes.byref(gpu), device)
+                # The context that PyTorch uses too; it lives as long as the process.
+                _call("cuDevicePrimaryCtxRetain", ctypes.byref(context), gpu)
+                _call("cuCtxSetCurrent", context)
+                major, minor = torch.cuda.get_device_capability(device)
+                specs = code["kernels"]
+                sources = [(self._folder / x["file"]).read_text(encoding="utf-8") for x in specs]
+                with ThreadPoolExecutor() as pool:
+                    images = pool.map(lambda text: _image_of(text, major * 10 + minor), sources)
+                    kernels = [_load_kernel(x, image, gpu) for x, image in zip(specs, images)]
+                self._loaded[key] = Loaded(kernels, context)
+            return self._loaded[key]
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -105,8 +120,10 @@ def _launch(kernel: Kernel, buffers: dict[str, Tensor], sizes: CallSizes, stream
         blocks *= -(-extent // axis["by"])
     if blocks == 0:
         return
-    if blocks > 0x7FFFFFFF:
-        raise ValueError(f"{spec['entry']}: {blocks} blocks are too many for a launch")
+    if max(blocks, sizes.T_total) > 0x7FFFFFFF:
+        raise ValueError(
+            f"{spec['entry']}: {blocks} blocks, {sizes.T_total} tokens: too many for a launch"
+        )
     pointers = (_pointer(buffers.get(buffer["name"])) for buffer in spec["buffers"])
     scalars = (ctypes.c_int(_scalar(name, sizes)) for name in spec["scalars"])
     arguments = [*pointers, *scalars]
@@ -133,14 +150,13 @@ def _pointer(tensor: Optional[Tensor]) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def _load_kernel(spec: Any, image: bytes) -> Kernel:
+def _load_kernel(spec: Any, image: bytes, gpu: ctypes.c_int) -> Kernel:
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
     _call("cuModuleLoadData", ctypes.byref(module), image)
     _call("cuModuleGetFunction", ctypes.byref(function), module, spec["entry"].encode())
     if spec.get("dynamicShared"):
-        most, device = ctypes.c_int(), ctypes.c_int()
-        _call("cuCtxGetDevice", ctypes.byref(device))
-        _call("cuDeviceGetAttribute", ctypes.byref(most), _SHARED_BYTES_OF_A_BLOCK, device)
+        most = ctypes.c_int()
+        _call("cuDeviceGetAttribute", ctypes.byref(most), _SHARED_BYTES_OF_A_BLOCK, gpu)
         needed = spec["sharedBytes"]
         if needed > most.value:
             raise RuntimeError(
@@ -171,19 +187,27 @@ def _call(name: str, *arguments: Any) -> None:
 
 
 def _image_of(source: str, capability: int) -> bytes:
-    """The machine code of a kernel's file for a compute capability (90 is sm_90)."""
+    """A kernel's file for a compute capability (90 is sm_90): machine code, or PTX for the driver to finish
+    where the GPU is newer than NVRTC.
+    """
     compiler = _compiler()
     major, minor = ctypes.c_int(), ctypes.c_int()
     compiler.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
-    # What Hopper alone has is in its own "a" variant.
-    target = f"sm_{capability}{'a' if capability == 90 else ''}"
+    known = [other for other in _capabilities(compiler) if other <= capability]
+    if not known:
+        raise RuntimeError(f"NVRTC {major.value}.{minor.value} makes no code for sm_{capability}")
+    if capability in known:
+        # What Hopper alone has is in its own "a" variant.
+        kind, target = "CUBIN", f"sm_{capability}{'a' if capability == 90 else ''}"
+    else:
+        kind, target = "PTX", f"compute_{max(known)}"
     options = [f"--gpu-architecture={target}".encode(), b"--std=c++17"]
     facts = f"{major.value}.{minor.value} {options} {source}".encode()
-    path = _cache_folder() / f"{hashlib.sha256(facts).hexdigest()}.cubin"
+    path = _cache_folder() / f"{hashlib.sha256(facts).hexdigest()}.{kind.lower()}"
     try:
         return path.read_bytes()
     except OSError:
-        image = _compiled(compiler, source, options)
+        image = _compiled(compiler, source, options, kind)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Renamed into place whole, so that nobody loads half a file.
@@ -195,6 +219,15 @@ def _image_of(source: str, capability: int) -> bytes:
     return image
 
 
+def _capabilities(compiler: ctypes.CDLL) -> list[int]:
+    """What NVRTC makes machine code for: 90 is sm_90."""
+    count = ctypes.c_int()
+    compiler.nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    listed = (ctypes.c_int * count.value)()
+    compiler.nvrtcGetSupportedArchs(listed)
+    return list(listed)
+
+
 def _cache_folder() -> Path:
     named = os.environ.get("LASPC_CACHE")
     if named:
@@ -202,7 +235,9 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "laspc"
 
 
-def _compiled(compiler: ctypes.CDLL, source: str, options: Sequence[bytes]) -> bytes:
+def _compiled(
+    compiler: ctypes.CDLL, source: str, options: Sequence[bytes], kind: str
+) -> bytes:
     program = ctypes.c_void_p()
     compiler.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     try:
@@ -211,7 +246,7 @@ def _compiled(compiler: ctypes.CDLL, source: str, options: Sequence[bytes]) -> b
         if failed:
             log = _result(compiler, "ProgramLog", program).decode(errors="replace").rstrip("\0")
             raise RuntimeError(f"NVRTC does not compile a kernel ({failed}): {log}")
-        return _result(compiler, "CUBIN", program)
+        return _result(compiler, kind, program)
     finally:
         compiler.nvrtcDestroyProgram(ctypes.byref(program))
 

@@ -59,8 +59,7 @@ class Operators:
             else state
             for spec, state in zip(self._state_specs(), states)
         ]
-        cuts = None if cu_seqlens is None else cu_seqlens.to(torch.int32)
-        results = _as_tuple(self.forward(*inputs, *initial, cuts, token_offset))
+        results = _as_tuple(self.forward(*inputs, *initial, cu_seqlens, token_offset))
         count = len(self.signature.outputs)
         return results[:count], results[count:]
 

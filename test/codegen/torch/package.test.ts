@@ -6,6 +6,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import type { Dtype } from "../../../compiler/tensor/ir.ts";
 import { exampleNames, ruleNames } from "../../support/examples.ts";
 import { python, runPython } from "../../support/python.ts";
+import * as software from "../cuda/software/index.ts";
 import { packageOf, writePackage } from "./packages.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "laspc-torch-"));
@@ -43,19 +44,49 @@ describe("the text", () => {
   });
 });
 
-const cases: readonly [string, Dtype, number, number][] = [
+type Case = readonly [name: string, dtype: Dtype, K: number, V: number];
+
+const cases: readonly Case[] = [
   ["retention", "f32", 16, 24],
   ["several-states", "bf16", 12, 8],
   ["kda", "f32", 8, 8],
   ["linear-attention-bidirectional", "f16", 8, 8],
 ];
+const others = exampleNames
+  .filter((name) => !cases.some(([known]) => known === name))
+  .map((name): Case => [name, "f32", 8, 8]);
 
-test.skipIf(!python.available).each(cases)(
-  `%s in %s passes its own tests${python.why}`,
-  (name, dtype, K, V) => {
+/** Runs a folder or file of tests in the packages of the cases. */
+function expectToPass(tests: string, list: readonly Case[], env: Record<string, string> = {}) {
+  const folders = list.map(([name, dtype, K, V]) => {
     const own = join(folder, `${name.replaceAll("-", "_")}_${dtype}`);
     writePackage(own, packageOf(name, own, { dims: { K, V }, dtype }));
-    const { status, output } = runPython(["-m", "pytest", "-q", "--show-capture=no", own]);
-    expect(status, output).toBe(0);
-  },
-);
+    return own;
+  });
+  const script = join(import.meta.dirname, "run_packages.py");
+  const { status, output } = runPython([script, tests, ...folders], env);
+  expect(status, output).toBe(0);
+}
+
+describe.skipIf(!python.available)(`in Python${python.why}`, () => {
+  test("packages pass their own tests", () => expectToPass("tests", cases));
+
+  test("every other shipped attention has the right values and gradients", () =>
+    expectToPass("tests/test_values.py", others));
+
+  test.skipIf(!software.available)(`kernels have them too, run in software${software.why}`, () =>
+    expectToPass(
+      "tests/test_values.py",
+      [
+        ["retention", "bf16", 16, 24],
+        ["kda", "bf16", 16, 16],
+      ],
+      {
+        PYTHONPATH: import.meta.dirname,
+        PYTEST_ADDOPTS: "-p software_gpu",
+        SOFTWARE_CUDA: software.softwareLibraries().driver,
+        LASPC_CACHE: join(folder, "cache"),
+      },
+    ),
+  );
+});

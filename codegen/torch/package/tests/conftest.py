@@ -56,7 +56,8 @@ def make_case(
     sizes = CallSizes(sequences, T if cuts is None else cuts[-1], H, 0, 0, cuts is not None, heads)
     sizes = sizes._replace(T_total=sizes.T)
     generator = torch.Generator().manual_seed(seed)
-    tensors = [_draw(spec, shape_of(spec, sizes), generator) for spec in FORWARD.inputs]
+    tensors = [_draw(spec, shape_of(spec, sizes), generator) for spec in SIGNATURE.inputs]
+    tensors += _draw_states(sizes, generator)
     cotangents = [
         torch.randn(shape_of(spec, sizes), generator=generator).to(spec.dtype)
         for spec in FORWARD.outputs
@@ -80,6 +81,19 @@ def _draw(spec: Spec, shape: tuple[int, ...], generator: torch.Generator) -> Ten
         elif spec.low is not None:
             x = spec.low + x.abs()
     return x.to(spec.dtype)
+
+
+def _draw_states(sizes: CallSizes, generator: torch.Generator) -> list[Tensor]:
+    """What a few random tokens leave. Of other states a rule may make nothing: a normaliser near zero, say."""
+    sizes = sizes._replace(T=8, T_total=8, packed=False)
+    count = len(SIGNATURE.inputs)
+    drawn = [_draw(spec, shape_of(spec, sizes), generator).double() for spec in SIGNATURE.inputs]
+    zeros = [
+        torch.zeros(shape_of(spec, sizes), dtype=torch.float64) for spec in FORWARD.inputs[count:]
+    ]
+    results = run_plain("", FORWARD, token_loop, drawn + zeros, None, sizes, torch.float64)
+    states = results[len(SIGNATURE.outputs) :]
+    return [x.to(spec.dtype) for spec, x in zip(FORWARD.inputs[count:], states)]
 
 
 def call(case: Case, tensors: Optional[list[Tensor]] = None) -> list[Tensor]:
