@@ -6,6 +6,9 @@ cd "$(dirname "$0")/.."
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
+with_torch=""
+if [ "${1:-}" = --torch ] || [ -n "${CI:-}" ]; then with_torch=yes; fi
+
 major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null || echo 0)
 if [ "$major" -lt 20 ]; then
   say "Node 20 or later is needed; found ${major/#0/none}"
@@ -20,7 +23,7 @@ fi
 have() { dpkg -s "$1" >/dev/null 2>&1; }
 missing=()
 if command -v dpkg >/dev/null; then
-  for package in llvm-14 llvm-14-dev cmake g++ make zlib1g-dev python3 libvulkan1; do
+  for package in llvm-14 llvm-14-dev cmake g++ make zlib1g-dev python3 ${with_torch:+python3-venv} libvulkan1; do
     have "$package" || missing+=("$package")
   done
 fi
@@ -59,7 +62,7 @@ install_torch() {
   "$python/bin/python" -c 'import torch, pytest' 2>/dev/null && return 0
   timeout 600 "$python/bin/python" -m pip install -q --retries 1 "torch==2.13.0" pytest numpy 2>/dev/null
 }
-if [ "${1:-}" = --torch ] || [ -n "${CI:-}" ]; then
+if [ -n "$with_torch" ]; then
   say "installing PyTorch into $python ..."
   if install_torch; then say "torch packages: ready to be tested"; else say "torch packages: PyTorch could not be installed; their tests will be skipped"; fi
 fi

@@ -276,6 +276,15 @@ describe("run", () => {
 });
 
 describe("compile", () => {
+  test("writes the package of docs/pytorch.md", () => {
+    const text = readFileSync(join(root, "docs/pytorch.md"), "utf8");
+    const args = /npx laspc (compile .*) --out/.exec(text)![1]!.split(" ");
+    const out = join(folder, "retention_pkg");
+    expect(laspc(...args, "--out", out).status).toBe(0);
+    for (const path of ["__init__.py", "manifest.json", "cuda/retention_forward.cu"])
+      expect(existsSync(join(out, path)), path).toBe(true);
+  });
+
   test("writes an artifact that opens, runs and refuses to be tricked", async () => {
     const out = join(folder, "artifact");
     const run = laspc(

@@ -71,6 +71,15 @@ function expectToPass(tests: string, list: readonly Case[], env: Record<string, 
 describe.skipIf(!python.available)(`in Python${python.why}`, () => {
   test("packages pass their own tests", () => expectToPass("tests", cases));
 
+  test("the example of docs/pytorch.md runs", () => {
+    const text = readFileSync(join(import.meta.dirname, "../../../docs/pytorch.md"), "utf8");
+    const [, example] = /```python\n(.*?)```/s.exec(text)!;
+    const own = join(folder, "retention_pkg");
+    writePackage(own, packageOf("retention", own, { dims: { K: 64, V: 64 }, dtype: "bf16" }));
+    const { status, output } = runPython(["-c", example!], { PYTHONPATH: folder });
+    expect(status, output).toBe(0);
+  });
+
   test("every other shipped attention has the right values and gradients", () =>
     expectToPass("tests/test_values.py", others));
 
