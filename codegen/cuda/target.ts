@@ -31,17 +31,35 @@ const limits: Limits = {
 
 const place = placeOperands(sumsInRegisters);
 
-export const cudaTarget: Target = {
+/**
+ * KiB of shared memory that a block may ask for (CUDA C++ Programming Guide, compute capabilities). Kernels for
+ * less run where there is more.
+ */
+export const architectures = { sm_80: 163, sm_86: 99, sm_89: 99, sm_90: 227 } as const;
+export type Architecture = keyof typeof architectures;
+
+const onOrdinaryCores: Target = {
   name: "cuda",
   limits,
   legalize: [stageOperands(limits), insertBarriers],
   files: {},
   emit: emitCuda,
-  forForm: (form) => (suitsTensorCores(form) ? onTensorCores : cudaTarget),
 };
 
+/** The target for GPUs of an architecture and those with as much shared memory. */
+export function cudaTargetFor(architecture: Architecture): Target {
+  const fast = tensorTarget(architectures[architecture] * 1024);
+  return {
+    ...onOrdinaryCores,
+    forForm: (form) => (suitsTensorCores(form) ? fast : onOrdinaryCores),
+  };
+}
+
+/** Unless told otherwise, for Hopper. */
+export const cudaTarget: Target = cudaTargetFor("sm_90");
+
 /** The target for products in 16 bits, with so much shared memory for a block. */
-export function tensorTarget(sharedBytes: number): Target {
+function tensorTarget(sharedBytes: number): Target {
   const bytesOf = ({ storages }: Kernel) =>
     storages
       .filter(({ memory }) => memory === "shared")
@@ -57,7 +75,7 @@ export function tensorTarget(sharedBytes: number): Target {
   };
   const pipeline = pipelineCopies({ limitBytes: sharedBytes, bytesOf: sharedBytesOf });
   return {
-    ...cudaTarget,
+    ...onOrdinaryCores,
     limits: {
       ...limits,
       sharedBytes,
@@ -70,9 +88,6 @@ export function tensorTarget(sharedBytes: number): Target {
     fits,
   };
 }
-
-/** What a block may ask for on sm_90. */
-const onTensorCores = tensorTarget(227 * 1024);
 
 /** Where a chunk has more than one token, and tensors are stored no finer. */
 function suitsTensorCores({ ops }: Program): boolean {

@@ -1,5 +1,6 @@
 /** Command-line arguments: what each command takes, and clear errors for what it does not. */
 import { parseArgs } from "node:util";
+import type { Architecture } from "../../codegen/cuda/target.ts";
 import type { Dtype } from "../tensor/ir.ts";
 
 /** The command is wrong: exit 2. */
@@ -9,6 +10,7 @@ export class UserError extends Error {}
 
 /** Every option of every command; `takes` names those a command accepts. */
 const optionTypes = {
+  arch: "string",
   json: "boolean",
   dim: "string",
   dtype: "string",
@@ -102,6 +104,11 @@ export class Arguments {
 
   dtype(): Dtype {
     return this.choice("dtype", ["f32", "f16", "bf16"], "f32");
+  }
+
+  /** `--arch sm_80`: the least of the GPUs that CUDA kernels are for. */
+  architecture(): Architecture {
+    return this.choice("arch", ["sm_80", "sm_86", "sm_89", "sm_90"], "sm_90");
   }
 
   /** `--cache-states none|every=256`: tokens between kept states, or null. */

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { createCpuTarget } from "../../codegen/cpu/target.ts";
 import { createReferenceDevice } from "../../codegen/reference/device.ts";
 import { wgslTarget } from "../../codegen/wgsl/target.ts";
-import { cudaTarget } from "../../codegen/cuda/target.ts";
+import { type Architecture, cudaTargetFor } from "../../codegen/cuda/target.ts";
 import type { Device } from "../../runtime/device.ts";
 import { createCpuDevice } from "../../runtime/devices/cpu.ts";
 import { createCudaDevice } from "../../runtime/devices/cuda.ts";
@@ -44,12 +44,15 @@ export function devicesFor(text: string, ranks: number): DeviceName[] {
 }
 
 /** A target's emitter; throws UserError with what is missing. */
-export async function loadTarget(name: TargetChoice): Promise<Target> {
+export async function loadTarget(
+  name: TargetChoice,
+  architecture: Architecture = "sm_90",
+): Promise<Target> {
   switch (name) {
     case "wgsl":
       return wgslTarget;
     case "cuda":
-      return cudaTarget;
+      return cudaTargetFor(architecture);
     case "cpu": {
       const target = await createCpuTarget();
       if ("missing" in target) throw new UserError(`no code for the cpu: ${target.missing}`);
@@ -58,9 +61,14 @@ export async function loadTarget(name: TargetChoice): Promise<Target> {
   }
 }
 
-export async function targetsFor(devices: readonly DeviceName[]): Promise<Target[]> {
+export async function targetsFor(
+  devices: readonly DeviceName[],
+  architecture: Architecture = "sm_90",
+): Promise<Target[]> {
   const names = new Set(devices.map((device) => targetOf[device]));
-  return Promise.all([...names].flatMap((name) => (name === null ? [] : [loadTarget(name)])));
+  return Promise.all(
+    [...names].flatMap((name) => (name === null ? [] : [loadTarget(name, architecture)])),
+  );
 }
 
 /** A device, with the artifact loaded. Throws UserError with what is missing. */

@@ -23,14 +23,14 @@ const commands: Readonly<Record<string, Command>> = {
   compile: {
     summary: "write an artifact (kernels, manifest, plans), or a package for PyTorch",
     usage:
-      "compile FILE [--entry NAME] [--target cuda,wgsl,cpu] [--emit torch] [--dim K=64,V=64] [--devices N] [--dtype bf16] [--cache-states every=256] [--out DIR]",
+      "compile FILE [--entry NAME] [--target cuda,wgsl,cpu] [--emit torch] [--dim K=64,V=64] [--devices N] [--dtype bf16] [--arch sm_80] [--cache-states every=256] [--out DIR]",
     load: () => import("./commands/compile.ts"),
   },
   run: {
     summary: "compile and execute, on one device or several",
     usage:
       "run FILE [--entry NAME] [--device reference|cpu|webgpu|cuda[,...]] [--devices N] [--schedule ring] [--dim T=4096,...] " +
-      "[--dtype f32] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--transport in-process|worker] [--check-inputs] [--backward] [--cache-states every=256] [--steps N] [--cu-seqlens 0,5,70] [--verify] [--json]",
+      "[--dtype f32] [--arch sm_80] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--transport in-process|worker] [--check-inputs] [--backward] [--cache-states every=256] [--steps N] [--cu-seqlens 0,5,70] [--verify] [--json]",
     load: () => import("./commands/run.ts"),
   },
   verify: {

@@ -121,7 +121,7 @@ class CudaDevice implements Device {
       if (!dynamicShared) return;
       if (sharedBytes > this.mostShared) {
         throw new Error(
-          `${entry} needs ${sharedBytes} bytes of shared memory a block, more than this GPU's ${this.mostShared}`,
+          `${entry} needs ${sharedBytes} bytes of shared memory a block, more than this GPU's ${this.mostShared}: compile with --arch`,
         );
       }
       // Attribute 8: how much may be given at launch.

@@ -63,6 +63,7 @@ describe("exit codes", () => {
     [2, ["run", retention, "--device", "tpu"]],
     [2, ["run", retention, "--device", "cpu,cpu", "--devices", "3"]],
     [2, ["compile", retention, "--emit", "tensorflow"]],
+    [2, ["compile", retention, "--arch", "sm_70"]],
     [2, ["compile", retention, "--emit", "torch", "--target", "wgsl"]],
     [2, ["compile", retention, "--emit", "torch", "--devices", "4"]],
     [2, ["compile", retention, "--emit", "torch", "--cache-states", "every=64"]],

@@ -161,7 +161,7 @@ def _load_kernel(spec: Any, image: bytes, gpu: ctypes.c_int) -> Kernel:
         if needed > most.value:
             raise RuntimeError(
                 f"{spec['entry']} needs {needed} bytes of shared memory a block, "
-                f"more than this GPU's {most.value}"
+                f"more than this GPU's {most.value}: compile with --arch"
             )
         _call("cuFuncSetAttribute", function, _MOST_DYNAMIC_SHARED_BYTES, needed)
     return Kernel(function, spec)

@@ -18,6 +18,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "device",
       "dim",
       "dtype",
+      "arch",
       "seed",
       "threads",
       "repeat",
@@ -33,7 +34,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (args.flag("compile")) return benchCompiler(args, source);
   const name = args.choice("device", deviceNames, "cpu");
   const data = await gatherInputs(args, source);
-  const compiled = await compileFile(source, args, await targetsFor([name]), {
+  const compiled = await compileFile(source, args, await targetsFor([name], args.architecture()), {
     dims: { K: 64, V: 64, ...data.dims },
     backward: args.flag("backward"),
     cacheStates: args.cacheStates(),

@@ -1,6 +1,7 @@
 /** laspc compile: writes an artifact that stands alone. */
 import { join } from "node:path";
 import type { Manifest } from "../../../runtime/plan.ts";
+import type { Architecture } from "../../../codegen/cuda/target.ts";
 import type { Compiled } from "../../index.ts";
 import { printManifest } from "../../../runtime/validate.ts";
 import { ringPlan } from "../../schedule/ring.ts";
@@ -14,7 +15,7 @@ import { torchFiles } from "../torch.ts";
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
     argv,
-    ["entry", "target", "emit", "dim", "dtype", "devices", "cache-states", "out"],
+    ["entry", "target", "emit", "dim", "dtype", "arch", "devices", "cache-states", "out"],
     "compile",
   );
   const emit = args.choice("emit", ["artifact", "torch"], "artifact");
@@ -23,10 +24,15 @@ export async function run(argv: readonly string[]): Promise<number> {
   const source = await readSource(args.file("compile"));
   const started = performance.now();
   const targets = isPackage ? "cuda" : args.text("target");
-  const compiled = await compileFile(source, args, await chosenTargets(targets), {
-    backward: true,
-    cacheStates: args.cacheStates(),
-  });
+  const compiled = await compileFile(
+    source,
+    args,
+    await chosenTargets(targets, args.architecture()),
+    {
+      backward: true,
+      cacheStates: args.cacheStates(),
+    },
+  );
   const folder = args.text("out") ?? `${compiled.manifest.name}${isPackage ? "_pkg" : ""}`;
   const files = isPackage ? torchFiles(source, compiled, folder) : artifactFiles(compiled, args);
   for (const [path, text] of files) await writeWhole(join(folder, path), text);
@@ -65,7 +71,7 @@ function artifactFiles(compiled: Compiled, args: Arguments): Map<string, string>
 }
 
 /** The named targets; without a name all that can be emitted here, saying which cannot. */
-async function chosenTargets(text: string | null): Promise<Target[]> {
+async function chosenTargets(text: string | null, architecture: Architecture): Promise<Target[]> {
   if (text !== null) {
     const names = text.split(",").map((name): TargetChoice => {
       const found = targetNames.find((known) => known === name);
@@ -74,12 +80,12 @@ async function chosenTargets(text: string | null): Promise<Target[]> {
       }
       return found;
     });
-    return Promise.all([...new Set(names)].map(loadTarget));
+    return Promise.all([...new Set(names)].map((name) => loadTarget(name, architecture)));
   }
   const targets: Target[] = [];
   for (const name of targetNames) {
     try {
-      targets.push(await loadTarget(name));
+      targets.push(await loadTarget(name, architecture));
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
       say(`  ${error.message}`);

@@ -22,6 +22,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "schedule",
       "dim",
       "dtype",
+      "arch",
       "input",
       "output",
       "seed",
@@ -45,7 +46,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const names = devicesFor(args.text("device") ?? "cpu", ranks);
   const data: Data = await gatherInputs(args, source);
   const started = performance.now();
-  const compiled = await compileFile(source, args, await targetsFor(names), {
+  const compiled = await compileFile(source, args, await targetsFor(names, args.architecture()), {
     dims: data.dims,
     backward,
     cacheStates: args.cacheStates(),

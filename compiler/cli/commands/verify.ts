@@ -15,7 +15,7 @@ const rankCounts = [1, 2, 3, 5];
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
     argv,
-    ["entry", "device", "dim", "dtype", "seed", "cache-states", "json"],
+    ["entry", "device", "dim", "dtype", "arch", "seed", "cache-states", "json"],
     "verify",
   );
   const source = await readSource(args.file("verify"));
@@ -42,7 +42,7 @@ async function verifyDevice(
   rows: object[],
 ): Promise<boolean> {
   const data = await gatherInputs(args, source);
-  const compiled = await compileFile(source, args, await targetsFor([name]), {
+  const compiled = await compileFile(source, args, await targetsFor([name], args.architecture()), {
     dims: data.dims,
     backward: true,
     cacheStates: args.cacheStates(),
