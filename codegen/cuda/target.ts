@@ -89,6 +89,9 @@ function tensorTarget(sharedBytes: number): Target {
   };
 }
 
+/** What kernels on tensor cores go through. */
+export const tensorPasses = tensorTarget(architectures.sm_90 * 1024).legalize;
+
 /** Where a chunk has more than one token, and tensors are stored no finer. */
 function suitsTensorCores({ ops }: Program): boolean {
   const isNarrow = ops.some((op) => op.kind === "input" && op.dtype !== "f32");

@@ -1,5 +1,6 @@
 /** laspc passes: the registry, in the order of the pipeline. */
 import { turnFactors } from "../../../codegen/cpu/legalize.ts";
+import { tensorPasses } from "../../../codegen/cuda/target.ts";
 import { wgslTarget } from "../../../codegen/wgsl/target.ts";
 import { algebraPasses, formPasses } from "../../pipeline.ts";
 import { shardName, shardSummary } from "../../tensor/passes/shard.ts";
@@ -13,6 +14,7 @@ export function run(argv: readonly string[]): number {
     ...formPasses,
     { name: "from-tensor", summary: "lower chunk loops to kernels on tiles" },
     ...wgslTarget.legalize,
+    ...tensorPasses,
     turnFactors,
   ];
   const seen = new Set<string>();
