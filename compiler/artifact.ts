@@ -42,9 +42,49 @@ export function manifestOf(program: Program, sharded: Sharded, source: string): 
     outputs: definition.outputs,
     states: sharded.states.map((state) => stateSpec(state, program)),
     forms: [definition, ...sharded.forms.map((form) => formSpec(form.name, form.program))],
+    ...segmentsOf(sharded),
     targets: [],
     plans: [],
   };
+}
+
+/** The forward and the gradients by segments, where there are forms that hand on their states. */
+function segmentsOf({ states, forms }: Sharded): Pick<Manifest, "segments"> {
+  if (!forms.some(({ name }) => name === "exchange")) return {};
+  const renamed = (pairs: (state: string) => readonly (readonly [string, string])[]) =>
+    Object.fromEntries(states.flatMap(({ name }) => pairs(name)));
+  const last = (label: string) => [label, `segment_${label}`] as const;
+  const before = [
+    { form: "summary", over: "segments", args: {} },
+    { form: "exchange", over: "sequences", args: {} },
+  ] as const;
+  const forward = {
+    form: "forward",
+    over: "segments",
+    args: renamed((S) => [[`initial_${S}`, `segment_${S}`], last(`final_${S}`)]),
+  } as const;
+  const backward = [
+    before[0],
+    { ...before[1], args: renamed((S) => [last(`final_${S}`)]) },
+    // Behind a normalisation the cotangents depend on what the segment begins with.
+    {
+      form: "summary_bwd",
+      over: "segments",
+      args: renamed((S) => [[`initial_${S}`, `segment_${S}`]]),
+    },
+    { form: "exchange_bwd", over: "sequences", args: {} },
+    {
+      form: "backward",
+      over: "segments",
+      args: renamed((S) => [
+        [`initial_${S}`, `segment_${S}`],
+        [`d_final_${S}`, `d_segment_${S}`],
+        last(`d_initial_${S}`),
+      ]),
+    },
+  ] as const;
+  const hasGradients = forms.some(({ name }) => name === "exchange_bwd");
+  return { segments: { forward: [...before, forward], ...(hasGradients && { backward }) } };
 }
 
 function stateSpec(state: State, program: Program): StateSpec {

@@ -16,8 +16,10 @@ import {
 import { type Diagnostic, type Outcome, hasErrors } from "./support/diagnostic.ts";
 import { type Note, type Observer, Report } from "./support/pass.ts";
 import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
+import { verifyTensor } from "./tensor/verify.ts";
 import { parseSource } from "./syntax/parse.ts";
 import type { Op, Program } from "./tensor/ir.ts";
+import { canSegment, exchange } from "./tensor/passes/segment.ts";
 import type { Form, Sharded } from "./tensor/passes/shard.ts";
 import type { TileProgram } from "./tile/ir.ts";
 import type { Target } from "./tile/target.ts";
@@ -103,7 +105,11 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   const { program } = picked;
   const scans = toScans(program, report, options.watch?.tensor?.(null));
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
-  const sharded = withGradients(toForms(scans, options.cacheStates ?? null), options);
+  const sharded = withSegments(
+    withGradients(toForms(scans, options.cacheStates ?? null), options),
+    scans,
+    options,
+  );
   const loops: { name: Form["name"]; program: Program }[] = [];
   for (const form of sharded.forms) {
     const watch = options.watch?.tensor?.(form.name);
@@ -123,7 +129,8 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   const targets = [referenceCode(program, sharded, files)];
   const noteOf = notesOf(source);
   for (const target of options.targets) {
-    const emitted = loops.map((form) => {
+    const wanted = loops.filter(({ name }) => target.segments || !name.startsWith("exchange"));
+    const emitted = wanted.map((form) => {
       const name = `${program.name}_${form.name}`;
       const watch = options.watch?.tile?.(form.name, target.name);
       const lower = (tier: Target) => {
@@ -171,6 +178,20 @@ function withGradients(sharded: Sharded, { backward }: CompileOptions): Sharded 
     forms.push({ name: "summary_bwd", program: toGradientSummary(program, sharded) });
   }
   return { ...sharded, forms };
+}
+
+/** With what hands on states from segment to segment, where a target cuts sequences into those. */
+function withSegments(sharded: Sharded, scans: Program, options: CompileOptions): Sharded {
+  const { states, forms } = sharded;
+  const isAsked = options.targets.some(({ segments }) => segments);
+  // What is kept of states lies by sequences, not by segments.
+  if (!isAsked || (options.cacheStates ?? null) !== null || !canSegment(scans, states)) {
+    return sharded;
+  }
+  const more = [exchange(scans, states, "exchange")];
+  if (options.backward) more.push(exchange(scans, states, "exchange_bwd"));
+  for (const { program } of more) verifyTensor(program, "segment");
+  return { states, forms: [...forms, ...more] };
 }
 
 /** The attention that `entry` names, or the only one. */

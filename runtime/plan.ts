@@ -104,8 +104,21 @@ export interface Manifest {
   /** States, each with an input `initial_<name>` and an output `final_<name>`; [K, V] each. */
   readonly states: readonly StateSpec[];
   readonly forms: readonly FormSpec[];
+  /** How a form is computed by segments of the sequence, where that is possible; by the form's name. */
+  readonly segments?: Readonly<Record<string, readonly SegmentLaunch[]>>;
   readonly targets: readonly TargetCode[];
   readonly plans: readonly Plan[];
+}
+
+/**
+ * One of the launches that together stand for a form. Over `segments`, each of them is a sequence; over
+ * `sequences`, each segment is a token. `args`: the form's tensors that are called otherwise among all
+ * launches; what none of the whole form's tensors is called lasts as long as they do.
+ */
+export interface SegmentLaunch {
+  readonly form: string;
+  readonly over: "segments" | "sequences";
+  readonly args: Readonly<Record<string, string>>;
 }
 
 export interface StateSpec {

@@ -101,6 +101,16 @@ const step: Check = (value, at) => {
   };
   record(own[kind]!)(value, at);
 };
+const names: Check = (value, at) => {
+  record({})(value, at);
+  Object.entries(value as object).forEach(([key, one]) => [key, one].forEach((x) => name(x, at)));
+};
+const segmentLaunches: Check = (value, at) => {
+  record({})(value, at);
+  const launch = record({ form: name, over: oneOf("segments", "sequences"), args: names });
+  for (const [form, launches] of Object.entries(value as object))
+    list(launch)(launches, `${at}.${form}`);
+};
 const manifest = record({
   schema: (value, at) => {
     if (value !== schemaVersion) fail(at, `version ${schemaVersion}`);
@@ -121,6 +131,7 @@ const manifest = record({
     }),
   ),
   forms: list(record({ name, inputs: list(tensor), outputs: list(tensor) })),
+  segments: optional(segmentLaunches),
   targets: list(code),
   plans: list(
     record({

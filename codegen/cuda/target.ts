@@ -40,18 +40,23 @@ export type Architecture = keyof typeof architectures;
 
 const onOrdinaryCores: Target = {
   name: "cuda",
+  segments: true,
   limits,
   legalize: [stageOperands(limits), insertBarriers],
   files: {},
   emit: emitCuda,
 };
 
+/** Without products wide tiles share nothing, and narrow ones keep more of the GPU busy. */
+const elementwise: Target = { ...onOrdinaryCores, limits: { ...limits, columnBlocks: [16] } };
+
 /** The target for GPUs of an architecture and those with as much shared memory. */
 export function cudaTargetFor(architecture: Architecture): Target {
   const fast = tensorTarget(architectures[architecture] * 1024);
   return {
     ...onOrdinaryCores,
-    forForm: (form) => (suitsTensorCores(form) ? fast : onOrdinaryCores),
+    forForm: (form) =>
+      suitsTensorCores(form) ? fast : multiplies(form) ? onOrdinaryCores : elementwise,
   };
 }
 
@@ -93,11 +98,12 @@ function tensorTarget(sharedBytes: number): Target {
 export const tensorPasses = tensorTarget(architectures.sm_90 * 1024).legalize;
 
 /** Where a chunk has more than one token, and tensors are stored no finer. */
-function suitsTensorCores({ ops }: Program): boolean {
-  const isNarrow = ops.some((op) => op.kind === "input" && op.dtype !== "f32");
-  const loops = ops.filter((op) => op.kind === "chunks");
-  const multiplies = loops.some(({ region }) =>
-    [...allOps(region.ops)].some(({ kind }) => kind === "matmul"),
-  );
-  return isNarrow && multiplies && loops.every(({ longest }) => longest !== 1);
+function suitsTensorCores(form: Program): boolean {
+  const isNarrow = form.ops.some((op) => op.kind === "input" && op.dtype !== "f32");
+  const loops = form.ops.filter((op) => op.kind === "chunks");
+  return isNarrow && multiplies(form) && loops.every(({ longest }) => longest !== 1);
+}
+
+function multiplies({ ops }: Program): boolean {
+  return [...allOps(ops)].some(({ kind }) => kind === "matmul");
 }

@@ -1,6 +1,7 @@
 /** Command-line arguments: what each command takes, and clear errors for what it does not. */
 import { parseArgs } from "node:util";
 import type { Architecture } from "../../codegen/cuda/target.ts";
+import type { SegmentTokens } from "../../runtime/segments.ts";
 import type { Dtype } from "../tensor/ir.ts";
 
 /** The command is wrong: exit 2. */
@@ -35,6 +36,7 @@ const optionTypes = {
   after: "string",
   form: "string",
   svg: "string",
+  segment: "string",
   simulate: "string",
   compile: "boolean",
   passes: "string",
@@ -122,6 +124,17 @@ export class Arguments {
       );
     }
     return every;
+  }
+
+  /** `--segment auto|never|1024`: tokens of the segments that a device cuts sequences into. */
+  segment(): SegmentTokens {
+    const text = this.text("segment") ?? "auto";
+    if (text === "auto" || text === "never") return text;
+    const tokens = wholeNumber(text);
+    if (tokens === null || tokens < 1) {
+      throw new UsageError(`--segment is auto, never or a number of tokens, not \`${text}\``);
+    }
+    return tokens;
   }
 
   /** `--dim B=1,H=8 --dim K=64` as sizes by name. */

@@ -10,6 +10,7 @@ import type { Device } from "../../runtime/device.ts";
 import { createCpuDevice } from "../../runtime/devices/cpu.ts";
 import { createCudaDevice } from "../../runtime/devices/cuda.ts";
 import { createWebGpuDevice } from "../../runtime/devices/webgpu.ts";
+import type { SegmentTokens } from "../../runtime/segments.ts";
 import type { Compiled } from "../index.ts";
 import type { Target } from "../tile/target.ts";
 import { UsageError, UserError } from "./arguments.ts";
@@ -71,11 +72,18 @@ export async function targetsFor(
   );
 }
 
+export interface DeviceOptions {
+  readonly threads: number | null;
+  readonly poison: boolean;
+  /** Tokens of the segments that a device with too few sequences and heads cuts them into. */
+  readonly segment?: SegmentTokens;
+}
+
 /** A device, with the artifact loaded. Throws UserError with what is missing. */
 export async function openDevice(
   name: DeviceName,
   compiled: Compiled,
-  options: { readonly threads: number | null; readonly poison: boolean },
+  options: DeviceOptions,
 ): Promise<Device> {
   const device = await makeDevice(name, options).catch((error: unknown) => {
     throw new UserError((error as Error).message);
@@ -87,7 +95,7 @@ export async function openDevice(
 /** A device of a kind, nothing loaded yet. Throws an Error with what is missing. */
 export function makeDevice(
   name: DeviceName,
-  { threads, poison }: { readonly threads: number | null; readonly poison: boolean },
+  { threads, poison, segment }: DeviceOptions,
 ): Promise<Device> {
   switch (name) {
     case "reference":
@@ -97,7 +105,7 @@ export function makeDevice(
     case "webgpu":
       return openWebGpu(poison);
     case "cuda":
-      return createCudaDevice({ poison });
+      return createCudaDevice({ poison, segment: segment ?? "auto" });
   }
 }
 

@@ -30,7 +30,7 @@ const commands: Readonly<Record<string, Command>> = {
     summary: "compile and execute, on one device or several",
     usage:
       "run FILE [--entry NAME] [--device reference|cpu|webgpu|cuda[,...]] [--devices N] [--schedule ring] [--dim T=4096,...] " +
-      "[--dtype f32] [--arch sm_80] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--transport in-process|worker] [--check-inputs] [--backward] [--cache-states every=256] [--steps N] [--cu-seqlens 0,5,70] [--verify] [--json]",
+      "[--dtype f32] [--arch sm_80] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--segment auto|never|1024] [--transport in-process|worker] [--check-inputs] [--backward] [--cache-states every=256] [--steps N] [--cu-seqlens 0,5,70] [--verify] [--json]",
     load: () => import("./commands/run.ts"),
   },
   verify: {
@@ -52,7 +52,7 @@ const commands: Readonly<Record<string, Command>> = {
   bench: {
     summary: "time on a device, or (--compile) of the compiler",
     usage:
-      "bench FILE [--device cpu] [--dim T=4096,...] [--threads N] [--repeat N] [--backward] [--cache-states every=256] [--reference] [--compile] [--json]",
+      "bench FILE [--device cpu] [--dim T=4096,...] [--threads N] [--segment auto|never|1024] [--repeat N] [--backward] [--cache-states every=256] [--reference] [--compile] [--json]",
     load: () => import("./commands/bench.ts"),
   },
   dump: {

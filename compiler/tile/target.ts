@@ -57,6 +57,8 @@ export interface Target {
   readonly forForm?: (form: Program) => Target;
   /** ... unless one of its kernels does not fit then. */
   readonly fits?: (kernel: Kernel) => boolean;
+  /** Do its devices cut sequences into segments where they would be idle? */
+  readonly segments?: boolean;
   readonly limits: Limits;
   readonly legalize: readonly Pass<TileProgram>[];
   /** Files that every artifact of this target holds beside its kernels, by name. */

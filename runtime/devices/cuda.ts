@@ -7,7 +7,8 @@ import { setImmediate, setTimeout } from "node:timers/promises";
 import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } from "../device.ts";
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf, newData } from "../dtype.ts";
-import type { Dtype, FormCode, FormSpec, KernelSpec } from "../plan.ts";
+import type { Dtype, FormCode, FormSpec, KernelSpec, Manifest } from "../plan.ts";
+import { type SegmentTokens, columnsOf, launchSegments, segmentLength } from "../segments.ts";
 import { uploadCuts, withShares } from "../shares.ts";
 import { imageOf } from "./cuda-images.ts";
 import { type Cuda, type CudaLibraries, openCuda } from "./cuda-library.ts";
@@ -18,6 +19,8 @@ export interface CudaOptions {
   /** Fill new memory with NaN, so that what was never written shows. */
   readonly poison?: boolean;
   readonly libraries?: CudaLibraries;
+  /** Tokens of the segments that sequences are cut into; "auto": where that is faster. */
+  readonly segment?: SegmentTokens;
 }
 
 interface CudaBuffer extends DeviceBuffer {
@@ -45,6 +48,8 @@ class CudaDevice implements Device {
   private readonly device: number;
   private readonly capability: number;
   private readonly mostShared: number;
+  private readonly processors: number;
+  private readonly segment: SegmentTokens;
   private readonly context: bigint;
   private readonly stream: bigint;
   private readonly functions = new Map<string, bigint>();
@@ -54,6 +59,7 @@ class CudaDevice implements Device {
   /** What stands for the cuts of packed sequences where there are none. */
   private dense: DeviceBuffer | null = null;
   private forms: ReadonlyMap<string, FormCode> = new Map();
+  private manifest: Manifest | null = null;
   private isClosed = false;
 
   constructor(cuda: Cuda, options: CudaOptions) {
@@ -71,6 +77,9 @@ class CudaDevice implements Device {
     this.capability = attribute(75) * 10 + attribute(76);
     // Attribute 97: shared memory of a block that asks for more than the usual 48 KiB.
     this.mostShared = attribute(97);
+    // Attribute 16: multiprocessors.
+    this.processors = attribute(16);
+    this.segment = options.segment ?? "auto";
     const name = new Uint8Array(new ArrayBuffer(256));
     driver.call("cuDeviceGetName(void *name, int length, int device)", name, 256, this.device);
     const model = new TextDecoder().decode(name.subarray(0, name.indexOf(0)));
@@ -133,6 +142,7 @@ class CudaDevice implements Device {
       );
     });
     this.forms = new Map(code.forms.map((form) => [form.form, form]));
+    this.manifest = artifact.manifest;
   }
 
   async alloc(dtype: Dtype, shape: readonly number[], zero: boolean): Promise<DeviceBuffer> {
@@ -205,6 +215,36 @@ class CudaDevice implements Device {
   ): Promise<void> {
     const code = this.forms.get(form.name);
     if (!code) throw new Error(`the artifact has no form ${form.name} for cuda`);
+    const length = this.segmentLength(code, sizes);
+    if (length !== null) {
+      return launchSegments(this.manifest!, form, args, sizes, length, {
+        alloc: (dtype, shape) => this.newBuffer(dtype, shape, false),
+        view: (buffer, shape) => this.view(buffer, shape),
+        launch: (own, bound, cut) => this.launchWhole(own, bound, cut),
+        free: (buffer) => this.free(buffer),
+      });
+    }
+    return this.launchWhole(form, args, sizes);
+  }
+
+  /** Tokens of the segments to cut sequences into, or null. */
+  private segmentLength({ form, kernels }: FormCode, sizes: LaunchSizes): number | null {
+    if (!this.manifest!.segments?.[form] || this.segment === "never") return null;
+    if (this.segment === "auto") return segmentLength(sizes, this.processors, columnsOf(kernels));
+    return sizes.T > this.segment ? this.segment : null;
+  }
+
+  private view(buffer: DeviceBuffer, shape: readonly number[]): CudaBuffer {
+    const { spec, sizeBytes } = buffer;
+    return { spec: { dtype: spec.dtype, shape }, sizeBytes, pointer: pointerOf(buffer) };
+  }
+
+  private async launchWhole(
+    form: FormSpec,
+    args: ReadonlyMap<string, DeviceBuffer>,
+    sizes: LaunchSizes,
+  ): Promise<void> {
+    const code = this.forms.get(form.name)!;
     for (const spec of [...form.inputs, ...form.outputs]) {
       const buffer = args.get(spec.name);
       if (!buffer) throw new Error(`${form.name} needs ${spec.name}, which was not given`);

@@ -13,6 +13,7 @@ import {
   rankSizes,
 } from "../run.ts";
 import type { LaunchSizes } from "../device.ts";
+import type { SegmentTokens } from "../segments.ts";
 import type { Manifest, RankPlan } from "../plan.ts";
 import type { Transport } from "../transport.ts";
 
@@ -27,7 +28,11 @@ export interface RankJob {
   readonly manifest: Manifest;
   readonly files: ReadonlyMap<string, string>;
   readonly device: string;
-  readonly options: { readonly threads: number | null; readonly poison: boolean };
+  readonly options: {
+    readonly threads: number | null;
+    readonly poison: boolean;
+    readonly segment?: SegmentTokens;
+  };
   readonly inputs: ReadonlyMap<string, HostTensor>;
   readonly sizes: LaunchSizes;
   /** A port to every other rank, and to whoever started the threads under its own rank. */

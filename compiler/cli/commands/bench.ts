@@ -21,6 +21,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "arch",
       "seed",
       "threads",
+      "segment",
       "repeat",
       "compile",
       "reference",
@@ -42,7 +43,11 @@ export async function run(argv: readonly string[]): Promise<number> {
   const formName = args.flag("backward") ? "backward" : "forward";
   const { inputs, sizes } = data.complete(compiled);
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
-  const device = await openDevice(name, compiled, { threads, poison: false });
+  const device = await openDevice(name, compiled, {
+    threads,
+    poison: false,
+    segment: args.segment(),
+  });
   say(device.description);
   const repeat = args.integer("repeat", name === "reference" ? 1 : 20, 1);
   const times = await timeForm(formName, device, compiled.manifest, inputs, sizes, repeat);

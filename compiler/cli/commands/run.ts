@@ -27,6 +27,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "output",
       "seed",
       "threads",
+      "segment",
       "transport",
       "verify",
       "json",
@@ -74,9 +75,11 @@ export async function run(argv: readonly string[]): Promise<number> {
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
   // Ranks of one kind share a device: its queue and its threads are the machine's, not the rank's.
   const transport = args.choice("transport", ["in-process", "worker"], "in-process");
+  const poison = args.flag("verify");
+  const segment = args.segment();
   const opened = new Map<string, Awaited<ReturnType<typeof openDevice>>>();
   for (const name of new Set(transport === "worker" ? [] : names)) {
-    opened.set(name, await openDevice(name, compiled, { threads, poison: args.flag("verify") }));
+    opened.set(name, await openDevice(name, compiled, { threads, poison, segment }));
     say(`  ${opened.get(name)!.description}`);
   }
   const devices = names.flatMap((name) => opened.get(name) ?? []);
@@ -89,7 +92,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     } else if (transport === "worker") {
       // Each rank has a device of its own, so the cores are shared out between them.
       const share = threads ?? Math.max(1, Math.floor(availableParallelism() / ranks));
-      const options = { threads: share, poison: args.flag("verify") };
+      const options = { threads: share, poison, segment };
       // Only this thread may choose the driver: what it finds out, the ranks' threads inherit.
       if (names.includes("webgpu")) await (await makeDevice("webgpu", options)).close();
       const entry = new URL("./rank-worker.js", import.meta.url);

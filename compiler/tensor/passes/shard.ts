@@ -52,7 +52,16 @@ export interface State {
 }
 
 export interface Form {
-  readonly name: "forward" | "summary" | "fold" | "output" | "step" | "backward" | "summary_bwd";
+  readonly name:
+    | "forward"
+    | "summary"
+    | "fold"
+    | "output"
+    | "step"
+    | "backward"
+    | "summary_bwd"
+    | "exchange"
+    | "exchange_bwd";
   readonly program: Program;
 }
 
@@ -92,7 +101,7 @@ export function shard(program: Program, cacheEvery: number | null = null): Shard
 }
 
 /** Is there a sum over all tokens outside of scans? */
-function sumsTokens(program: Program): boolean {
+export function sumsTokens(program: Program): boolean {
   const typeOf = new Map(program.ops.map((op) => [op.id, op.type]));
   return program.ops.some(
     (op) => op.kind === "reduce" && op.axis === 0 && typeOf.get(op.arg)?.shape[0] === tokenDim,

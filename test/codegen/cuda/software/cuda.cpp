@@ -36,10 +36,13 @@ const char* const kPrelude = R"(
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <algorithm>
 #include <deque>
 #include <tuple>
 #include <utility>
 #include <vector>
+using std::max;
+using std::min;
 struct Place { unsigned x, y, z; };
 static const Place* software_thread; static const Place* software_block;
 // What this library does for a kernel: see `Services` there.
@@ -241,6 +244,8 @@ char* guardAt(uint64_t pointer, int side) {
 
 // --- a block of threads ---------------------------------------------------------------------------
 
+using std::max;
+using std::min;
 struct Place { unsigned x, y, z; };
 struct Function { void (*run)(void**); void (*poison)(); bool (*isSound)(unsigned); };
 
@@ -444,7 +449,7 @@ API cuInit(unsigned) { return 0; }
 API cuDriverGetVersion(int* version) { return *version = 13000, 0; }
 API cuDeviceGetCount(int* count) { return *count = 1, 0; }
 API cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
-API cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? (getenv("SOFTWARE_CUDA_SM90") ? 9 : 8) : which == 97 ? 227 * 1024 : 0, 0; }
+API cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? (getenv("SOFTWARE_CUDA_SM90") ? 9 : 8) : which == 97 ? 227 * 1024 : which == 16 ? 1 : 0, 0; }
 API cuDeviceGetName(char* name, int length, int) { return snprintf(name, length, "in software"), 0; }
 API cuDevicePrimaryCtxRetain(uint64_t* context, int) { return *context = 1, 0; }
 API cuDevicePrimaryCtxRelease_v2(int) { return failure = 0, 0; }

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { afterAll } from "vitest";
 import { createCudaDevice } from "../../../../runtime/devices/cuda.ts";
 import type { Device } from "../../../../runtime/device.ts";
+import type { SegmentTokens } from "../../../../runtime/segments.ts";
 import { has } from "../../../support/devices.ts";
 
 export const available = has("g++");
@@ -25,9 +26,9 @@ export function softwareLibraries(): { driver: string; nvrtc: string } {
   return { driver: library, nvrtc: library };
 }
 
-/** A device that runs kernels in software, and poisons what it allocates. */
-export function createSoftwareCuda(): Promise<Device> {
-  return createCudaDevice({ poison: true, libraries: softwareLibraries() });
+/** A device that runs kernels in software, and poisons what it allocates. It has one multiprocessor. */
+export function createSoftwareCuda(segment: SegmentTokens = "auto"): Promise<Device> {
+  return createCudaDevice({ poison: true, libraries: softwareLibraries(), segment });
 }
 
 /** Does something with the threads of every block taken in the other order. */

@@ -1,0 +1,90 @@
+/**
+ * Segment: how the parts of one sequence, computed side by side on one device, hand on their states.
+ *
+ *   summary      of every segment                        -> summary_S[n], decay_S[n]
+ *   exchange     initial_S, summary_S[], decay_S[]       -> segment_S[n], final_S
+ *                  S = initial_S; for n: segment_S[n] = S; S = exp(decay_S[n]) * S + summary_S[n]
+ *   forward      of every segment, from segment_S[n]     -> o
+ *
+ * and for the gradients the same from the last segment to the first:
+ *
+ *   summary_bwd  of every segment                        -> d_summary_S[n]
+ *   exchange_bwd d_final_S, d_summary_S[], decay_S[]     -> d_segment_S[n], d_initial_S
+ *   backward     of every segment, from both             -> d_q, d_k, ...
+ *
+ * These are the three stages of LASP, summarise / exchange / output, between the processors of a device in
+ * place of devices. Segments are sequences of a packed launch, so the other forms are as they were; in the
+ * exchange a segment counts as a token, and what is per segment is stored per chunk of one token.
+ *
+ * Needs: shard. Guarantees: the states of a segment are those of the whole sequence in exact arithmetic.
+ */
+import { noSpan } from "../../support/span.ts";
+import { TensorBuilder } from "../build.ts";
+import {
+  type Dim,
+  type Output,
+  type Program,
+  type ValueId,
+  allOps,
+  pieceDim,
+  tokenDim,
+} from "../ir.ts";
+import { type Form, type State, sumsTokens } from "./shard.ts";
+
+/**
+ * Do the tokens of a segment need nothing of the others but states? Not where they read the whole
+ * sequence's state or its sum of tokens, or count from where it begins.
+ */
+export function canSegment(program: Program, states: readonly State[]): boolean {
+  const counts = [...allOps(program.ops)].some(
+    (op) => op.kind === "token-index" || (op.kind === "dim-size" && op.dim === tokenDim),
+  );
+  const composes = states.every(({ causal, dense }) => causal && !dense);
+  return states.length > 0 && composes && !counts && !sumsTokens(program);
+}
+
+/** The form for a direction. Every state is causal, and ranges compose by decays alone. */
+export function exchange(
+  program: Program,
+  states: readonly State[],
+  name: "exchange" | "exchange_bwd",
+): Form {
+  const isGradient = name === "exchange_bwd";
+  const mark = isGradient ? "d_" : "";
+  const [from, to] = isGradient ? ["d_final", "d_initial"] : ["initial", "final"];
+  const build = new TensorBuilder(program.name, program.dims);
+  const outputs: Output[] = [];
+  for (const { name: state, type, decay, reverse } of states) {
+    const input = (label: string, per: "state" | "chunk", own: readonly Dim[]) => {
+      const shape = per === "chunk" ? [pieceDim(1), ...own] : own;
+      const origin = { name: label, span: noSpan };
+      return build.add({ kind: "input", label, per, dtype: "f32", range: null }, origin, { shape });
+    };
+    const init = input(`${from}_${state}`, "state", type.shape);
+    const summary = input(`${mark}summary_${state}`, "chunk", type.shape);
+    const [key, value] = type.shape as readonly [Dim, Dim];
+    const axis = decay === "key" ? [key] : decay === "value" ? [value] : [];
+    const log = decay === null ? null : input(`decay_${state}`, "chunk", axis);
+    const body = ([S]: readonly ValueId[]) => {
+      const row = (arg: ValueId) => build.add({ kind: "rows", arg });
+      let kept = S!;
+      if (log !== null) {
+        const factor = build.map("exp", [row(log)]);
+        // A vector spreads along the first axis of its size, which for K = V is the key's.
+        const isSquare = decay === "value" && key === value;
+        const columns = () => build.add({ kind: "outer", lhs: build.const(1, [key]), rhs: factor });
+        kept = build.mul(kept, isSquare ? columns() : factor);
+      }
+      const name = `${to}_${state}`;
+      return { carries: [build.map("add", [kept, row(summary)], { name })], yields: [] };
+    };
+    const carried = [{ name: `${mark}${state}`, type, init }];
+    const backwards = reverse !== isGradient;
+    const loop = build.region("chunks", carried, backwards, body, { longest: 1 });
+    const each = build.checkpoint(loop.op, 0, 1, { name: `${mark}segment_${state}` });
+    const state32 = { dtype: "f32", per: "state" } as const;
+    outputs.push({ label: `${mark}segment_${state}`, value: each, dtype: "f32", per: "chunk" });
+    outputs.push({ label: `${to}_${state}`, value: loop.carries[0]!, ...state32 });
+  }
+  return { name, program: build.finish(outputs) };
+}
