@@ -4,6 +4,7 @@ import checks from "./package/checks.py";
 import kernels from "./package/kernels.py";
 import operators from "./package/operators.py";
 import plain from "./package/plain.py";
+import segments from "./package/segments.py";
 import signature from "./package/signature.py";
 import tensorOps from "./package/tensor_ops.py";
 import conftest from "./package/tests/conftest.py";
@@ -18,6 +19,7 @@ export const modules: Readonly<Record<string, string>> = {
   "kernels.py": kernels,
   "operators.py": operators,
   "plain.py": plain,
+  "segments.py": segments,
   "signature.py": signature,
   "tensor_ops.py": tensorOps,
 };

@@ -36,7 +36,7 @@ export function torchPackage(options: PackageOptions): Map<string, string> {
   const hasPositions = [...allOps(loops.forward.ops)].some((op) => op.kind === "token-index");
   const files = new Map<string, string>();
   const name = functionName(manifest);
-  files.set("__init__.py", initText(manifest.name, name));
+  files.set("__init__.py", initText(manifest, name));
   files.set("api.py", printApi({ manifest, definition, hasPositions }));
   files.set(
     "formula.py",
@@ -83,7 +83,8 @@ export function torchPackage(options: PackageOptions): Map<string, string> {
 
 /** The manifest without what PyTorch does not call. */
 function ownManifest(manifest: Manifest): Manifest {
-  const used = ["forward", "backward", "step"];
+  const launched = Object.values(manifest.segments ?? {}).flat();
+  const used = ["forward", "backward", "step", ...launched.map(({ form }) => form)];
   const cuda = manifest.targets.filter(({ target }) => target === "cuda");
   return {
     ...manifest,
@@ -96,12 +97,13 @@ function ownManifest(manifest: Manifest): Manifest {
   };
 }
 
-function initText(title: string, name: string): string {
-  return `"""${title} for PyTorch, compiled by laspc; see README.md beside this file."""
+function initText(manifest: Manifest, name: string): string {
+  const segments = manifest.segments ? ["set_segment_length"] : [];
+  return `"""${manifest.name} for PyTorch, compiled by laspc; see README.md beside this file."""
 
 from .api import ${name}
-
-__all__ = ["${name}"]
+${segments.map((one) => `from .segments import ${one}\n`).join("")}
+__all__ = [${[name, ...segments].map((one) => `"${one}"`).join(", ")}]
 `;
 }
 

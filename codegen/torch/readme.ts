@@ -91,7 +91,15 @@ On a GPU the kernels in \`cuda/\` run, on PyTorch's current stream and in its me
 calls can be captured in CUDA graphs. The first call, which cannot, compiles them with the NVRTC that comes with
 PyTorch (or \`LASPC_NVRTC\`) and keeps them in \`~/.cache/laspc\` (or \`LASPC_CACHE\`). On the CPU \`formula.py\` runs,
 plain PyTorch printed from the definition.
-
+${
+  manifest.segments
+    ? `
+Few long sequences are cut into segments that the GPU computes side by side. Their length follows from the shape;
+\`set_segment_length\` fixes it (\`"never"\`, or a number of tokens), and while \`torch.use_deterministic_algorithms\` is
+on nothing is cut, so that a sequence's bits do not depend on the batch it is in.
+`
+    : ""
+}
 ## Tests
 
 \`\`\`sh

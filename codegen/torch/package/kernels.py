@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
+from .segments import Cut, columns_of, cut_segments, segment_length
 from .signature import CallSizes, Form, Signature, Spec, shape_of, share_shape, spec_of, sum_shares
 
 _MOST_DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -48,12 +49,42 @@ class Kernels:
         self._signature = signature
         self._folder = folder
         self._loaded: dict[tuple[int, str], Loaded] = {}
+        self._processors: dict[torch.device, int] = {}
         self._lock = threading.Lock()
 
     def run(
         self, form: Form, tensors: Sequence[Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
     ) -> tuple[Tensor, ...]:
         """The outputs of a form: see `operators.Implementation`."""
+        if form.name in self._signature.segments:
+            device = tensors[0].device
+            columns = columns_of(self._signature.cuda[form.name]["kernels"])
+            length = segment_length(sizes, self._processors_of(device), columns)
+            if length is not None:
+                cuts = cut_segments(sizes, cu_seqlens, length, device)
+                return self._run_segments(form, tensors, sizes, cuts)
+        return self._run_whole(form, tensors, cu_seqlens, sizes)
+
+    def _run_segments(
+        self, form: Form, tensors: Sequence[Tensor], whole: CallSizes, cuts: dict[str, Cut]
+    ) -> tuple[Tensor, ...]:
+        """Runs what stands for a form by segments."""
+        known = {spec.name: x for spec, x in zip(form.inputs, tensors)}
+        for launch in self._signature.segments[form.name]:
+            own, renamed = self._signature.forms[launch["form"]], launch["args"]
+            sizes, cu_seqlens = cuts[launch["over"]]
+            given = [
+                known[renamed.get(spec.name, spec.name)].reshape(shape_of(spec, sizes))
+                for spec in own.inputs
+            ]
+            results = self._run_whole(own, given, cu_seqlens, sizes)
+            for spec, x in zip(own.outputs, results):
+                known[renamed.get(spec.name, spec.name)] = x
+        return tuple(known[spec.name].reshape(shape_of(spec, whole)) for spec in form.outputs)
+
+    def _run_whole(
+        self, form: Form, tensors: Sequence[Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+    ) -> tuple[Tensor, ...]:
         device = tensors[0].device
         code = self._signature.cuda[self._code_of(form, sizes)]
         with torch.cuda.device(device):
@@ -75,6 +106,12 @@ class Kernels:
             for kernel in loaded.kernels:
                 _launch(kernel, buffers, sizes, stream)
             return tuple(sum_shares(spec, x, sizes) for spec, x in zip(form.outputs, shares))
+
+    def _processors_of(self, device: torch.device) -> int:
+        if device not in self._processors:
+            properties = torch.cuda.get_device_properties(device)
+            self._processors[device] = properties.multi_processor_count
+        return self._processors[device]
 
     def _code_of(self, form: Form, sizes: CallSizes) -> str:
         """A single token goes to the kernels of a decode step, which have no chunks to fill."""

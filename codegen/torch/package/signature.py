@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class Signature(NamedTuple):
     forms: Mapping[str, Form]
     cuda: Mapping[str, Any]
     """The kernels of each form for CUDA, as the manifest has them."""
+    segments: Mapping[str, Sequence[Any]]
+    """The launches that stand for a form by segments of the sequence, where that is possible."""
 
 
 class CallSizes(NamedTuple):
@@ -83,6 +85,7 @@ def read_signature(folder: Path) -> Signature:
         states=tuple(state["name"] for state in manifest["states"]),
         forms={form.name: form for form in forms},
         cuda={form["form"]: form for form in cuda["forms"]},
+        segments=manifest.get("segments", {}),
     )
 
 
@@ -127,6 +130,8 @@ def shape_of(spec: Spec, sizes: CallSizes) -> tuple[int, ...]:
 
 def share_shape(spec: Spec, sizes: CallSizes) -> tuple[int, ...]:
     """The shape of what each sequence and head adds to an output: see `sum_shares`."""
+    if spec.per == "chunk":
+        return shape_of(spec, sizes)
     if spec.per == "token":
         return (1 if sizes.packed else sizes.B, sizes.T, sizes.H, *spec.dims)
     return (sizes.B, sizes.H, *spec.dims)

@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import type { Dtype } from "../../../compiler/tensor/ir.ts";
-import { exampleNames, ruleNames } from "../../support/examples.ts";
+import { segmentLength } from "../../../runtime/segments.ts";
+import { exampleNames, ruleNames, sizesOf } from "../../support/examples.ts";
 import { python, runPython } from "../../support/python.ts";
 import * as software from "../cuda/software/index.ts";
 import { packageOf, writePackage } from "./packages.ts";
@@ -33,7 +34,15 @@ describe("the text", () => {
       forms: { name: string }[];
       targets: { target: string }[];
     };
-    expect(manifest.forms.map(({ name }) => name)).toEqual(["forward", "step", "backward"]);
+    expect(manifest.forms.map(({ name }) => name)).toEqual([
+      "forward",
+      "summary",
+      "step",
+      "backward",
+      "summary_bwd",
+      "exchange",
+      "exchange_bwd",
+    ]);
     expect(manifest.targets.map(({ target }) => target)).toEqual(["cuda"]);
   });
 
@@ -83,19 +92,41 @@ describe.skipIf(!python.available)(`in Python${python.why}`, () => {
   test("every other shipped attention has the right values and gradients", () =>
     expectToPass("tests/test_values.py", others));
 
+  const onSoftware = (list: readonly Case[], env: Record<string, string> = {}) =>
+    expectToPass("tests/test_values.py", list, {
+      PYTHONPATH: import.meta.dirname,
+      PYTEST_ADDOPTS: "-p software_gpu",
+      SOFTWARE_CUDA: software.softwareLibraries().driver,
+      LASPC_CACHE: join(folder, "cache"),
+      ...env,
+    });
+
   test.skipIf(!software.available)(`kernels have them too, run in software${software.why}`, () =>
-    expectToPass(
-      "tests/test_values.py",
-      [
-        ["retention", "bf16", 16, 24],
-        ["kda", "bf16", 16, 16],
-      ],
-      {
-        PYTHONPATH: import.meta.dirname,
-        PYTEST_ADDOPTS: "-p software_gpu",
-        SOFTWARE_CUDA: software.softwareLibraries().driver,
-        LASPC_CACHE: join(folder, "cache"),
-      },
-    ),
+    onSoftware([
+      ["retention", "bf16", 16, 24],
+      ["kda", "bf16", 16, 16],
+    ]),
   );
+
+  test.skipIf(!software.available)(`and by segments of sequences${software.why}`, () =>
+    onSoftware([["lightning", "f32", 8, 8]], { SEGMENT: "32" }),
+  );
+
+  test("Python and the runtime cut sequences alike", () => {
+    const shapes = [1, 2, 8].flatMap((B) =>
+      [256, 1000, 8192, 65536].flatMap((T) => [4, 16, 64].map((H) => ({ B, T, H }))),
+    );
+    const expected = shapes.map((shape) => segmentLength(sizesOf(shape), 132, 1));
+    const own = join(folder, "lightning_f32");
+    writePackage(own, packageOf("lightning", own, { dims: { K: 8, V: 8 }, dtype: "f32" }));
+    const code = [
+      "import json, sys",
+      "from lightning_f32.segments import fastest_length",
+      "from lightning_f32.signature import CallSizes",
+      "size = lambda s: CallSizes(s['B'], s['T'], s['H'], s['T'], 0, False, {})",
+      "print(json.dumps([fastest_length(size(s), 132, 1) for s in json.loads(sys.argv[1])]))",
+    ].join("\n");
+    const { output } = runPython(["-c", code, JSON.stringify(shapes)], { PYTHONPATH: folder });
+    expect(JSON.parse(output.trim().split("\n").at(-1)!)).toEqual(expected);
+  });
 });

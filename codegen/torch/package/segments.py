@@ -1,0 +1,120 @@
+"""Cuts sequences into segments that a GPU computes side by side, where batch x heads leave it idle.
+
+A segment is a sequence of its own that begins with what its predecessors hand on: `manifest.json` lists the
+launches that then stand for a form. Which length is faster follows from the shape alone, so that it is known
+without waiting for the GPU; for the same length the bits are the same whatever the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor
+
+from .signature import CallSizes
+
+# Costs in the time that a kernel takes for one token: what a segment's summary adds to its own work, the
+# first chunk of a kernel, two more launches, one more step of the exchange. Segments end on whole chunks.
+_WITH_SUMMARY, _FILL, _LAUNCHES, _STEP, _ALIGNMENT, _SHORTEST = 1.5, 64, 100, 16, 128, 256
+
+_chosen: Union[int, str] = "auto"
+
+
+def set_segment_length(length: Union[int, str]) -> None:
+    """How many tokens the segments of a sequence have, from the next call on, in this process.
+
+    "auto": as is fastest for the shape on this GPU, or, while `torch.use_deterministic_algorithms` is on,
+    "never". Results differ between lengths as sums in another order do.
+
+    Raises ValueError for what is neither "auto", "never" nor a positive number.
+    """
+    global _chosen
+    if length not in ("auto", "never") and not (isinstance(length, int) and length > 0):
+        raise ValueError(f'the length is "auto", "never" or a number of tokens, not {length!r}')
+    _chosen = length
+
+
+def segment_length(sizes: CallSizes, processors: int, columns: int) -> Optional[int]:
+    """Tokens of a segment on so many multiprocessors, or None: whole sequences.
+
+    `columns`: blocks that one head of one sequence is computed in anyway.
+    """
+    if isinstance(_chosen, int):
+        return _chosen if sizes.T > _chosen else None
+    if _chosen == "never" or torch.are_deterministic_algorithms_enabled():
+        return None
+    return fastest_length(sizes, processors, columns)
+
+
+def fastest_length(sizes: CallSizes, processors: int, columns: int) -> Optional[int]:
+    """What "auto" stands for."""
+    tokens = -(-sizes.T // max(1, sizes.B)) if sizes.packed else sizes.T
+
+    def rounds(segments: int) -> int:
+        return -(-segments * sizes.B * sizes.H * columns // processors)
+
+    best: tuple[float, Optional[int]] = (rounds(1) * tokens, None)
+    for n in range(2, tokens // _SHORTEST + 1):
+        length = -(-tokens // (n * _ALIGNMENT)) * _ALIGNMENT
+        cost = _WITH_SUMMARY * rounds(n) * (length + _FILL) + _LAUNCHES + _STEP * n
+        if cost < best[0]:
+            best = (cost, length)
+    return best[1]
+
+
+def columns_of(kernels: Iterable[Any]) -> int:
+    """Blocks that a form's kernels cut one head of one sequence into; those that cut tokens do not count."""
+    most = 1
+    for kernel in kernels:
+        columns = 1
+        for axis in kernel["grid"][1:]:
+            for factor in axis["of"]:
+                columns = columns * factor if isinstance(factor, int) else 0
+            columns = -(-columns // axis["by"])
+        most = max(most, columns)
+    return most
+
+
+class Cut(NamedTuple):
+    """Sizes of a launch and the cuts of its packed sequences."""
+
+    sizes: CallSizes
+    cu_seqlens: Optional[Tensor]
+
+
+def cut_segments(
+    sizes: CallSizes, cu_seqlens: Optional[Tensor], length: int, device: torch.device
+) -> dict[str, Cut]:
+    """Launches over `segments`, each a sequence, and over `sequences`, in which a segment is a token.
+
+    Of packed sequences each is followed by an empty segment, since what is stored per token there has one
+    place more for each sequence; how many segments there are is not known here, only how many at most.
+    """
+    B, T = sizes.B, sizes.T
+    if cu_seqlens is not None:
+        cuts = cu_seqlens.to(torch.int32)
+        most = T // length + B
+        steps = torch.arange(B + 1, device=device, dtype=torch.int32)
+        counts = torch.zeros_like(steps)
+        counts[1:] = ((cuts.diff() + (length - 1)) // length).cumsum(0, dtype=torch.int32)
+        slots = torch.arange(most + B + 1, device=device, dtype=torch.int32)
+        first = counts + steps
+        of = torch.searchsorted(first[1:], slots, right=True).clamp(max=B - 1)
+        refined = torch.minimum(cuts[of] + (slots - first[of]) * length, cuts[of + 1])
+        over = sizes._replace(T=most, T_total=most)
+        return {
+            "segments": Cut(sizes._replace(B=most + B), refined),
+            "sequences": Cut(over, counts),
+        }
+    count = -(-T // length)
+    over = Cut(sizes._replace(T=count, T_total=count), None)
+    if T % length == 0:
+        return {
+            "segments": Cut(sizes._replace(B=B * count, T=length, T_total=length), None),
+            "sequences": over,
+        }
+    slots = torch.arange(B * count + 1, device=device, dtype=torch.int32)
+    refined = slots // count * T + (slots % count * length).clamp(max=T)
+    packed = sizes._replace(B=B * count, T=B * T, T_total=B * T, packed=True)
+    return {"segments": Cut(packed, refined), "sequences": over}
