@@ -54,9 +54,11 @@ function segmentsOf({ states, forms }: Sharded): Pick<Manifest, "segments"> {
   const renamed = (pairs: (state: string) => readonly (readonly [string, string])[]) =>
     Object.fromEntries(states.flatMap(({ name }) => pairs(name)));
   const last = (label: string) => [label, `segment_${label}`] as const;
-  const before = [
+  const hasMatrices = states.some(({ dense }) => dense);
+  const exchange = { form: "exchange", over: "sequences", args: {} } as const;
+  const ranges = [
     { form: "summary", over: "segments", args: {} },
-    { form: "exchange", over: "sequences", args: {} },
+    ...(hasMatrices ? [{ form: "transition", over: "segments", args: {} } as const] : []),
   ] as const;
   const forward = {
     form: "forward",
@@ -64,8 +66,8 @@ function segmentsOf({ states, forms }: Sharded): Pick<Manifest, "segments"> {
     args: renamed((S) => [[`initial_${S}`, `segment_${S}`], last(`final_${S}`)]),
   } as const;
   const backward = [
-    before[0],
-    { ...before[1], args: renamed((S) => [last(`final_${S}`)]) },
+    ...ranges,
+    { ...exchange, args: renamed((S) => [last(`final_${S}`)]) },
     // Behind a normalisation the cotangents depend on what the segment begins with.
     {
       form: "summary_bwd",
@@ -84,7 +86,9 @@ function segmentsOf({ states, forms }: Sharded): Pick<Manifest, "segments"> {
     },
   ] as const;
   const hasGradients = forms.some(({ name }) => name === "exchange_bwd");
-  return { segments: { forward: [...before, forward], ...(hasGradients && { backward }) } };
+  return {
+    segments: { forward: [...ranges, exchange, forward], ...(hasGradients && { backward }) },
+  };
 }
 
 function stateSpec(state: State, program: Program): StateSpec {

@@ -19,7 +19,7 @@ import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
 import { verifyTensor } from "./tensor/verify.ts";
 import { parseSource } from "./syntax/parse.ts";
 import type { Op, Program } from "./tensor/ir.ts";
-import { canSegment, exchange } from "./tensor/passes/segment.ts";
+import { canSegment, segmentForms } from "./tensor/passes/segment.ts";
 import type { Form, Sharded } from "./tensor/passes/shard.ts";
 import type { TileProgram } from "./tile/ir.ts";
 import type { Target } from "./tile/target.ts";
@@ -110,7 +110,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
     scans,
     options,
   );
-  const loops: { name: Form["name"]; program: Program }[] = [];
+  const loops: Form[] = [];
   for (const form of sharded.forms) {
     const watch = options.watch?.tensor?.(form.name);
     watch?.("shard", form.program, true);
@@ -122,14 +122,14 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
         : form.name === "summary_bwd"
           ? toGradientSummary(gradient!, sharded)
           : (form.name === "step" ? toStep : toLoops)(form.program, report, watch);
-    loops.push({ name: form.name, program: own });
+    loops.push({ ...form, program: own });
   }
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
   const files: Files = new Map();
   const targets = [referenceCode(program, sharded, files)];
   const noteOf = notesOf(source);
   for (const target of options.targets) {
-    const wanted = loops.filter(({ name }) => target.segments || !name.startsWith("exchange"));
+    const wanted = loops.filter(({ segments }) => target.segments || !segments);
     const emitted = wanted.map((form) => {
       const name = `${program.name}_${form.name}`;
       const watch = options.watch?.tile?.(form.name, target.name);
@@ -188,8 +188,9 @@ function withSegments(sharded: Sharded, scans: Program, options: CompileOptions)
   if (!isAsked || (options.cacheStates ?? null) !== null || !canSegment(scans, states)) {
     return sharded;
   }
-  const more = [exchange(scans, states, "exchange")];
-  if (options.backward) more.push(exchange(scans, states, "exchange_bwd"));
+  const gradient = forms.find(({ name }) => name === "backward")?.program;
+  const summary = gradient ? toGradientSummary(gradient, sharded) : null;
+  const more = segmentForms(scans, sharded, summary);
   for (const { program } of more) verifyTensor(program, "segment");
   return { states, forms: [...forms, ...more] };
 }

@@ -10,27 +10,33 @@ import type { Dtype, FormSpec, KernelSpec, Manifest, SegmentLaunch } from "./pla
 export type SegmentTokens = "auto" | "never" | number;
 
 /**
- * Costs in the time a kernel takes for one token, as measured on an H200 (docs/performance.md): what a
- * segment's summary adds to its own work; the first chunk of a kernel; two more launches; one more step of
- * the exchange. Ends of segments lie on whole chunks.
+ * Costs in the time a kernel takes for one token, as measured on an H200 (docs/performance.md): what each of
+ * the summaries adds to a segment's own work; the first chunk of a kernel; two more launches; one more step
+ * of the exchange. Ends of segments lie on whole chunks.
  */
-const [withSummary, fill, launches, step, alignment, shortest] = [1.5, 64, 100, 16, 128, 256];
+const [summary, fill, launches, step, alignment, shortest] = [0.5, 64, 100, 16, 128, 256];
 
-/**
- * How many tokens a segment should have on so many processors, or null: whole sequences are faster. `columns`:
- * blocks that one head of one sequence is computed in anyway. Depends on nothing but its arguments.
- */
+/** What a form is on a device. */
+export interface Work {
+  /** Blocks that run side by side. */
+  readonly processors: number;
+  /** Blocks that one head of one sequence is computed in anyway. */
+  readonly columns: number;
+  /** Summaries that a segment needs before its own work. */
+  readonly summaries: number;
+}
+
+/** Tokens that a segment should have, or null: whole sequences are faster. Depends on its arguments alone. */
 export function segmentLength(
   { B, T, H, cuSeqlens }: LaunchSizes,
-  processors: number,
-  columns: number,
+  { processors, columns, summaries }: Work,
 ): number | null {
   const tokens = cuSeqlens ? Math.ceil(T / Math.max(1, B)) : T;
   const rounds = (segments: number) => Math.ceil((segments * B * H * columns) / processors);
   let best: { cost: number; length: number | null } = { cost: rounds(1) * tokens, length: null };
   for (let n = 2; n * shortest <= tokens; n++) {
     const length = Math.ceil(tokens / n / alignment) * alignment;
-    const cost = withSummary * rounds(n) * (length + fill) + launches + step * n;
+    const cost = (1 + summary * summaries) * rounds(n) * (length + fill) + launches + step * n;
     if (cost < best.cost) best = { cost, length };
   }
   return best.length;
@@ -45,6 +51,11 @@ export function columnsOf(kernels: readonly KernelSpec[]): number {
     }, 1),
   );
   return Math.max(1, ...columns);
+}
+
+/** Summaries among the launches that stand for a form. */
+export function summariesOf(launches: readonly SegmentLaunch[]): number {
+  return launches.filter(({ over }) => over === "segments").length - 1;
 }
 
 /**

@@ -112,7 +112,7 @@ export class KernelLowering {
       this.prepare(carry);
       const others = params.filter((other) => other !== param);
       const readsOthers = others.some((other) => this.inlineReads(carry).has(other.id));
-      return readsOthers ? this.materialize(carry) : null;
+      return readsOthers || this.multiplies(carry, param.id) ? this.materialize(carry) : null;
     });
     params.forEach((param, i) => {
       const { storage } = this.cells.get(param.id)!;
@@ -674,6 +674,14 @@ export class KernelLowering {
     this.emit(phase, this.noteOf(id), { kind: "map", dst: dst.id, expr: masked(value) });
   }
 
+  /** Is a value, or what it adds to another, a product with a state? A product cannot replace its factor. */
+  private multiplies(id: ValueId, state: ValueId): boolean {
+    const op = this.source.ops.get(id);
+    const product = op?.kind === "map" ? this.accumulated(op)?.[1] : op;
+    if (product?.kind !== "matmul") return false;
+    return [product.lhs, product.rhs].some((side) => this.factor(side).id === state);
+  }
+
   // --- demand before a state changes --------------------------------------------------------
 
   /** Emits everything a carried value needs, short of the value itself. */
@@ -696,6 +704,8 @@ export class KernelLowering {
       return;
     }
     if (op.kind === "matmul") return this.prepareProduct(op);
+    // What a buffer holds is loaded where it is wanted.
+    if (op.kind === "rows" && this.source.bufferOf(op.arg) !== null) return;
     for (const arg of operands(op)) this.materialize(arg);
   }
 

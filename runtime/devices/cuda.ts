@@ -8,7 +8,13 @@ import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } fro
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf, newData } from "../dtype.ts";
 import type { Dtype, FormCode, FormSpec, KernelSpec, Manifest } from "../plan.ts";
-import { type SegmentTokens, columnsOf, launchSegments, segmentLength } from "../segments.ts";
+import {
+  type SegmentTokens,
+  columnsOf,
+  launchSegments,
+  segmentLength,
+  summariesOf,
+} from "../segments.ts";
 import { uploadCuts, withShares } from "../shares.ts";
 import { imageOf } from "./cuda-images.ts";
 import { type Cuda, type CudaLibraries, openCuda } from "./cuda-library.ts";
@@ -229,9 +235,12 @@ class CudaDevice implements Device {
 
   /** Tokens of the segments to cut sequences into, or null. */
   private segmentLength({ form, kernels }: FormCode, sizes: LaunchSizes): number | null {
-    if (!this.manifest!.segments?.[form] || this.segment === "never") return null;
-    if (this.segment === "auto") return segmentLength(sizes, this.processors, columnsOf(kernels));
-    return sizes.T > this.segment ? this.segment : null;
+    const launches = this.manifest!.segments?.[form];
+    if (!launches || this.segment === "never") return null;
+    if (this.segment !== "auto") return sizes.T > this.segment ? this.segment : null;
+    const { processors } = this;
+    const work = { processors, columns: columnsOf(kernels), summaries: summariesOf(launches) };
+    return segmentLength(sizes, work);
   }
 
   private view(buffer: DeviceBuffer, shape: readonly number[]): CudaBuffer {

@@ -37,12 +37,14 @@ test("segments divide the tokens, and their summaries lie where the exchange rea
 });
 
 test("the length follows from the shape: none where heads fill the processors", () => {
-  const choice = (B: number, T: number, H: number) => segmentLength(sizesOf({ B, T, H }), 132, 1);
+  const work = { processors: 132, columns: 1, summaries: 1 };
+  const choice = (B: number, T: number, H: number) => segmentLength(sizesOf({ B, T, H }), work);
   expect(choice(8, 8192, 16)).toBeNull();
   expect(choice(1, 65536, 16)).toBe(8192);
   expect(choice(1, 8192, 16)).toBe(1024);
   expect(choice(1, 300, 16)).toBeNull();
-  expect(segmentLength(sizesOf({ B: 1, T: 65536, H: 16 }), 132, 8)).toBeNull();
+  const sizes = sizesOf({ B: 1, T: 65536, H: 16 });
+  expect(segmentLength(sizes, { ...work, columns: 8 })).toBeNull();
 });
 
 describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (name) => {

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
-from .segments import Cut, columns_of, cut_segments, segment_length
+from .segments import Cut, Work, columns_of, cut_segments, segment_length, summaries_of
 from .signature import CallSizes, Form, Signature, Spec, shape_of, share_shape, spec_of, sum_shares
 
 _MOST_DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -56,10 +56,12 @@ class Kernels:
         self, form: Form, tensors: Sequence[Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
     ) -> tuple[Tensor, ...]:
         """The outputs of a form: see `operators.Implementation`."""
-        if form.name in self._signature.segments:
+        launches = self._signature.segments.get(form.name)
+        if launches:
             device = tensors[0].device
             columns = columns_of(self._signature.cuda[form.name]["kernels"])
-            length = segment_length(sizes, self._processors_of(device), columns)
+            work = Work(self._processors_of(device), columns, summaries_of(launches))
+            length = segment_length(sizes, work)
             if length is not None:
                 cuts = cut_segments(sizes, cu_seqlens, length, device)
                 return self._run_segments(form, tensors, sizes, cuts)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from .signature import CallSizes
 
-# Costs in the time that a kernel takes for one token: what a segment's summary adds to its own work, the
-# first chunk of a kernel, two more launches, one more step of the exchange. Segments end on whole chunks.
-_WITH_SUMMARY, _FILL, _LAUNCHES, _STEP, _ALIGNMENT, _SHORTEST = 1.5, 64, 100, 16, 128, 256
+# Costs in the time that a kernel takes for one token: what each of the summaries adds to a segment's own
+# work, the first chunk of a kernel, two more launches, one more step of the exchange. Segments end on whole
+# chunks.
+_SUMMARY, _FILL, _LAUNCHES, _STEP, _ALIGNMENT, _SHORTEST = 0.5, 64, 100, 16, 128, 256
 
 _chosen: Union[int, str] = "auto"
 
@@ -35,29 +36,37 @@ def set_segment_length(length: Union[int, str]) -> None:
     _chosen = length
 
 
-def segment_length(sizes: CallSizes, processors: int, columns: int) -> Optional[int]:
-    """Tokens of a segment on so many multiprocessors, or None: whole sequences.
+class Work(NamedTuple):
+    """What a form is on a GPU."""
 
-    `columns`: blocks that one head of one sequence is computed in anyway.
-    """
+    processors: int
+    columns: int
+    """Blocks that one head of one sequence is computed in anyway."""
+    summaries: int
+    """Summaries that a segment needs before its own work."""
+
+
+def segment_length(sizes: CallSizes, work: Work) -> Optional[int]:
+    """Tokens of a segment, or None: whole sequences."""
     if isinstance(_chosen, int):
         return _chosen if sizes.T > _chosen else None
     if _chosen == "never" or torch.are_deterministic_algorithms_enabled():
         return None
-    return fastest_length(sizes, processors, columns)
+    return fastest_length(sizes, work)
 
 
-def fastest_length(sizes: CallSizes, processors: int, columns: int) -> Optional[int]:
+def fastest_length(sizes: CallSizes, work: Work) -> Optional[int]:
     """What "auto" stands for."""
     tokens = -(-sizes.T // max(1, sizes.B)) if sizes.packed else sizes.T
 
     def rounds(segments: int) -> int:
-        return -(-segments * sizes.B * sizes.H * columns // processors)
+        return -(-segments * sizes.B * sizes.H * work.columns // work.processors)
 
     best: tuple[float, Optional[int]] = (rounds(1) * tokens, None)
     for n in range(2, tokens // _SHORTEST + 1):
         length = -(-tokens // (n * _ALIGNMENT)) * _ALIGNMENT
-        cost = _WITH_SUMMARY * rounds(n) * (length + _FILL) + _LAUNCHES + _STEP * n
+        own = (1 + _SUMMARY * work.summaries) * rounds(n) * (length + _FILL)
+        cost = own + _LAUNCHES + _STEP * n
         if cost < best[0]:
             best = (cost, length)
     return best[1]
@@ -74,6 +83,11 @@ def columns_of(kernels: Iterable[Any]) -> int:
             columns = -(-columns // axis["by"])
         most = max(most, columns)
     return most
+
+
+def summaries_of(launches: Iterable[Any]) -> int:
+    """Summaries among the launches that stand for a form."""
+    return sum(launch["over"] == "segments" for launch in launches) - 1
 
 
 class Cut(NamedTuple):

@@ -4,6 +4,7 @@
  *   summary      of every segment                        -> summary_S[n], decay_S[n]
  *   exchange     initial_S, summary_S[], decay_S[]       -> segment_S[n], final_S
  *                  S = initial_S; for n: segment_S[n] = S; S = exp(decay_S[n]) * S + summary_S[n]
+ *                  (a dense transition is a form of its own: S = transition_S[n] @ S + summary_S[n])
  *   forward      of every segment, from segment_S[n]     -> o
  *
  * and for the gradients the same from the last segment to the first:
@@ -29,7 +30,15 @@ import {
   pieceDim,
   tokenDim,
 } from "../ir.ts";
-import { type Form, type State, sumsTokens } from "./shard.ts";
+import {
+  type Form,
+  type Sharded,
+  type State,
+  scansOf,
+  summary,
+  sumsTokens,
+  transition,
+} from "./shard.ts";
 
 /**
  * Do the tokens of a segment need nothing of the others but states? Not where they read the whole
@@ -39,22 +48,43 @@ export function canSegment(program: Program, states: readonly State[]): boolean 
   const counts = [...allOps(program.ops)].some(
     (op) => op.kind === "token-index" || (op.kind === "dim-size" && op.dim === tokenDim),
   );
-  const composes = states.every(({ causal, dense }) => causal && !dense);
-  return states.length > 0 && composes && !counts && !sumsTokens(program);
+  const isCausal = states.every(({ causal }) => causal);
+  return states.length > 0 && isCausal && !counts && !sumsTokens(program);
 }
 
-/** The form for a direction. Every state is causal, and ranges compose by decays alone. */
-export function exchange(
+/** The forms that segments need beside those of ranges; `gradients`: to go back through them too. */
+export function segmentForms(
+  program: Program,
+  { states, forms }: Sharded,
+  gradients: Program | null,
+): Form[] {
+  const made: Form[] = [];
+  const add = (name: Form["name"], own: Program) => {
+    if (!forms.some((form) => form.name === name))
+      made.push({ name, program: own, segments: true });
+  };
+  add("summary", summary(program, scansOf(program), states));
+  if (states.some(({ dense }) => dense)) add("transition", transition(program, states));
+  add("exchange", exchange(program, states, "exchange"));
+  if (gradients !== null) {
+    add("summary_bwd", gradients);
+    add("exchange_bwd", exchange(program, states, "exchange_bwd"));
+  }
+  return made;
+}
+
+/** The form for a direction. Every state is causal. */
+function exchange(
   program: Program,
   states: readonly State[],
   name: "exchange" | "exchange_bwd",
-): Form {
+): Program {
   const isGradient = name === "exchange_bwd";
   const mark = isGradient ? "d_" : "";
   const [from, to] = isGradient ? ["d_final", "d_initial"] : ["initial", "final"];
   const build = new TensorBuilder(program.name, program.dims);
   const outputs: Output[] = [];
-  for (const { name: state, type, decay, reverse } of states) {
+  for (const { name: state, type, decay, reverse, dense } of states) {
     const input = (label: string, per: "state" | "chunk", own: readonly Dim[]) => {
       const shape = per === "chunk" ? [pieceDim(1), ...own] : own;
       const origin = { name: label, span: noSpan };
@@ -64,10 +94,15 @@ export function exchange(
     const summary = input(`${mark}summary_${state}`, "chunk", type.shape);
     const [key, value] = type.shape as readonly [Dim, Dim];
     const axis = decay === "key" ? [key] : decay === "value" ? [value] : [];
-    const log = decay === null ? null : input(`decay_${state}`, "chunk", axis);
+    const matrix = dense ? input(`transition_${state}`, "chunk", [key, key]) : null;
+    const log = decay === null || dense ? null : input(`decay_${state}`, "chunk", axis);
     const body = ([S]: readonly ValueId[]) => {
       const row = (arg: ValueId) => build.add({ kind: "rows", arg });
       let kept = S!;
+      if (matrix !== null) {
+        const M = row(matrix);
+        kept = build.matmul(isGradient ? build.transpose(M) : M, kept);
+      }
       if (log !== null) {
         const factor = build.map("exp", [row(log)]);
         // A vector spreads along the first axis of its size, which for K = V is the key's.
@@ -86,5 +121,5 @@ export function exchange(
     outputs.push({ label: `${mark}segment_${state}`, value: each, dtype: "f32", per: "chunk" });
     outputs.push({ label: `${to}_${state}`, value: loop.carries[0]!, ...state32 });
   }
-  return { name, program: build.finish(outputs) };
+  return build.finish(outputs);
 }

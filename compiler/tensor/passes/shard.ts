@@ -60,9 +60,12 @@ export interface Form {
     | "step"
     | "backward"
     | "summary_bwd"
+    | "transition"
     | "exchange"
     | "exchange_bwd";
   readonly program: Program;
+  /** Only devices that cut sequences into segments run it. */
+  readonly segments?: boolean;
 }
 
 export interface Sharded {
@@ -75,10 +78,7 @@ export const shardSummary = "derive the forms that ranges of the sequence are co
 
 /** `cacheEvery`: the forward also gives the states before each piece of so many tokens, for its gradient. */
 export function shard(program: Program, cacheEvery: number | null = null): Sharded {
-  const scans = new Map<string, Scan>();
-  for (const op of program.ops) {
-    if (op.kind === "scan" && !scans.has(op.state)) scans.set(op.state, op);
-  }
+  const scans = scansOf(program);
   const states = [...scans.values()].map((scan) => stateOf(program, scan));
   const forms: Form[] = [{ name: "forward", program: forward(program, scans, states, null) }];
   // A dense transition goes down a chain as it is: the next range starts from the last one's state.
@@ -98,6 +98,15 @@ export function shard(program: Program, cacheEvery: number | null = null): Shard
     forms[0] = { name: "forward", program: forward(program, scans, states, cacheEvery) };
   }
   return { states, forms };
+}
+
+/** One scan of each state; all of a state's write alike. */
+export function scansOf(program: Program): ReadonlyMap<string, Scan> {
+  const scans = new Map<string, Scan>();
+  for (const op of program.ops) {
+    if (op.kind === "scan" && !scans.has(op.state)) scans.set(op.state, op);
+  }
+  return scans;
 }
 
 /** Is there a sum over all tokens outside of scans? */
@@ -187,7 +196,7 @@ function finalState(
   );
 }
 
-function summary(
+export function summary(
   program: Program,
   scans: ReadonlyMap<string, Scan>,
   states: readonly State[],
@@ -196,16 +205,67 @@ function summary(
   const { build, get } = rewriter;
   for (const op of program.ops) rewriter.copy(op);
   const outputs: Output[] = [];
-  for (const { name, decay } of states) {
+  for (const { name, decay, dense } of states) {
     const scan = scans.get(name)!;
     outputs.push(stateOutput(`summary_${name}`, finalState(rewriter, scan, null)));
-    if (decay === null) continue;
+    // Of a dense transition the decay is a part: see `transition`.
+    if (decay === null || dense) continue;
     const log = get(scan.logDecay!);
     const perToken = build.shapeOf(log)[0] === tokenDim;
     const each = perToken ? log : build.mul(build.const(1, [tokenDim, ...build.shapeOf(log)]), log);
     const origin = { name: `decay_${name}`, span: scan.span };
     const sum = build.add({ kind: "reduce", fn: "sum", arg: each, axis: 0 }, origin);
     outputs.push(stateOutput(`decay_${name}`, sum));
+  }
+  return prune(build.finish(outputs), true);
+}
+
+/**
+ * What a range multiplies a state with where its transition is dense, [K, K]: the state that it makes of
+ * the identity when it writes nothing of its own.
+ */
+export function transition(program: Program, states: readonly State[]): Program {
+  const scans = scansOf(program);
+  const opOf = new Map(program.ops.map((op) => [op.id, op]));
+  const rewriter = new Rewriter(program);
+  const { build, get } = rewriter;
+  for (const op of program.ops) rewriter.copy(op);
+  const outputs: Output[] = [];
+  for (const { name, type, dense } of states) {
+    if (!dense) continue;
+    const [key] = type.shape as readonly [Dim];
+    const [ones, index] = [
+      build.const(1, [key]),
+      build.add({ kind: "iota" }, {}, { shape: [key] }),
+    ];
+    const along = (lhs: ValueId, rhs: ValueId) => build.add({ kind: "outer", lhs, rhs });
+    const identity = build.map("eq", [along(index, ones), along(ones, index)]);
+    const nothing = build.const(0, [tokenDim, key]);
+    const scan = scans.get(name)!;
+    const writes = scan.writes.flatMap(({ k, v }) => {
+      const op = opOf.get(v)!;
+      if (op.kind !== "delta") return [];
+      const { id: _id, type: _type, span, ...draft } = rewriter.mapped(op);
+      const silent = draft.writes.map((write) => ({ ...write, v: nothing }));
+      const value = build.add({ ...draft, writes: silent, initial: identity }, { name, span });
+      return [{ k: get(k), v: value }];
+    });
+    const { state, axis, reverse } = scan;
+    const { logDecay } = rewriter.mapped(scan);
+    const value = build.add(
+      {
+        kind: "scan-state",
+        state,
+        writes,
+        logDecay,
+        initial: identity,
+        axis,
+        reverse,
+        every: null,
+      },
+      { name: `transition_${name}`, span: scan.span },
+    );
+    outputs.push(stateOutput(`transition_${name}`, value));
   }
   return prune(build.finish(outputs), true);
 }

@@ -109,22 +109,29 @@ describe.skipIf(!python.available)(`in Python${python.why}`, () => {
   );
 
   test.skipIf(!software.available)(`and by segments of sequences${software.why}`, () =>
-    onSoftware([["lightning", "f32", 8, 8]], { SEGMENT: "32" }),
+    onSoftware(
+      [
+        ["lightning", "f32", 8, 8],
+        ["delta-net", "f32", 8, 8],
+      ],
+      { SEGMENT: "32" },
+    ),
   );
 
   test("Python and the runtime cut sequences alike", () => {
     const shapes = [1, 2, 8].flatMap((B) =>
       [256, 1000, 8192, 65536].flatMap((T) => [4, 16, 64].map((H) => ({ B, T, H }))),
     );
-    const expected = shapes.map((shape) => segmentLength(sizesOf(shape), 132, 1));
+    const work = { processors: 132, columns: 1, summaries: 2 };
+    const expected = shapes.map((shape) => segmentLength(sizesOf(shape), work));
     const own = join(folder, "lightning_f32");
     writePackage(own, packageOf("lightning", own, { dims: { K: 8, V: 8 }, dtype: "f32" }));
     const code = [
       "import json, sys",
-      "from lightning_f32.segments import fastest_length",
+      "from lightning_f32.segments import Work, fastest_length",
       "from lightning_f32.signature import CallSizes",
       "size = lambda s: CallSizes(s['B'], s['T'], s['H'], s['T'], 0, False, {})",
-      "print(json.dumps([fastest_length(size(s), 132, 1) for s in json.loads(sys.argv[1])]))",
+      "print(json.dumps([fastest_length(size(s), Work(132, 1, 2)) for s in json.loads(sys.argv[1])]))",
     ].join("\n");
     const { output } = runPython(["-c", code, JSON.stringify(shapes)], { PYTHONPATH: folder });
     expect(JSON.parse(output.trim().split("\n").at(-1)!)).toEqual(expected);
