@@ -9,8 +9,10 @@ import { chunk } from "../../compiler/tensor/passes/chunk.ts";
 import { differentiate } from "../../compiler/tensor/passes/differentiate.ts";
 import { fuse } from "../../compiler/tensor/passes/fuse.ts";
 import { rightProduct } from "../../compiler/tensor/passes/right-product.ts";
+import { canSegment, segmentForms } from "../../compiler/tensor/passes/segment.ts";
 import { shard } from "../../compiler/tensor/passes/shard.ts";
 import { simplify } from "../../compiler/tensor/passes/simplify.ts";
+import { toGradient, toGradientSummary } from "../../compiler/pipeline.ts";
 import { printTensor } from "../../compiler/tensor/print.ts";
 import { verifyTensor } from "../../compiler/tensor/verify.ts";
 import { checkGolden, readGolden } from "../harness.ts";
@@ -52,9 +54,24 @@ describe("goldens", () => {
       return lines.join("") + forms.map((f) => `// ${f.name}\n${printTensor(f.program)}`).join("");
     }));
 
+  test("segment", () =>
+    checkGolden(join(folder, "segment.ir"), (text) => {
+      const program = parseTensor(text);
+      const sharded = shard(program);
+      if (!canSegment(program, sharded.states)) return "// cannot be cut into segments\n";
+      const gradient = toGradient(sharded.forms[0]!.program);
+      const forms = segmentForms(program, sharded, toGradientSummary(gradient, sharded));
+      forms.forEach((form) => verifyTensor(form.program, "segment"));
+      return forms
+        .filter(({ name }) => name !== "summary_bwd")
+        .map((form) => `// ${form.name}\n${printTensor(form.program)}`)
+        .join("");
+    }));
+
   test("each pass has its golden", () => {
     const files = readdirSync(folder).map((name) => name.replace(".ir", ""));
-    const names = ["chunk", "differentiate", "fuse", "right-product", "shard", "simplify"];
+    const names = ["chunk", "differentiate", "fuse", "right-product"];
+    names.push("segment", "shard", "simplify");
     expect(files.sort()).toEqual(names);
     const source = readdirSync(join(import.meta.dirname, "../../compiler/tensor/passes"));
     expect(source.map((name) => name.replace(".ts", "")).sort()).toEqual(files.sort());

@@ -3,6 +3,7 @@ import { turnFactors } from "../../../codegen/cpu/legalize.ts";
 import { tensorPasses } from "../../../codegen/cuda/target.ts";
 import { wgslTarget } from "../../../codegen/wgsl/target.ts";
 import { algebraPasses, formPasses } from "../../pipeline.ts";
+import { segmentName, segmentSummary } from "../../tensor/passes/segment.ts";
 import { shardName, shardSummary } from "../../tensor/passes/shard.ts";
 import { Arguments } from "../arguments.ts";
 
@@ -11,6 +12,7 @@ export function run(argv: readonly string[]): number {
   const lines = [
     ...algebraPasses,
     { name: shardName, summary: shardSummary },
+    { name: segmentName, summary: segmentSummary },
     ...formPasses,
     { name: "from-tensor", summary: "lower chunk loops to kernels on tiles" },
     ...wgslTarget.legalize,

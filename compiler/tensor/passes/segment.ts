@@ -40,6 +40,10 @@ import {
   transition,
 } from "./shard.ts";
 
+export const segmentName = "segment";
+export const segmentSummary =
+  "derive what hands on states between segments of a sequence on one device";
+
 /**
  * Do the tokens of a segment need nothing of the others but states? Not where they read the whole
  * sequence's state or its sum of tokens, or count from where it begins.
