@@ -1,7 +1,7 @@
 /** Walks a plan: one rank on one device, or all ranks of a process together. */
 import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts";
 import { shapeOf } from "./device.ts";
-import { elementsOf, newData } from "./dtype.ts";
+import { elementsOf, fromNumbers, newData, toNumbers } from "./dtype.ts";
 import type { Manifest, Plan, RankPlan, Step, TensorSpec } from "./plan.ts";
 import { cotangentsOf } from "./plan.ts";
 import type { Transport } from "./transport.ts";
@@ -217,8 +217,14 @@ export function rankInputs(run: RanksRun, rank: number): Map<string, HostTensor>
     const zero = { dtype: "f32" as const, shape, data: newData("f32", elementsOf(shape)) };
     cut.set(name, inputs.get(name) ?? zero);
   }
+  const passed = new Set(
+    manifest.states
+      .filter(({ reverse }) => rank !== (reverse ? 0 : plan.ranks.length - 1))
+      .map(({ name }) => `d_final_${name}`),
+  );
   for (const spec of cotangentsOf(manifest)) {
-    const tensor = inputs.get(spec.name);
+    // The last state's cotangent belongs to the rank where the chain ends; others get theirs from there.
+    const tensor = passed.has(spec.name) ? undefined : inputs.get(spec.name);
     if (tensor) cut.set(spec.name, spec.per === "token" ? cutTokens(tensor, from, to) : tensor);
   }
   return cut;
@@ -248,10 +254,13 @@ export function joinResults(
     const parts = results.map((result) => result.tensors.get(spec.name)!);
     tensors.set(spec.name, joinTokens(spec, sizes, parts));
   }
-  const [first] = results;
-  if (first && results.length === 1) {
-    // Gradients, where the plan asks for them.
-    for (const [name, tensor] of first.tensors) tensors.set(name, tensor);
+  const gradients = manifest.forms.find(({ name }) => name === "backward")?.outputs ?? [];
+  for (const spec of gradients) {
+    const parts = results.flatMap((result) => result.tensors.get(spec.name) ?? []);
+    // A plan without gradients leaves none; the first state's is where the chain begins, alone.
+    if (parts.length === 0) continue;
+    if (spec.per === "token") tensors.set(spec.name, joinTokens(spec, sizes, parts));
+    else tensors.set(spec.name, sumOfParts(parts));
   }
   for (const { name } of manifest.states) {
     const holder = results.find((result) => result.tensors.has(`final_${name}`));
@@ -262,6 +271,15 @@ export function joinResults(
     bytesSent: results.map((result) => result.bytesSent),
     times: results.flatMap((result) => result.times),
   };
+}
+
+/** The sum of tensors of one shape, in their order and in float64. */
+function sumOfParts(parts: readonly HostTensor[]): HostTensor {
+  const [first] = parts as [HostTensor];
+  if (parts.length === 1) return first;
+  const sum = new Float64Array(first.data.length);
+  for (const { dtype, data } of parts) toNumbers(dtype, data).forEach((x, i) => (sum[i]! += x));
+  return { ...first, data: fromNumbers(first.dtype, sum) };
 }
 
 /** One [B, T, ...] tensor from its parts along T. */

@@ -1,6 +1,6 @@
 /** What every plan satisfies: complete, matched, without deadlock or leak. */
 import { cotangentsOf } from "../../runtime/plan.ts";
-import type { Manifest, Plan, RankPlan, Step, TensorSpec } from "../../runtime/plan.ts";
+import type { Manifest, Plan, RankPlan, StateSpec, Step, TensorSpec } from "../../runtime/plan.ts";
 import { CompilerBug } from "../support/never.ts";
 import { printPlan } from "./print.ts";
 
@@ -38,10 +38,16 @@ function rankProblem(plan: RankPlan, manifest: Manifest, ranks: number): string 
   const gradients = isBackward
     ? manifest.forms.find(({ name }) => name === "backward")!.outputs
     : [];
-  for (const { name } of cotangents) give(name);
-  for (const { name, reverse } of manifest.states) {
-    if (plan.rank === (reverse ? ranks - 1 : 0)) give(`initial_${name}`);
-  }
+  const startsHere = ({ reverse }: StateSpec) => plan.rank === (reverse ? ranks - 1 : 0);
+  const endsHere = ({ reverse }: StateSpec) => plan.rank === (reverse ? 0 : ranks - 1);
+  const starts = manifest.states.filter(startsHere);
+  const ends = manifest.states.filter(endsHere);
+  const elsewhere = new Set([
+    ...manifest.states.filter((state) => !endsHere(state)).map(({ name }) => `d_final_${name}`),
+    ...manifest.states.filter((state) => !startsHere(state)).map(({ name }) => `d_initial_${name}`),
+  ]);
+  for (const { name } of cotangents) if (!elsewhere.has(name)) give(name);
+  for (const { name } of starts) give(`initial_${name}`);
   for (const [i, step] of plan.steps.entries()) {
     const at = `step ${i} (${step.kind})`;
     if (step.id !== i) return `${at} has id ${step.id}`;
@@ -50,20 +56,18 @@ function rankProblem(plan: RankPlan, manifest: Manifest, ranks: number): string 
     if (problem !== null) return `${at} ${problem}`;
   }
   // What is left: the caller's own, the outputs, and the final states where their chain ends.
-  const ends = manifest.states.filter(({ reverse }) => plan.rank === (reverse ? 0 : ranks - 1));
-  const starts = manifest.states.filter(({ reverse }) => plan.rank === (reverse ? ranks - 1 : 0));
   const kept = new Set([
     ...[...manifest.inputs, ...manifest.outputs].map(({ name }) => name),
     ...ends.map(({ name }) => `final_${name}`),
     ...starts.map(({ name }) => `initial_${name}`),
-    ...[...cotangents, ...gradients].map(({ name }) => name),
+    ...[...cotangents, ...gradients].map(({ name }) => name).filter((x) => !elsewhere.has(x)),
   ]);
   const leaked = [...live.keys()].find((name) => !kept.has(name));
   if (leaked !== undefined) return `${leaked} is never freed`;
   const promised = [
     ...manifest.outputs.map(({ name }) => name),
     ...ends.map(({ name }) => `final_${name}`),
-    ...gradients.map(({ name }) => name),
+    ...gradients.map(({ name }) => name).filter((name) => !elsewhere.has(name)),
   ];
   const missing = promised.find((name) => !written.has(name));
   return missing === undefined ? null : `${missing} is never written`;

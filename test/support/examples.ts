@@ -5,7 +5,8 @@ import { referencePrograms } from "../../compiler/cli/devices.ts";
 import { artifactOf } from "../../compiler/cli/files.ts";
 import { compareWithReference } from "../../compiler/cli/reference.ts";
 import { type CompileOptions, type Compiled, compile } from "../../compiler/index.ts";
-import { backwardPlan, ringPlan } from "../../compiler/schedule/ring.ts";
+import { ringPlan } from "../../compiler/schedule/ring.ts";
+import { backwardPlan } from "../../compiler/schedule/ring-backward.ts";
 import { planProblem } from "../../compiler/schedule/verify.ts";
 import type { Source } from "../../compiler/support/span.ts";
 import type { Device, HostTensor, LaunchSizes } from "../../runtime/device.ts";
@@ -98,13 +99,15 @@ export async function runBackward(
   device: Device,
   inputs: ReadonlyMap<string, HostTensor>,
   sizes: LaunchSizes,
+  ranks = 1,
 ): Promise<RanksResult> {
   const { manifest } = compiled;
-  const plan = backwardPlan(manifest);
+  const plan = backwardPlan(manifest, ranks);
   const problem = planProblem(plan, manifest);
   if (problem !== null) throw new Error(problem);
-  const transports = inProcessTransports(1);
-  return runRanks({ plan, manifest, devices: [device], transports, inputs, sizes });
+  const transports = inProcessTransports(ranks);
+  const devices = Array.from({ length: ranks }, () => device);
+  return runRanks({ plan, manifest, devices, transports, inputs, sizes });
 }
 
 export async function compare(

@@ -4,7 +4,8 @@ import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { decode } from "../../../runtime/decode.ts";
 import { type RanksResult, runRanks } from "../../../runtime/run.ts";
-import { backwardPlan, ringPlan } from "../../schedule/ring.ts";
+import { ringPlan } from "../../schedule/ring.ts";
+import { backwardPlan } from "../../schedule/ring-backward.ts";
 import { verifyPlan } from "../../schedule/verify.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
@@ -55,11 +56,6 @@ export async function run(argv: readonly string[]): Promise<number> {
   const { manifest } = compiled;
   const { inputs, sizes } = data.complete(compiled);
   if (args.flag("check-inputs")) checkRanges(manifest, inputs);
-  if (backward && ranks > 1) {
-    throw new UserError(
-      "--backward runs on one device; its schedule over several is not built yet",
-    );
-  }
   if (steps > 0 && (backward || ranks > 1)) {
     throw new UsageError("--steps decodes on one device, forwards");
   }
@@ -68,7 +64,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "--cu-seqlens runs on one device, without --steps; nothing cuts packed sequences yet",
     );
   }
-  const plan = backward ? backwardPlan(manifest) : ringPlan(manifest, ranks);
+  const plan = backward ? backwardPlan(manifest, ranks) : ringPlan(manifest, ranks);
   verifyPlan(plan, manifest);
   say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);

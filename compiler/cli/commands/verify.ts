@@ -1,7 +1,8 @@
 /** laspc verify: every form and target available here against the reference, over awkward lengths. */
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { runRanks } from "../../../runtime/run.ts";
-import { backwardPlan, ringPlan } from "../../schedule/ring.ts";
+import { ringPlan } from "../../schedule/ring.ts";
+import { backwardPlan } from "../../schedule/ring-backward.ts";
 import { verifyPlan } from "../../schedule/verify.ts";
 import { Arguments, UserError } from "../arguments.ts";
 import { gatherInputs } from "../data.ts";
