@@ -53,7 +53,7 @@ function rankPlan(manifest: Manifest, rank: number, ranks: number): RankPlan {
   const tagOf = (tag: number) => states.length + tag;
   states.forEach((state, tag) => {
     const { isLast, after } = placeFor(state);
-    if (!isLast) writer.recv(`d_final_${state.name}`, state, after, tagOf(tag));
+    if (!isLast) writer.recv(`d_final_${state.name}`, state.dims, after, tagOf(tag));
   });
   if (passes && !isDense) {
     writer.launch("fold", {

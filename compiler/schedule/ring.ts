@@ -76,7 +76,7 @@ export function forwardSteps(
   if (folds || needsDecays) writer.launch("summary");
   states.forEach((state, tag) => {
     const { isFirst, before } = placeFor(state);
-    if (!isFirst) writer.recv(`initial_${state.name}`, state, before, tag);
+    if (!isFirst) writer.recv(`initial_${state.name}`, state.dims, before, tag);
   });
   if (folds) writer.launch("fold", renamed(states, "final", "folded"));
   writer.freeAll((name) => name.startsWith("summary_"));
@@ -113,7 +113,7 @@ function wholeSteps(writer: StepWriter, manifest: Manifest, rank: number, ranks:
   writer.launch("summary");
   states.forEach((state, tag) => {
     const { isFirst, before } = placeFor(state);
-    if (!isFirst) writer.recv(`initial_${state.name}`, state, before, tag);
+    if (!isFirst) writer.recv(`initial_${state.name}`, state.dims, before, tag);
   });
   writer.launch("fold", renamed(states, "final", "folded"));
   writer.freeAll((name) => name.startsWith("summary_") || name.startsWith("decay_"));
@@ -126,7 +126,7 @@ function wholeSteps(writer: StepWriter, manifest: Manifest, rank: number, ranks:
     const { isFirst, isLast, before, after } = placeFor(state);
     if (state.causal) return;
     if (isLast) writer.rename(`folded_${state.name}`, total);
-    else writer.recv(total, state, after, states.length + tag);
+    else writer.recv(total, state.dims, after, states.length + tag);
     if (!isFirst) writer.send(total, before, states.length + tag);
   });
   writer.launch("output");

@@ -7,7 +7,6 @@ import type {
   Manifest,
   RecvStep,
   SendStep,
-  StateSpec,
   Step,
   TensorSpec,
 } from "../../runtime/plan.ts";
@@ -63,8 +62,9 @@ export class StepWriter {
     this.add({ kind: "launch", form: formName, args, stream: "compute", after: [] }, reads, writes);
   }
 
-  recv(name: string, state: StateSpec, from: number, tag: number): void {
-    this.alloc(name, stateSpec(name, state));
+  /** Into a new buffer, one float32 tensor of `dims` for each sequence and head. */
+  recv(name: string, dims: readonly number[], from: number, tag: number): void {
+    this.alloc(name, stateSpec(name, dims));
     this.add({ kind: "recv", buffer: name, from, tag, stream: "transfer", after: [] }, [], [name]);
   }
 
@@ -134,7 +134,6 @@ export class StepWriter {
   }
 }
 
-function stateSpec(name: string, state: StateSpec): TensorSpec {
-  const dimNames = state.dims.map(String);
-  return { name, per: "state", dtype: "f32", dims: state.dims, dimNames, range: null };
+function stateSpec(name: string, dims: readonly number[]): TensorSpec {
+  return { name, per: "state", dtype: "f32", dims, dimNames: dims.map(String), range: null };
 }

@@ -6,7 +6,7 @@ import { artifactOf } from "../../compiler/cli/files.ts";
 import { compareWithReference } from "../../compiler/cli/reference.ts";
 import { type CompileOptions, type Compiled, compile } from "../../compiler/index.ts";
 import { ringPlan } from "../../compiler/schedule/ring.ts";
-import { backwardPlan } from "../../compiler/schedule/ring-backward.ts";
+import { type ScheduleName, planOf } from "../../compiler/schedule/index.ts";
 import { planProblem } from "../../compiler/schedule/verify.ts";
 import type { Source } from "../../compiler/support/span.ts";
 import type { Device, HostTensor, LaunchSizes } from "../../runtime/device.ts";
@@ -100,11 +100,10 @@ export async function runBackward(
   inputs: ReadonlyMap<string, HostTensor>,
   sizes: LaunchSizes,
   ranks = 1,
+  schedule: ScheduleName = "ring",
 ): Promise<RanksResult> {
   const { manifest } = compiled;
-  const plan = backwardPlan(manifest, ranks);
-  const problem = planProblem(plan, manifest);
-  if (problem !== null) throw new Error(problem);
+  const plan = planOf(manifest, schedule, ranks, true);
   const transports = inProcessTransports(ranks);
   const devices = Array.from({ length: ranks }, () => device);
   return runRanks({ plan, manifest, devices, transports, inputs, sizes });

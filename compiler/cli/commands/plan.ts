@@ -1,23 +1,26 @@
 /** laspc plan: the schedule for N devices as text, JSON or SVG. */
 import { printPlan } from "../../schedule/print.ts";
-import { ringPlan } from "../../schedule/ring.ts";
+import { planOf, scheduleNames } from "../../schedule/index.ts";
 import { planToSvg } from "../../schedule/svg.ts";
-import { verifyPlan } from "../../schedule/verify.ts";
 import { Arguments, UserError } from "../arguments.ts";
 import { compileFile, readSource, say, writeWhole } from "../files.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
     argv,
-    ["entry", "devices", "schedule", "dim", "dtype", "svg", "simulate", "json"],
+    ["entry", "devices", "schedule", "backward", "dim", "dtype", "svg", "simulate", "json"],
     "plan",
   );
   if (args.text("simulate") !== null) throw new UserError("--simulate: there is no simulator yet");
-  args.choice("schedule", ["ring", "auto"], "auto");
+  const schedule = args.choice("schedule", [...scheduleNames, "auto"], "auto");
+  const backward = args.flag("backward");
   const source = await readSource(args.file("plan"));
-  const { manifest } = await compileFile(source, args, [], { dims: { K: 64, V: 64 } });
-  const plan = ringPlan(manifest, args.integer("devices", 2, 1));
-  verifyPlan(plan, manifest);
+  const { manifest } = await compileFile(source, args, [], {
+    dims: { K: 64, V: 64 },
+    backward,
+  });
+  const ranks = args.integer("devices", 2, 1);
+  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, ranks, backward);
   const svg = args.text("svg");
   if (svg !== null) {
     await writeWhole(svg, planToSvg(plan));

@@ -4,9 +4,7 @@ import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { decode } from "../../../runtime/decode.ts";
 import { type RanksResult, runRanks } from "../../../runtime/run.ts";
-import { ringPlan } from "../../schedule/ring.ts";
-import { backwardPlan } from "../../schedule/ring-backward.ts";
-import { verifyPlan } from "../../schedule/verify.ts";
+import { planOf, scheduleNames } from "../../schedule/index.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
 import { compileFile, readSource, say } from "../files.ts";
@@ -44,7 +42,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const steps = args.integer("steps", 0, 0);
   const source = await readSource(args.file("run"));
   const ranks = args.integer("devices", 1, 1);
-  const schedule = args.choice("schedule", ["ring", "auto"], "auto");
+  const schedule = args.choice("schedule", [...scheduleNames, "auto"], "auto");
   const names = devicesFor(args.text("device") ?? "cpu", ranks);
   const data: Data = await gatherInputs(args, source);
   const started = performance.now();
@@ -64,8 +62,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "--cu-seqlens runs on one device, without --steps; nothing cuts packed sequences yet",
     );
   }
-  const plan = backward ? backwardPlan(manifest, ranks) : ringPlan(manifest, ranks);
-  verifyPlan(plan, manifest);
+  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, ranks, backward);
   say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
