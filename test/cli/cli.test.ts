@@ -49,6 +49,7 @@ function write(name: string, content: string | Uint8Array): string {
 
 const small = ["--device", "reference", "--dim", "B=1,H=2,T=20,K=8,V=8"];
 const retention = "dsl-examples/retention.lasp";
+const bothSides = "dsl-examples/linear-attention-bidirectional.lasp";
 
 describe("exit codes", () => {
   test.each([
@@ -71,7 +72,11 @@ describe("exit codes", () => {
     [1, ["compile", retention, "--emit", "torch"]],
     [1, ["run", "no-such-file.lasp"]],
     [1, ["run", retention, "--device", "reference"]],
-    [1, ["run", retention, "--backward", "--devices", "2", ...small]],
+    [0, ["run", retention, "--backward", "--devices", "2", ...small]],
+    [2, ["run", retention, "--segment", "0", ...small]],
+    [2, ["run", retention, "--schedule", "carousel", ...small]],
+    [1, ["run", bothSides, "--backward", "--devices", "2", ...small]],
+    [1, ["run", bothSides, "--schedule", "allgather", "--devices", "2", ...small]],
     [1, ["explain", "no-such-code"]],
   ])("%d for %j", (status, args) => {
     const run = laspc(...args);
