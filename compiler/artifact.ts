@@ -12,7 +12,7 @@ import type {
 import { schemaVersion } from "../runtime/plan.ts";
 import { CompilerBug } from "./support/never.ts";
 import type { Dim, Input, Program } from "./tensor/ir.ts";
-import { pieceOf, tokenDim } from "./tensor/ir.ts";
+import { countsTokens, pieceOf, tokenDim } from "./tensor/ir.ts";
 import { printTensor } from "./tensor/print.ts";
 import type { Sharded, State } from "./tensor/passes/shard.ts";
 import type { Workspace } from "./tile/from-tensor.ts";
@@ -42,6 +42,7 @@ export function manifestOf(program: Program, sharded: Sharded, source: string): 
     outputs: definition.outputs,
     states: sharded.states.map((state) => stateSpec(state, program)),
     forms: [definition, ...sharded.forms.map((form) => formSpec(form.name, form.program))],
+    positional: countsTokens(program),
     ...segmentsOf(sharded),
     targets: [],
     plans: [],

@@ -188,9 +188,7 @@ function withSegments(sharded: Sharded, scans: Program, options: CompileOptions)
   if (!isAsked || (options.cacheStates ?? null) !== null || !canSegment(scans, states)) {
     return sharded;
   }
-  const gradient = forms.find(({ name }) => name === "backward")?.program;
-  const summary = gradient ? toGradientSummary(gradient, sharded) : null;
-  const more = segmentForms(scans, sharded, summary);
+  const more = segmentForms(scans, states, options.backward ?? false);
   for (const { program } of more) verifyTensor(program, "segment");
   return { states, forms: [...forms, ...more] };
 }

@@ -3,7 +3,7 @@ import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts"
 import { shapeOf } from "./device.ts";
 import { elementsOf, newData } from "./dtype.ts";
 import type { FormSpec, Manifest } from "./plan.ts";
-import { cutTokens, joinTokens } from "./run.ts";
+import { cutAxis, joinAxis } from "./mesh.ts";
 
 export interface DecodeRun {
   readonly manifest: Manifest;
@@ -33,7 +33,7 @@ export async function decode(run: DecodeRun): Promise<Map<string, HostTensor>> {
       form.inputs.flatMap((spec): [string, HostTensor][] => {
         const given = states.get(spec.name) ?? run.inputs.get(spec.name);
         if (!given) return [];
-        return [[spec.name, spec.per === "token" ? cutTokens(given, from, to) : given]];
+        return [[spec.name, spec.per === "token" ? cutAxis(given, 1, from, to) : given]];
       }),
     );
     const outputs = await launch(run.device, form, inputs, own);
@@ -44,7 +44,7 @@ export async function decode(run: DecodeRun): Promise<Map<string, HostTensor>> {
   }
   const tensors = new Map<string, HostTensor>();
   for (const spec of manifest.outputs) {
-    tensors.set(spec.name, joinTokens(spec, sizes, parts.get(spec.name)!));
+    tensors.set(spec.name, joinAxis(parts.get(spec.name)!, 1));
   }
   for (const { name } of manifest.states)
     tensors.set(`final_${name}`, states.get(`initial_${name}`)!);

@@ -104,6 +104,8 @@ export interface Manifest {
   /** States, each with an input `initial_<name>` and an output `final_<name>`; [K, V] each. */
   readonly states: readonly StateSpec[];
   readonly forms: readonly FormSpec[];
+  /** The definition counts tokens: their positions, or how many there are. */
+  readonly positional: boolean;
   /** How a form is computed by segments of the sequence, where that is possible; by the form's name. */
   readonly segments?: Readonly<Record<string, readonly SegmentLaunch[]>>;
   readonly targets: readonly TargetCode[];
@@ -128,16 +130,26 @@ export interface StateSpec {
   readonly causal: boolean;
   /** Runs from the last token to the first. */
   readonly reverse: boolean;
-  /** Ranges compose through [K, K] matrices only (delta rules), so there is no summary form. */
+  /** Ranges compose through [K, K] matrices (delta rules): the form `transition` gives a range's. */
   readonly dense: boolean;
   /** Name of the summary's log-decay tensor, or null when ranges just add. */
   readonly logDecay: string | null;
+}
+
+/**
+ * Ranks along the sequence, times groups of them that share out the batch: rank = data group * seq + place. The
+ * ranks of one sequence lie next to each other.
+ */
+export interface Mesh {
+  readonly seq: number;
+  readonly data: number;
 }
 
 /** A plan: what every rank does. Independent of T, B and H. */
 export interface Plan {
   readonly name: string;
   readonly schedule: string;
+  readonly mesh: Mesh;
   readonly ranks: readonly RankPlan[];
 }
 
@@ -161,34 +173,62 @@ export interface AllocStep extends StepBase {
   readonly spec: TensorSpec;
   readonly zero: boolean;
 }
-/** Runs a form; `args` maps the form's tensor names to buffers of this rank. */
+/**
+ * Block `index` of `of` of the rows of states, a row being one pair of a sequence and a head: of n rows those from
+ * floor(index n / of) to floor((index + 1) n / of).
+ */
+export interface Part {
+  readonly index: number;
+  readonly of: number;
+}
+/** Runs a form; `args` maps the form's tensor names to buffers of this rank, all of them states with `part`. */
 export interface LaunchStep extends StepBase {
   readonly kind: "launch";
   readonly form: string;
   readonly args: Readonly<Record<string, string>>;
+  readonly part?: Part;
 }
 export interface SendStep extends StepBase {
   readonly kind: "send";
   readonly buffer: string;
   readonly to: number;
   readonly tag: number;
+  readonly part?: Part;
 }
 export interface RecvStep extends StepBase {
   readonly kind: "recv";
   readonly buffer: string;
   readonly from: number;
   readonly tag: number;
+  readonly part?: Part;
+}
+/** Every rank of the group gets what all have in `buffer`; its own stays: `into` names it too, by place in the group. */
+export interface AllgatherStep extends StepBase {
+  readonly kind: "allgather";
+  readonly buffer: string;
+  readonly into: readonly string[];
+  readonly group: readonly number[];
+  readonly tag: number;
+}
+/** `buffer` becomes the sum of the group's, in the order of its ranks and in float64, the same bits on all. */
+export interface AllreduceStep extends StepBase {
+  readonly kind: "allreduce";
+  readonly buffer: string;
+  readonly group: readonly number[];
+  readonly tag: number;
 }
 export interface FreeStep extends StepBase {
   readonly kind: "free";
   readonly buffer: string;
 }
-export type Step = AllocStep | LaunchStep | SendStep | RecvStep | FreeStep;
+export type Step =
+  AllocStep | LaunchStep | SendStep | RecvStep | AllgatherStep | AllreduceStep | FreeStep;
 
 /**
  * Buffers that exist before a plan starts, by name: the attention's inputs (token tensors cut to this
- * rank's tokens) and `initial_<state>` on rank 0 (ring). Buffers left when it ends: the outputs, and
- * `final_<state>` on the rank that `alloc`s it and does not free it.
+ * rank's tokens), `initial_<state>` where the state's chain begins, and with gradients the cotangents, `d_final_<state>`
+ * where the chain ends. Buffers left when it ends: the outputs and gradients (`d_initial_<state>` where the chain begins),
+ * and `final_<state>` where it ends.
  */
 export const planContract = "inputs before, outputs and final states after";
 
@@ -200,4 +240,21 @@ export function cotangentsOf(manifest: Manifest): readonly TensorSpec[] {
     [...(forward?.inputs ?? []), ...(forward?.outputs ?? [])].map(({ name }) => name),
   );
   return (of("backward")?.inputs ?? []).filter(({ name }) => !known.has(name));
+}
+
+export function worldSize({ seq, data }: Mesh): number {
+  return seq * data;
+}
+
+/** The ranks that share this rank's sequences, in the order of their tokens. */
+export function seqGroup({ seq }: Mesh, rank: number): number[] {
+  const first = rank - (rank % seq);
+  return Array.from({ length: seq }, (_, i) => first + i);
+}
+
+/** Does the state's chain begin (end) on this rank of its group? */
+export function chainEnds({ reverse }: StateSpec, { seq }: Mesh, rank: number) {
+  const place = rank % seq;
+  const [first, last] = reverse ? [seq - 1, 0] : [0, seq - 1];
+  return { begins: place === first, ends: place === last };
 }

@@ -1,9 +1,10 @@
 /** Walks a plan: one rank on one device, or all ranks of a process together. */
+import { allgather } from "./collectives.ts";
 import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts";
 import { shapeOf } from "./device.ts";
 import { elementsOf, fromNumbers, newData, toNumbers } from "./dtype.ts";
-import type { Manifest, Plan, RankPlan, Step, TensorSpec } from "./plan.ts";
-import { cotangentsOf } from "./plan.ts";
+import { cutAxis, cutOf, joinTensors, rankInputs, rankSizes } from "./mesh.ts";
+import type { Dtype, LaunchStep, Manifest, Part, Plan, RankPlan, Step } from "./plan.ts";
 import type { Transport } from "./transport.ts";
 
 /** When a step ran, in milliseconds since the rank started. */
@@ -97,7 +98,7 @@ class RankRunner {
   }
 
   private async execute(step: Step): Promise<void> {
-    const { device, manifest, sizes, transport } = this.context;
+    const { device, sizes, transport } = this.context;
     switch (step.kind) {
       case "alloc":
         this.buffers.set(
@@ -109,32 +110,125 @@ class RankRunner {
         device.free(this.buffer(step.buffer));
         this.buffers.delete(step.buffer);
         return;
-      case "launch": {
-        const form = manifest.forms.find(({ name }) => name === step.form);
-        if (!form) throw new Error(`the artifact has no form ${step.form}`);
-        const args = new Map(
-          [...form.inputs, ...form.outputs].map(({ name }) => [
-            name,
-            this.buffer(step.args[name] ?? name),
-          ]),
-        );
-        return device.launch(form, args, sizes);
-      }
-      case "send": {
-        const { data } = await device.download(this.buffer(step.buffer));
-        const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-        return transport.send(step.to, step.tag, bytes);
-      }
+      case "launch":
+        return step.part
+          ? this.launchPart(step, step.part)
+          : this.launch(step, this.buffers, sizes);
+      case "send":
+        return transport.send(step.to, step.tag, await this.bytes(step.buffer, step.part));
       case "recv": {
-        const buffer = this.buffer(step.buffer);
-        const bytes = await transport.recv(step.from, step.tag, buffer.sizeBytes);
-        const { dtype, shape } = buffer.spec;
-        const data = newData(dtype, elementsOf(shape));
-        new Uint8Array(data.buffer).set(bytes);
-        return device.upload(buffer, { dtype, shape, data });
+        const { dtype, shape } = this.buffer(step.buffer).spec;
+        const [data, into] = newBytes(dtype, step.part ? rowsOf(shape, step.part).shape : shape);
+        into.set(await transport.recv(step.from, step.tag, into.byteLength));
+        return this.write(step.buffer, data, step.part);
+      }
+      case "allgather": {
+        const { group, tag } = step;
+        const all = await allgather(transport, group, tag, await this.bytes(step.buffer));
+        for (const [place, name] of step.into.entries()) {
+          if (name === step.buffer) continue;
+          const { dtype, shape } = this.buffer(name).spec;
+          const [data, into] = newBytes(dtype, shape);
+          into.set(all[place]!);
+          await this.write(name, data);
+        }
+        return;
+      }
+      case "allreduce": {
+        const { group, tag } = step;
+        const all = await allgather(transport, group, tag, await this.bytes(step.buffer));
+        const { dtype, shape } = this.buffer(step.buffer).spec;
+        const sum = new Float64Array(elementsOf(shape));
+        for (const part of all) {
+          const [tensor, into] = newBytes(dtype, shape);
+          into.set(part);
+          toNumbers(dtype, tensor.data).forEach((x, i) => (sum[i]! += x));
+        }
+        return this.write(step.buffer, { dtype, shape, data: fromNumbers(dtype, sum) });
       }
     }
   }
+
+  private async launch(
+    { form: name, args }: LaunchStep,
+    buffers: ReadonlyMap<string, DeviceBuffer>,
+    sizes: LaunchSizes,
+  ): Promise<void> {
+    const form = this.context.manifest.forms.find((one) => one.name === name);
+    if (!form) throw new Error(`the artifact has no form ${name}`);
+    const bound = [...form.inputs, ...form.outputs].map((spec) => {
+      const buffer = buffers.get(args[spec.name] ?? spec.name);
+      if (!buffer) throw new Error(`the plan uses ${args[spec.name]} before it exists`);
+      return [spec.name, buffer] as const;
+    });
+    return this.context.device.launch(form, new Map(bound), sizes);
+  }
+
+  /** On a block of rows: copies of them, as if they were the heads of one sequence. */
+  private async launchPart(step: LaunchStep, part: Part): Promise<void> {
+    const { device, manifest, sizes } = this.context;
+    const form = manifest.forms.find(({ name }) => name === step.form);
+    const blocks = new Map<string, DeviceBuffer>();
+    const names = [...new Set(Object.values(step.args))];
+    let rows = 0;
+    for (const name of names) {
+      const { spec } = this.buffer(name);
+      const { from, to, shape } = rowsOf(spec.shape, part);
+      rows = to - from;
+      blocks.set(name, await device.alloc(spec.dtype, shape, false));
+    }
+    for (const { name } of form?.inputs ?? []) {
+      const buffer = step.args[name] ?? name;
+      await device.upload(blocks.get(buffer)!, await this.read(buffer, part));
+    }
+    const { cuSeqlens: _, ...plain } = sizes;
+    await this.launch(step, blocks, { ...plain, B: 1, H: rows });
+    for (const { name } of form?.outputs ?? []) {
+      const buffer = step.args[name] ?? name;
+      await this.write(buffer, await device.download(blocks.get(buffer)!), part);
+    }
+    for (const block of blocks.values()) device.free(block);
+  }
+
+  /** A buffer's numbers, or those of a block of its rows. */
+  private async read(name: string, part?: Part): Promise<HostTensor> {
+    const tensor = await this.context.device.download(this.buffer(name));
+    if (part === undefined) return tensor;
+    const { from, to, shape } = rowsOf(tensor.shape, part);
+    const rows = cutAxis(
+      { ...tensor, shape: [tensor.shape[0]! * tensor.shape[1]!, ...shape.slice(2)] },
+      0,
+      from,
+      to,
+    );
+    return { ...rows, shape };
+  }
+
+  private async bytes(name: string, part?: Part): Promise<Uint8Array> {
+    const { data } = await this.read(name, part);
+    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  }
+
+  private async write(name: string, tensor: HostTensor, part?: Part): Promise<void> {
+    const { device } = this.context;
+    const buffer = this.buffer(name);
+    if (part === undefined) return device.upload(buffer, tensor);
+    const whole = await device.download(buffer);
+    whole.data.set(tensor.data, rowsOf(whole.shape, part).from * elementsOf(whole.shape.slice(2)));
+    return device.upload(buffer, whole);
+  }
+}
+
+/** A block of the rows of a state [B, H, ...]: which, and its shape as those of one sequence. */
+function rowsOf([batch, heads, ...dims]: readonly number[], { index, of }: Part) {
+  const { from, to } = cutOf(batch! * heads!, index, of);
+  return { from, to, shape: [1, to - from, ...dims] };
+}
+
+/** A new tensor and its bytes. */
+function newBytes(dtype: Dtype, shape: readonly number[]): [HostTensor, Uint8Array] {
+  const data = newData(dtype, elementsOf(shape));
+  return [{ dtype, shape, data }, new Uint8Array(data.buffer)];
 }
 
 // --- all ranks of one process ---------------------------------------------------------------------
@@ -160,7 +254,7 @@ export interface RanksResult {
 /** Cuts the sequence, runs every rank, and puts the outputs together. */
 export async function runRanks(run: RanksRun): Promise<RanksResult> {
   const { plan, manifest, sizes } = run;
-  const ranks = plan.ranks.length;
+  checkSizes(run);
   const results = await settleAll(
     plan.ranks.map((rankPlan, rank) =>
       runRank({
@@ -168,12 +262,12 @@ export async function runRanks(run: RanksRun): Promise<RanksResult> {
         manifest,
         device: run.devices[rank]!,
         transport: run.transports[rank]!,
-        inputs: rankInputs(run, rank),
-        sizes: rankSizes(sizes, rank, ranks),
+        inputs: rankInputs({ ...run, mesh: plan.mesh }, rank),
+        sizes: rankSizes(sizes, plan.mesh, rank),
       }),
     ),
   );
-  return joinResults(manifest, sizes, results);
+  return joinResults(run, results);
 }
 
 /** Waits for all, then throws the error that came first in cause: a peer's abort is only an echo. */
@@ -188,119 +282,28 @@ async function settleAll<T>(promises: readonly Promise<T>[]): Promise<T[]> {
   return settled.map((result) => (result as PromiseFulfilledResult<T>).value);
 }
 
-/** Rank r's tokens: from floor(r T / ranks) to floor((r + 1) T / ranks). */
-export function rankTokens(T: number, rank: number, ranks: number): { from: number; to: number } {
-  const cut = (r: number) => Number((BigInt(r) * BigInt(T)) / BigInt(ranks));
-  return { from: cut(rank), to: cut(rank + 1) };
-}
-
-export function rankSizes(sizes: LaunchSizes, rank: number, ranks: number): LaunchSizes {
-  const { from, to } = rankTokens(sizes.T, rank, ranks);
-  return { ...sizes, T: to - from, token_offset: from };
-}
-
-/** The whole inputs, cut for one rank. `initial_*` goes to the rank the chain starts at. */
-export function rankInputs(run: RanksRun, rank: number): Map<string, HostTensor> {
-  const { manifest, inputs, sizes, plan } = run;
-  const { from, to } = rankTokens(sizes.T, rank, plan.ranks.length);
-  const cut = new Map<string, HostTensor>();
-  for (const spec of manifest.inputs) {
-    const tensor = inputs.get(spec.name);
-    if (!tensor) throw new Error(`input ${spec.name} is missing`);
-    cut.set(spec.name, spec.per === "token" ? cutTokens(tensor, from, to) : tensor);
+/** Throws on what ranks cannot do with these sizes. */
+export function checkSizes({
+  manifest,
+  plan,
+  sizes,
+}: Pick<RanksRun, "manifest" | "plan" | "sizes">) {
+  if (sizes.cuSeqlens && manifest.positional && plan.mesh.seq > 1) {
+    throw new Error(
+      `${manifest.name} counts tokens: packed sequences of it are not cut over devices`,
+    );
   }
-  for (const state of manifest.states) {
-    const first = state.reverse ? plan.ranks.length - 1 : 0;
-    if (rank !== first) continue;
-    const name = `initial_${state.name}`;
-    const shape = [sizes.B, sizes.H, ...state.dims];
-    const zero = { dtype: "f32" as const, shape, data: newData("f32", elementsOf(shape)) };
-    cut.set(name, inputs.get(name) ?? zero);
-  }
-  const passed = new Set(
-    manifest.states
-      .filter(({ reverse }) => rank !== (reverse ? 0 : plan.ranks.length - 1))
-      .map(({ name }) => `d_final_${name}`),
-  );
-  for (const spec of cotangentsOf(manifest)) {
-    // The last state's cotangent belongs to the rank where the chain ends; others get theirs from there.
-    const tensor = passed.has(spec.name) ? undefined : inputs.get(spec.name);
-    if (tensor) cut.set(spec.name, spec.per === "token" ? cutTokens(tensor, from, to) : tensor);
-  }
-  return cut;
-}
-
-/** Tokens [from, to) of a [B, T, ...] tensor. */
-export function cutTokens(tensor: HostTensor, from: number, to: number): HostTensor {
-  const [batch, tokens, ...rest] = tensor.shape as [number, number, ...number[]];
-  if (from === 0 && to === tokens) return tensor;
-  const width = elementsOf(rest);
-  const data = newData(tensor.dtype, batch * (to - from) * width);
-  for (let b = 0; b < batch; b++) {
-    const start = (b * tokens + from) * width;
-    data.set(tensor.data.subarray(start, start + (to - from) * width), b * (to - from) * width);
-  }
-  return { dtype: tensor.dtype, shape: [batch, to - from, ...rest], data };
 }
 
 /** Whole tensors from what every rank left. */
 export function joinResults(
-  manifest: Manifest,
-  sizes: LaunchSizes,
+  { manifest, plan, sizes }: Pick<RanksRun, "manifest" | "plan" | "sizes">,
   results: readonly RankResult[],
 ): RanksResult {
-  const tensors = new Map<string, HostTensor>();
-  for (const spec of manifest.outputs) {
-    const parts = results.map((result) => result.tensors.get(spec.name)!);
-    tensors.set(spec.name, joinTokens(spec, sizes, parts));
-  }
-  const gradients = manifest.forms.find(({ name }) => name === "backward")?.outputs ?? [];
-  for (const spec of gradients) {
-    const parts = results.flatMap((result) => result.tensors.get(spec.name) ?? []);
-    // A plan without gradients leaves none; the first state's is where the chain begins, alone.
-    if (parts.length === 0) continue;
-    if (spec.per === "token") tensors.set(spec.name, joinTokens(spec, sizes, parts));
-    else tensors.set(spec.name, sumOfParts(parts));
-  }
-  for (const { name } of manifest.states) {
-    const holder = results.find((result) => result.tensors.has(`final_${name}`));
-    if (holder) tensors.set(`final_${name}`, holder.tensors.get(`final_${name}`)!);
-  }
+  const tensors = results.map((result) => result.tensors);
   return {
-    tensors,
+    tensors: joinTensors(manifest, plan.mesh, sizes, tensors),
     bytesSent: results.map((result) => result.bytesSent),
     times: results.flatMap((result) => result.times),
   };
-}
-
-/** The sum of tensors of one shape, in their order and in float64. */
-function sumOfParts(parts: readonly HostTensor[]): HostTensor {
-  const [first] = parts as [HostTensor];
-  if (parts.length === 1) return first;
-  const sum = new Float64Array(first.data.length);
-  for (const { dtype, data } of parts) toNumbers(dtype, data).forEach((x, i) => (sum[i]! += x));
-  return { ...first, data: fromNumbers(first.dtype, sum) };
-}
-
-/** One [B, T, ...] tensor from its parts along T. */
-export function joinTokens(
-  spec: TensorSpec,
-  sizes: LaunchSizes,
-  parts: readonly HostTensor[],
-): HostTensor {
-  if (parts.length === 1) return parts[0]!;
-  const shape = shapeOf(spec, sizes);
-  const [batch, tokens, ...rest] = shape as [number, number, ...number[]];
-  const width = elementsOf(rest);
-  const data = newData(spec.dtype, elementsOf(shape));
-  let first = 0;
-  for (const part of parts) {
-    const count = part.shape[1]!;
-    for (let b = 0; b < batch; b++) {
-      const from = b * count * width;
-      data.set(part.data.subarray(from, from + count * width), (b * tokens + first) * width);
-    }
-    first += count;
-  }
-  return { dtype: spec.dtype, shape, data };
 }

@@ -87,16 +87,20 @@ const code = record({
   files: list(path),
   forms: list(record({ form: name, kernels: list(kernel), workspaces: list(tensor) })),
 });
+const part = optional(record({ index: count, of: count }));
 const step: Check = (value, at) => {
   const base = { id: count, after: list(count), stream: oneOf("compute", "transfer") };
-  record({ kind: oneOf("alloc", "launch", "send", "recv", "free"), ...base })(value, at);
+  const kinds = ["alloc", "launch", "send", "recv", "allgather", "allreduce", "free"] as const;
+  record({ kind: oneOf(...kinds), ...base })(value, at);
   const { kind } = value as { kind: string };
   const buffer = { buffer: name };
   const own: Record<string, Record<string, Check>> = {
     alloc: { ...buffer, spec: tensor, zero: flag },
-    launch: { form: name, args: record({}) },
-    send: { ...buffer, to: count, tag: count },
-    recv: { ...buffer, from: count, tag: count },
+    launch: { form: name, args: record({}), part },
+    send: { ...buffer, to: count, tag: count, part },
+    recv: { ...buffer, from: count, tag: count, part },
+    allgather: { ...buffer, into: list(name), group: list(count), tag: count },
+    allreduce: { ...buffer, group: list(count), tag: count },
     free: buffer,
   };
   record(own[kind]!)(value, at);
@@ -131,12 +135,14 @@ const manifest = record({
     }),
   ),
   forms: list(record({ name, inputs: list(tensor), outputs: list(tensor) })),
+  positional: flag,
   segments: optional(segmentLaunches),
   targets: list(code),
   plans: list(
     record({
       name: text,
       schedule: text,
+      mesh: record({ seq: count, data: count }),
       ranks: list(record({ rank: count, steps: list(step) })),
     }),
   ),

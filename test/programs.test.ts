@@ -5,7 +5,7 @@ import { describe, expect, test } from "vitest";
 import { cudaTarget } from "../codegen/cuda/target.ts";
 import { wgslTarget } from "../codegen/wgsl/target.ts";
 import { printPlan } from "../compiler/schedule/print.ts";
-import { ringPlan } from "../compiler/schedule/ring.ts";
+import { planOf } from "../compiler/schedule/index.ts";
 import { printTensor } from "../compiler/tensor/print.ts";
 import { printTile } from "../compiler/tile/print.ts";
 import { compileExample, compileText, exampleNames, exampleSource } from "./support/examples.ts";
@@ -37,7 +37,7 @@ function pageOf(name: string): string {
     section("Tensor: scans", "", seen.get("tensor scans")!),
     section("Tensor: forward, fused", "", seen.get("tensor forward")!),
     section("Tile: forward for WGSL", "", seen.get("tile forward wgsl")!),
-    section("Plan: two devices", "", printPlan(ringPlan(manifest, 2))),
+    section("Plan: two devices", "", printPlan(planOf(manifest, "ring", 2))),
     section("WGSL", "wgsl", emitted(`${forward}.wgsl`)),
     section("CUDA", "cuda", emitted(`${forward}.cu`)),
   ].join("\n");

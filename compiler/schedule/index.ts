@@ -1,25 +1,26 @@
 /** Every schedule by its name. */
-import type { Manifest, Plan } from "../../runtime/plan.ts";
-import { allgatherPlan } from "./allgather.ts";
-import { backwardPlan } from "./ring-backward.ts";
-import { ringPlan } from "./ring.ts";
+import type { Manifest, Mesh, Plan } from "../../runtime/plan.ts";
+import { allgather } from "./allgather.ts";
+import { allscan } from "./allscan.ts";
+import type { Exchange } from "./lane.ts";
+import { ring } from "./ring.ts";
+import { planOfExchange } from "./stages.ts";
+import { tree } from "./tree.ts";
 import { verifyPlan } from "./verify.ts";
 
-export const scheduleNames = ["ring", "allgather"] as const;
-export type ScheduleName = (typeof scheduleNames)[number];
+const exchanges = { ring, allgather, allscan, tree } satisfies Record<string, Exchange>;
+export type ScheduleName = keyof typeof exchanges;
+export const scheduleNames = Object.keys(exchanges) as ScheduleName[];
 
-/** The verified plan for so many ranks, with gradients or without. Throws Unsupported, saying why. */
+/** The verified plan for so many ranks along the sequence, or a mesh; with gradients or without. */
 export function planOf(
   manifest: Manifest,
   schedule: ScheduleName,
-  ranks: number,
+  ranks: number | Mesh,
   backward = false,
 ): Plan {
-  const made = {
-    ring: () => (backward ? backwardPlan(manifest, ranks) : ringPlan(manifest, ranks)),
-    allgather: () => allgatherPlan(manifest, ranks, backward),
-  };
-  const plan = made[schedule]();
+  const mesh = typeof ranks === "number" ? { seq: ranks, data: 1 } : ranks;
+  const plan = planOfExchange(schedule, exchanges[schedule], manifest, mesh, backward);
   verifyPlan(plan, manifest);
   return plan;
 }

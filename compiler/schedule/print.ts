@@ -1,5 +1,5 @@
 /** Plans for people: as text, and drawn over time. */
-import type { Plan, Step } from "../../runtime/plan.ts";
+import type { Part, Plan, Step } from "../../runtime/plan.ts";
 import { TextWriter } from "../support/text.ts";
 
 /** One block for each rank, one line for each step. */
@@ -26,13 +26,21 @@ export function stepText(step: Step): string {
     case "launch": {
       const renamed = Object.entries(step.args).filter(([name, buffer]) => name !== buffer);
       const text = renamed.map(([name, buffer]) => `${name} = ${buffer}`).join(", ");
-      return `launch ${step.form}${text ? ` (${text})` : ""}`;
+      return `launch ${step.form}${partText(step.part)}${text ? ` (${text})` : ""}`;
     }
     case "send":
-      return `send   ${step.buffer} to ${step.to} tag ${step.tag}`;
+      return `send   ${step.buffer}${partText(step.part)} to ${step.to} tag ${step.tag}`;
     case "recv":
-      return `recv   ${step.buffer} from ${step.from} tag ${step.tag}`;
+      return `recv   ${step.buffer}${partText(step.part)} from ${step.from} tag ${step.tag}`;
+    case "allgather":
+      return `allgather ${step.buffer} of ${step.group.join(" ")} tag ${step.tag}`;
+    case "allreduce":
+      return `allreduce ${step.buffer} of ${step.group.join(" ")} tag ${step.tag}`;
     case "free":
       return `free   ${step.buffer}`;
   }
+}
+
+function partText(part: Part | undefined): string {
+  return part === undefined ? "" : ` block ${part.index + 1} of ${part.of}`;
 }

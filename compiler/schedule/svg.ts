@@ -1,5 +1,6 @@
 /** A plan as an SVG timeline: a lane for each rank's computing and transfers, arrows for messages. */
 import type { Plan, Step } from "../../runtime/plan.ts";
+import { messagesOf } from "./verify.ts";
 
 /** When a step starts and ends, in any unit. */
 export interface Timed {
@@ -14,9 +15,21 @@ const colors: Readonly<Record<Step["kind"], string>> = {
   launch: "#2563eb",
   send: "#ea580c",
   recv: "#f59e0b",
+  allgather: "#ea580c",
+  allreduce: "#ea580c",
   free: "#cbd5e1",
 };
 const [left, top, lane, width] = [90, 34, 22, 860];
+
+const unitCosts: Readonly<Record<Step["kind"], number>> = {
+  alloc: 0,
+  launch: 4,
+  send: 1,
+  recv: 0.5,
+  allgather: 1.5,
+  allreduce: 1.5,
+  free: 0,
+};
 
 /** Unit steps: every launch takes 4, every message 1, as early as its dependencies allow. */
 export function unitTimes(plan: Plan): Timed[] {
@@ -24,6 +37,7 @@ export function unitTimes(plan: Plan): Timed[] {
   const ended = plan.ranks.map(() => new Map<number, number>());
   const arrived = new Map<string, number[]>();
   const free = plan.ranks.map(() => ({ compute: 0, transfer: 0 }));
+  const posted = new Set<Step>();
   for (let moved = true; moved;) {
     moved = false;
     for (const { rank, steps } of plan.ranks) {
@@ -33,18 +47,19 @@ export function unitTimes(plan: Plan): Timed[] {
           (other) => other.stream === step.stream && other.id < step.id && !mine.has(other.id),
         );
         if (mine.has(step.id) || blocked || step.after.some((id) => !mine.has(id))) continue;
-        let start = Math.max(free[rank]![step.stream], ...step.after.map((id) => mine.get(id)!));
-        if (step.kind === "recv") {
-          const message = arrived.get(`${step.from}>${rank}#${step.tag}`)?.shift();
-          if (message === undefined) continue;
-          start = Math.max(start, message);
+        const ready = Math.max(free[rank]![step.stream], ...step.after.map((id) => mine.get(id)!));
+        const { sends, waits } = messagesOf(step, rank);
+        if (!posted.has(step)) {
+          for (const key of sends) arrived.set(key, [...(arrived.get(key) ?? []), ready + 1]);
+          posted.add(step);
+          moved = true;
         }
-        const cost = { alloc: 0, free: 0, launch: 4, send: 1, recv: 0.5 }[step.kind];
-        const end = start + cost;
-        if (step.kind === "send") {
-          const key = `${rank}>${step.to}#${step.tag}`;
-          arrived.set(key, [...(arrived.get(key) ?? []), end]);
-        }
+        if (waits.some((key) => !arrived.get(key)?.length)) continue;
+        const messages = waits.map((key) => arrived.get(key)!.shift()!);
+        // What is waited for shows as its end only.
+        const isRecv = step.kind === "recv";
+        const start = isRecv ? Math.max(ready, ...messages) : ready;
+        const end = Math.max(start + unitCosts[step.kind], ...messages);
         mine.set(step.id, end);
         free[rank]![step.stream] = end;
         times.push({ rank, step: step.id, start, end });

@@ -1,6 +1,7 @@
 /** What every plan satisfies: complete, matched, without deadlock or leak. */
 import { cotangentsOf } from "../../runtime/plan.ts";
-import type { Manifest, Plan, RankPlan, StateSpec, Step, TensorSpec } from "../../runtime/plan.ts";
+import { chainEnds, worldSize } from "../../runtime/plan.ts";
+import type { Manifest, Mesh, Part, Plan, RankPlan, Step, TensorSpec } from "../../runtime/plan.ts";
 import { CompilerBug } from "../support/never.ts";
 import { printPlan } from "./print.ts";
 
@@ -12,111 +13,169 @@ export function verifyPlan(plan: Plan, manifest: Manifest): void {
 
 /** The first problem of a plan in words, or null. */
 export function planProblem(plan: Plan, manifest: Manifest): string | null {
+  const ranks = worldSize(plan.mesh);
+  if (ranks !== plan.ranks.length) return `a mesh of ${ranks} has ${plan.ranks.length} ranks`;
   for (const rank of plan.ranks) {
-    const problem = rankProblem(rank, manifest, plan.ranks.length);
+    const problem = new RankCheck(rank, manifest, plan.mesh).problem();
     if (problem !== null) return `rank ${rank.rank}: ${problem}`;
   }
   return messageProblem(plan) ?? deadlock(plan);
 }
 
 /** A buffer's size apart from B, T and H, which are the same for all ranks' states. */
-function sizeKey({ per, dtype, dims }: TensorSpec): string {
-  return `${per} ${dtype} [${dims.join(", ")}]`;
+function sizeKey({ per, dtype, dims }: TensorSpec, part?: Part): string {
+  const block = part ? ` block ${part.index} of ${part.of}` : "";
+  return `${per} ${dtype} [${dims.join(", ")}]${block}`;
 }
 
-function rankProblem(plan: RankPlan, manifest: Manifest, ranks: number): string | null {
-  const live = new Map<string, TensorSpec | null>();
-  const written = new Set<string>();
-  const give = (name: string) => {
-    live.set(name, null);
-    written.add(name);
-  };
-  for (const { name } of manifest.inputs) give(name);
-  // A plan that runs the gradients is given the cotangents and leaves a gradient for each input.
-  const isBackward = plan.steps.some((step) => step.kind === "launch" && step.form === "backward");
-  const cotangents = isBackward ? cotangentsOf(manifest) : [];
-  const gradients = isBackward
-    ? manifest.forms.find(({ name }) => name === "backward")!.outputs
-    : [];
-  const startsHere = ({ reverse }: StateSpec) => plan.rank === (reverse ? ranks - 1 : 0);
-  const endsHere = ({ reverse }: StateSpec) => plan.rank === (reverse ? 0 : ranks - 1);
-  const starts = manifest.states.filter(startsHere);
-  const ends = manifest.states.filter(endsHere);
-  const elsewhere = new Set([
-    ...manifest.states.filter((state) => !endsHere(state)).map(({ name }) => `d_final_${name}`),
-    ...manifest.states.filter((state) => !startsHere(state)).map(({ name }) => `d_initial_${name}`),
-  ]);
-  for (const { name } of cotangents) if (!elsewhere.has(name)) give(name);
-  for (const { name } of starts) give(`initial_${name}`);
-  for (const [i, step] of plan.steps.entries()) {
-    const at = `step ${i} (${step.kind})`;
-    if (step.id !== i) return `${at} has id ${step.id}`;
-    if (step.after.some((id) => id >= i || id < 0)) return `${at} waits for a later step`;
-    const problem = stepProblem(step, manifest, live, written);
-    if (problem !== null) return `${at} ${problem}`;
+/** Follows the buffers of one rank through its steps. */
+class RankCheck {
+  private readonly live = new Set<string>();
+  /** What has been written, whole, or which blocks of how many. */
+  private readonly written = new Map<string, true | Set<string>>();
+  private readonly plan: RankPlan;
+  private readonly manifest: Manifest;
+  private readonly mesh: Mesh;
+
+  constructor(plan: RankPlan, manifest: Manifest, mesh: Mesh) {
+    this.plan = plan;
+    this.manifest = manifest;
+    this.mesh = mesh;
   }
-  // What is left: the caller's own, the outputs, and the final states where their chain ends.
-  const kept = new Set([
-    ...[...manifest.inputs, ...manifest.outputs].map(({ name }) => name),
-    ...ends.map(({ name }) => `final_${name}`),
-    ...starts.map(({ name }) => `initial_${name}`),
-    ...[...cotangents, ...gradients].map(({ name }) => name).filter((x) => !elsewhere.has(x)),
-  ]);
-  const leaked = [...live.keys()].find((name) => !kept.has(name));
-  if (leaked !== undefined) return `${leaked} is never freed`;
-  const promised = [
-    ...manifest.outputs.map(({ name }) => name),
-    ...ends.map(({ name }) => `final_${name}`),
-    ...gradients.map(({ name }) => name).filter((name) => !elsewhere.has(name)),
-  ];
-  const missing = promised.find((name) => !written.has(name));
-  return missing === undefined ? null : `${missing} is never written`;
-}
 
-function stepProblem(
-  step: Step,
-  manifest: Manifest,
-  live: Map<string, TensorSpec | null>,
-  written: Set<string>,
-): string | null {
-  switch (step.kind) {
-    case "alloc":
-      if (live.has(step.buffer)) return `allocates ${step.buffer} twice`;
-      live.set(step.buffer, step.spec);
-      return null;
-    case "free":
-      if (!live.has(step.buffer)) return `frees ${step.buffer}, which is not there`;
-      live.delete(step.buffer);
-      written.delete(step.buffer);
-      return null;
-    case "send":
-      return written.has(step.buffer) ? null : `sends ${step.buffer}, which nothing wrote`;
-    case "recv":
-      if (!live.has(step.buffer)) return `receives ${step.buffer}, which is not there`;
-      written.add(step.buffer);
-      return null;
-    case "launch": {
-      const form = manifest.forms.find(({ name }) => name === step.form);
-      if (!form) return `launches ${step.form}, which is no form`;
-      for (const { name } of form.inputs) {
-        const buffer = step.args[name];
-        if (buffer === undefined) return `gives ${step.form} no ${name}`;
-        if (!written.has(buffer)) return `reads ${buffer}, which nothing wrote`;
+  problem(): string | null {
+    const { plan, manifest, mesh } = this;
+    // A plan that runs the gradients is given the cotangents and leaves a gradient for each input.
+    const isBackward = plan.steps.some((one) => one.kind === "launch" && one.form === "backward");
+    const gradients = manifest.forms.find(({ name }) => name === "backward")?.outputs ?? [];
+    const ends = manifest.states.map((state) => ({
+      name: state.name,
+      ...chainEnds(state, mesh, plan.rank),
+    }));
+    const elsewhere = new Set(
+      ends.flatMap(({ name, begins, ends: isEnd }) => [
+        ...(begins ? [] : [`initial_${name}`, `d_initial_${name}`]),
+        ...(isEnd ? [] : [`final_${name}`, `d_final_${name}`]),
+      ]),
+    );
+    const here = (names: readonly string[]) => names.filter((name) => !elsewhere.has(name));
+    const named = (specs: readonly TensorSpec[]) => specs.map(({ name }) => name);
+    const given = here([
+      ...named(manifest.inputs),
+      ...manifest.states.map(({ name }) => `initial_${name}`),
+      ...(isBackward ? named(cotangentsOf(manifest)) : []),
+    ]);
+    for (const name of given) {
+      this.live.add(name);
+      this.written.set(name, true);
+    }
+    for (const [i, step] of plan.steps.entries()) {
+      const at = `step ${i} (${step.kind})`;
+      if (step.id !== i) return `${at} has id ${step.id}`;
+      if (step.after.some((id) => id >= i || id < 0)) return `${at} waits for a later step`;
+      const problem = this.stepProblem(step);
+      if (problem !== null) return `${at} ${problem}`;
+    }
+    // What is left: the caller's own, the outputs, and the final states where their chain ends.
+    const promised = here([
+      ...named(manifest.outputs),
+      ...manifest.states.map(({ name }) => `final_${name}`),
+      ...(isBackward ? named(gradients) : []),
+    ]);
+    const kept = new Set([...given, ...promised]);
+    const leaked = [...this.live].find((name) => !kept.has(name));
+    if (leaked !== undefined) return `${leaked} is never freed`;
+    const missing = promised.find((name) => this.written.get(name) !== true);
+    return missing === undefined ? null : `${missing} is never written`;
+  }
+
+  private stepProblem(step: Step): string | null {
+    switch (step.kind) {
+      case "alloc":
+        if (this.live.has(step.buffer)) return `allocates ${step.buffer} twice`;
+        this.live.add(step.buffer);
+        return null;
+      case "free":
+        if (!this.live.has(step.buffer)) return `frees ${step.buffer}, which is not there`;
+        this.live.delete(step.buffer);
+        this.written.delete(step.buffer);
+        return null;
+      case "send":
+        return this.read(step.buffer, "sends", step.part);
+      case "recv":
+        return this.write(step.buffer, "receives", step.part);
+      case "allgather": {
+        const others = step.into.filter((name) => name !== step.buffer);
+        return (
+          this.read(step.buffer, "gathers") ??
+          first(others.map((name) => this.write(name, "gathers")))
+        );
       }
-      for (const { name } of form.outputs) {
-        const buffer = step.args[name];
-        if (buffer === undefined) return `gives ${step.form} no ${name}`;
-        if (!live.has(buffer)) return `writes ${buffer}, which is not there`;
-        written.add(buffer);
+      case "allreduce":
+        return this.read(step.buffer, "sums");
+      case "launch": {
+        const form = this.manifest.forms.find(({ name }) => name === step.form);
+        if (!form) return `launches ${step.form}, which is no form`;
+        const specs = [...form.inputs, ...form.outputs];
+        const unbound = specs.find(({ name }) => step.args[name] === undefined);
+        if (unbound) return `gives ${step.form} no ${unbound.name}`;
+        const whole = step.part && specs.find(({ per }) => per !== "state");
+        if (whole) return `takes a block of ${whole.name}, which is no state`;
+        return (
+          first(form.inputs.map(({ name }) => this.read(step.args[name]!, "reads", step.part))) ??
+          first(form.outputs.map(({ name }) => this.write(step.args[name]!, "writes", step.part)))
+        );
       }
+    }
+  }
+
+  private read(buffer: string, verb: string, part?: Part): string | null {
+    const known = this.written.get(buffer);
+    const isThere = known === true || (part && known?.has(`${part.index} of ${part.of}`));
+    return isThere ? null : `${verb} ${buffer}, which nothing wrote`;
+  }
+
+  private write(buffer: string, verb: string, part?: Part): string | null {
+    if (!this.live.has(buffer)) return `${verb} ${buffer}, which is not there`;
+    const known = this.written.get(buffer);
+    if (part === undefined || known === true) {
+      this.written.set(buffer, true);
       return null;
     }
+    const blocks = (known ?? new Set()).add(`${part.index} of ${part.of}`);
+    this.written.set(buffer, blocks.size === part.of ? true : blocks);
+    return null;
+  }
+}
+
+function first(problems: readonly (string | null)[]): string | null {
+  return problems.find((problem) => problem !== null) ?? null;
+}
+
+/** The messages that a step sends and waits for; a collective is one of each with every other rank. */
+export function messagesOf(step: Step, rank: number) {
+  const channel = (from: number, to: number, tag: number) => `${from} to ${to} tag ${tag}`;
+  switch (step.kind) {
+    case "send":
+      return { sends: [channel(rank, step.to, step.tag)], waits: [], peers: [step.to] };
+    case "recv":
+      return { sends: [], waits: [channel(step.from, rank, step.tag)], peers: [step.from] };
+    case "allgather":
+    case "allreduce": {
+      const peers = step.group.filter((other) => other !== rank);
+      return {
+        sends: peers.map((other) => channel(rank, other, step.tag)),
+        waits: peers.map((other) => channel(other, rank, step.tag)),
+        peers,
+      };
+    }
+    default:
+      return { sends: [], waits: [], peers: [] };
   }
 }
 
 /** Every send meets a recv of the same size, in order, and the other way round. */
 function messageProblem(plan: Plan): string | null {
-  const channel = (from: number, to: number, tag: number) => `${from} to ${to} tag ${tag}`;
   const sent = new Map<string, string[]>();
   const received = new Map<string, string[]>();
   const push = (map: Map<string, string[]>, key: string, size: string) =>
@@ -125,15 +184,14 @@ function messageProblem(plan: Plan): string | null {
     const specs = new Map<string, TensorSpec>();
     for (const step of steps) {
       if (step.kind === "alloc") specs.set(step.buffer, step.spec);
-      if (step.kind !== "send" && step.kind !== "recv") continue;
-      const peer = step.kind === "send" ? step.to : step.from;
-      if (peer === rank || peer < 0 || peer >= plan.ranks.length) {
-        return `rank ${rank}: step ${step.id} names rank ${peer}`;
-      }
-      const spec = specs.get(step.buffer);
-      const size = spec ? sizeKey(spec) : "?";
-      if (step.kind === "send") push(sent, channel(rank, peer, step.tag), size);
-      else push(received, channel(peer, rank, step.tag), size);
+      const { sends, waits, peers } = messagesOf(step, rank);
+      const wrong = peers.find((peer) => peer === rank || peer < 0 || peer >= plan.ranks.length);
+      if (wrong !== undefined) return `rank ${rank}: step ${step.id} names rank ${wrong}`;
+      const spec = "buffer" in step ? specs.get(step.buffer) : undefined;
+      const part = "part" in step ? step.part : undefined;
+      const size = spec ? sizeKey(spec, part) : "?";
+      for (const key of sends) push(sent, key, size);
+      for (const key of waits) push(received, key, size);
     }
   }
   for (const key of new Set([...sent.keys(), ...received.keys()])) {
@@ -148,21 +206,23 @@ function messageProblem(plan: Plan): string | null {
 /** Runs the plan with sends that never wait; what cannot finish waits for itself. */
 function deadlock(plan: Plan): string | null {
   const done = plan.ranks.map(() => new Set<number>());
+  const posted = plan.ranks.map(() => new Set<number>());
   const mail = new Map<string, number>();
+  const count = (key: string) => mail.get(key) ?? 0;
   for (let moved = true; moved;) {
     moved = false;
     for (const { rank, steps } of plan.ranks) {
       for (const stream of ["compute", "transfer"] as const) {
         const step = steps.find((one) => one.stream === stream && !done[rank]!.has(one.id));
         if (!step || step.after.some((id) => !done[rank]!.has(id))) continue;
-        if (step.kind === "send") {
-          const key = `${rank}>${step.to}#${step.tag}`;
-          mail.set(key, (mail.get(key) ?? 0) + 1);
-        } else if (step.kind === "recv") {
-          const key = `${step.from}>${rank}#${step.tag}`;
-          if (!mail.get(key)) continue;
-          mail.set(key, mail.get(key)! - 1);
+        const { sends, waits } = messagesOf(step, rank);
+        if (!posted[rank]!.has(step.id)) {
+          for (const key of sends) mail.set(key, count(key) + 1);
+          posted[rank]!.add(step.id);
+          moved = true;
         }
+        if (waits.some((key) => count(key) === 0)) continue;
+        for (const key of waits) mail.set(key, count(key) - 1);
         done[rank]!.add(step.id);
         moved = true;
       }
@@ -170,6 +230,6 @@ function deadlock(plan: Plan): string | null {
   }
   const stuck = plan.ranks.find(({ rank, steps }) => done[rank]!.size < steps.length);
   if (!stuck) return null;
-  const first = stuck.steps.find((step) => !done[stuck.rank]!.has(step.id))!;
-  return `rank ${stuck.rank} waits forever at step ${first.id} (${first.kind})`;
+  const waiting = stuck.steps.find((step) => !done[stuck.rank]!.has(step.id))!;
+  return `rank ${stuck.rank} waits forever at step ${waiting.id} (${waiting.kind})`;
 }

@@ -1,29 +1,36 @@
 /** Writes the steps of one rank: each depends on the ones that last touched its buffers. */
 import type {
+  AllgatherStep,
   AllocStep,
+  AllreduceStep,
   FormSpec,
   FreeStep,
   LaunchStep,
   Manifest,
+  Part,
   RecvStep,
   SendStep,
   Step,
   TensorSpec,
 } from "../../runtime/plan.ts";
 
-type NewStep =
-  | Omit<AllocStep, "id">
-  | Omit<LaunchStep, "id">
-  | Omit<SendStep, "id">
-  | Omit<RecvStep, "id">
-  | Omit<FreeStep, "id">;
+type WithoutId<S> = S extends Step ? Omit<S, "id" | "after"> : never;
+type NewStep = WithoutId<
+  AllocStep | LaunchStep | SendStep | RecvStep | AllgatherStep | AllreduceStep | FreeStep
+>;
+
+/** A step that reads or writes a buffer, or a block of one. */
+interface Touch {
+  readonly step: number;
+  readonly writes: boolean;
+  readonly part: Part | undefined;
+}
 
 export class StepWriter {
-  private readonly steps: Step[] = [];
-  /** The last step that wrote a buffer, and those that read it since. */
-  private readonly touched = new Map<string, { write: number; reads: number[] }>();
-  /** Names that stand for another buffer: renaming costs nothing. */
-  private readonly names = new Map<string, string>();
+  private readonly steps: NewStep[] = [];
+  /** By step: those that must have finished. */
+  private readonly after: (readonly number[])[] = [];
+  private readonly touches = new Map<string, Touch[]>();
   private readonly owned = new Set<string>();
   private readonly manifest: Manifest;
 
@@ -31,80 +38,84 @@ export class StepWriter {
     this.manifest = manifest;
   }
 
-  /** The steps; a renamed buffer gets its final name from the start. */
-  finish(manifest: Manifest): readonly Step[] {
-    // What the forward kept for its gradient ends with the plan.
-    const caches = this.form("forward").outputs.filter(({ per }) => per === "chunk");
-    this.freeAll((buffer) => caches.some(({ name }) => name === buffer));
-    const kept = new Set([
-      ...manifest.outputs.map(({ name }) => name),
-      ...manifest.states.map(({ name }) => `final_${name}`),
-    ]);
-    const final = new Map<string, string>();
-    for (const [alias, buffer] of this.names) if (kept.has(alias)) final.set(buffer, alias);
-    const called = (name: string) => final.get(name) ?? name;
-    return this.steps.map((step): Step => {
-      if (step.kind !== "launch") return { ...step, buffer: called(step.buffer) };
-      const args = Object.entries(step.args).map(([name, buffer]) => [name, called(buffer)]);
-      return { ...step, args: Object.fromEntries(args) };
-    });
+  /** Is there such a buffer of the plan's own? */
+  has(buffer: string): boolean {
+    return this.owned.has(buffer);
   }
 
-  launch(formName: string, renamed: Readonly<Record<string, string>> = {}): void {
+  /** Launches a form; `renamed` maps its tensors to buffers called otherwise, outputs are new buffers. */
+  launch(formName: string, renamed: Readonly<Record<string, string>> = {}, part?: Part): void {
     const form = this.form(formName);
-    const buffer = (name: string) => this.actual(renamed[name] ?? name);
-    for (const spec of form.outputs) this.alloc(buffer(spec.name), spec);
+    const buffer = (name: string) => renamed[name] ?? name;
+    for (const spec of form.outputs) this.alloc(buffer(spec.name), spec, "compute");
     const args = Object.fromEntries(
       [...form.inputs, ...form.outputs].map(({ name }) => [name, buffer(name)]),
     );
     const reads = form.inputs.map(({ name }) => buffer(name));
     const writes = form.outputs.map(({ name }) => buffer(name));
-    this.add({ kind: "launch", form: formName, args, stream: "compute", after: [] }, reads, writes);
+    const step = { kind: "launch", form: formName, args, stream: "compute" } as const;
+    this.add({ ...step, ...(part && { part }) }, reads, writes, part);
   }
 
   /** Into a new buffer, one float32 tensor of `dims` for each sequence and head. */
-  recv(name: string, dims: readonly number[], from: number, tag: number): void {
-    this.alloc(name, stateSpec(name, dims));
-    this.add({ kind: "recv", buffer: name, from, tag, stream: "transfer", after: [] }, [], [name]);
+  recv(name: string, dims: readonly number[], from: number, tag: number, part?: Part): void {
+    this.alloc(name, stateSpec(name, dims), "transfer");
+    const step = { kind: "recv", buffer: name, from, tag, stream: "transfer" } as const;
+    this.add({ ...step, ...(part && { part }) }, [], [name], part);
   }
 
-  send(name: string, to: number, tag: number): void {
-    const buffer = this.actual(name);
-    this.add({ kind: "send", buffer, to, tag, stream: "transfer", after: [] }, [buffer], []);
+  send(buffer: string, to: number, tag: number, part?: Part): void {
+    const step = { kind: "send", buffer, to, tag, stream: "transfer" } as const;
+    this.add({ ...step, ...(part && { part }) }, [buffer], [], part);
   }
 
-  rename(buffer: string, alias: string): void {
-    this.names.set(alias, this.actual(buffer));
+  /** `into`: one name for each of `group`, this rank's own being `buffer`. */
+  allgather(
+    buffer: string,
+    into: readonly string[],
+    group: readonly number[],
+    dims: readonly number[],
+    tag: number,
+  ): void {
+    const others = into.filter((name) => name !== buffer);
+    for (const name of others) this.alloc(name, stateSpec(name, dims), "transfer");
+    const step = { kind: "allgather", buffer, into, group, tag, stream: "transfer" } as const;
+    this.add(step, [buffer], others);
   }
 
-  freeAll(which: (name: string) => boolean): void {
-    const kept = new Set(
-      [...this.names].filter(([alias]) => !which(alias)).map(([, buffer]) => buffer),
-    );
+  /** The sum over ranks, in their order, in place. */
+  allreduce(buffer: string, group: readonly number[], tag: number): void {
+    this.add({ kind: "allreduce", buffer, group, tag, stream: "transfer" }, [buffer], [buffer]);
+  }
+
+  /** The steps; every buffer that is no result is freed behind the last step that uses it. */
+  finish(results: ReadonlySet<string>): readonly Step[] {
+    const freed = new Map<number, string[]>();
     for (const buffer of this.owned) {
-      if (!which(buffer) || kept.has(buffer)) continue;
-      this.add({ kind: "free", buffer, stream: "compute", after: [] }, [], [buffer]);
-      this.owned.delete(buffer);
+      if (results.has(buffer)) continue;
+      const last = Math.max(...this.touches.get(buffer)!.map(({ step }) => step));
+      freed.set(last, [...(freed.get(last) ?? []), buffer]);
     }
+    const steps: Step[] = [];
+    const ids: number[] = [];
+    const sorted = (after: readonly number[]) =>
+      [...new Set(after.map((old) => ids[old]!))].sort((a, b) => a - b);
+    this.steps.forEach((step, i) => {
+      ids[i] = steps.length;
+      steps.push({ ...step, id: steps.length, after: sorted(this.after[i]!) });
+      for (const buffer of freed.get(i) ?? []) {
+        // On the stream of its last use, so that computing does not wait for what others still take.
+        const after = sorted(this.touches.get(buffer)!.map((touch) => touch.step));
+        steps.push({ kind: "free", buffer, stream: step.stream, id: steps.length, after });
+      }
+    });
+    return steps;
   }
 
-  private actual(name: string): string {
-    return this.names.get(name) ?? name;
-  }
-
-  private alloc(buffer: string, spec: TensorSpec): void {
-    this.add(
-      {
-        kind: "alloc",
-        buffer,
-        spec: { ...spec, name: buffer },
-        zero: false,
-        stream: "compute",
-        after: [],
-      },
-      [],
-      [buffer],
-    );
+  private alloc(buffer: string, spec: TensorSpec, stream: Step["stream"]): void {
+    if (this.owned.has(buffer)) return;
+    const own = { ...spec, name: buffer };
+    this.add({ kind: "alloc", buffer, spec: own, zero: false, stream }, [], [buffer]);
     this.owned.add(buffer);
   }
 
@@ -112,26 +123,37 @@ export class StepWriter {
     return this.manifest.forms.find((form) => form.name === name)!;
   }
 
-  private add(step: NewStep, reads: readonly string[], writes: readonly string[]): void {
+  private add(
+    step: NewStep,
+    reads: readonly string[],
+    writes: readonly string[],
+    part?: Part,
+  ): void {
     const id = this.steps.length;
     const after = new Set<number>();
-    for (const name of reads) {
-      const known = this.touched.get(name);
-      if (known) after.add(known.write);
-    }
-    for (const name of writes) {
-      const known = this.touched.get(name);
-      if (known) [known.write, ...known.reads].forEach((other) => after.add(other));
-    }
-    for (const name of reads) {
-      const known = this.touched.get(name);
-      if (known) known.reads.push(id);
-      else this.touched.set(name, { write: -1, reads: [id] });
-    }
-    for (const name of writes) this.touched.set(name, { write: id, reads: [] });
-    const sorted = [...after].filter((other) => other >= 0).sort((a, b) => a - b);
-    this.steps.push({ ...step, id, after: sorted } as Step);
+    const touch = (name: string, isWrite: boolean) => {
+      const known = this.touches.get(name) ?? [];
+      for (const other of known) {
+        if ((isWrite || other.writes) && overlap(part, other.part)) after.add(other.step);
+      }
+      // What this write comes after, later steps need not name.
+      const kept = known.filter((other) => !(isWrite && covers(part, other.part)));
+      this.touches.set(name, [...kept, { step: id, writes: isWrite, part }]);
+    };
+    for (const name of reads) touch(name, false);
+    for (const name of writes) touch(name, true);
+    after.delete(id);
+    this.steps.push(step);
+    this.after.push([...after]);
   }
+}
+
+function overlap(a: Part | undefined, b: Part | undefined): boolean {
+  return a === undefined || b === undefined || a.of !== b.of || a.index === b.index;
+}
+
+function covers(a: Part | undefined, b: Part | undefined): boolean {
+  return a === undefined || (a.of === b?.of && a.index === b.index);
 }
 
 function stateSpec(name: string, dims: readonly number[]): TensorSpec {

@@ -502,6 +502,13 @@ export function* allOps(ops: readonly Op[]): Generator<Op> {
   }
 }
 
+/** Does the program use positions of tokens, or how many there are? */
+export function countsTokens(program: Program): boolean {
+  return [...allOps(program.ops)].some(
+    (op) => op.kind === "token-index" || (op.kind === "dim-size" && op.dim === tokenDim),
+  );
+}
+
 function present(ids: readonly (ValueId | null)[]): ValueId[] {
   return ids.filter((id): id is ValueId => id !== null);
 }

@@ -8,11 +8,11 @@ import {
   type RankResult,
   type RanksResult,
   type RanksRun,
+  checkSizes,
   joinResults,
-  rankInputs,
-  rankSizes,
 } from "../run.ts";
 import type { LaunchSizes } from "../device.ts";
+import { rankInputs, rankSizes } from "../mesh.ts";
 import type { SegmentTokens } from "../segments.ts";
 import type { Manifest, RankPlan } from "../plan.ts";
 import type { Transport } from "../transport.ts";
@@ -152,7 +152,8 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
     controls.forEach((port, other) => {
       if (other !== rank) port.postMessage({ kind: "abort", reason } satisfies Message);
     });
-  const inputsOf = { ...run, devices: [], transports: [] };
+  checkSizes(run);
+  const whole = { ...run, mesh: run.plan.mesh };
   const reports = await Promise.all(
     run.plan.ranks.map((plan, rank) => {
       const job: RankJob = {
@@ -162,8 +163,8 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
         files: run.files,
         device: run.devices[rank]!,
         options: run.options,
-        inputs: rankInputs(inputsOf, rank),
-        sizes: rankSizes(run.sizes, rank, ranks),
+        inputs: rankInputs(whole, rank),
+        sizes: rankSizes(run.sizes, run.plan.mesh, rank),
         ports: ports[rank]!,
         timeoutMs: run.timeoutMs ?? 60_000,
       };
@@ -177,7 +178,7 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
     throw new Error(failures.find((text) => !/rank \d+ failed:/.test(text)) ?? failures[0]);
   }
   const results = reports.map((report) => (report as RankReport & { ok: true }).result);
-  return joinResults(run.manifest, run.sizes, results);
+  return joinResults(run, results);
 }
 
 function startRank(

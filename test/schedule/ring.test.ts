@@ -1,13 +1,14 @@
 /** Plans are complete and matched; anything broken in one is found. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { Plan, Step } from "../../runtime/plan.ts";
+import type { Manifest, Plan, Step } from "../../runtime/plan.ts";
 import { printPlan } from "../../compiler/schedule/print.ts";
-import { ringPlan } from "../../compiler/schedule/ring.ts";
+import { planOf } from "../../compiler/schedule/index.ts";
 import { planToSvg, unitTimes } from "../../compiler/schedule/svg.ts";
 import { planProblem } from "../../compiler/schedule/verify.ts";
 import { compileExample, exampleNames } from "../support/examples.ts";
 
+const ringPlan = (manifest: Manifest, ranks: number) => planOf(manifest, "ring", ranks);
 const manifests = new Map(exampleNames.map((name) => [name, compileExample(name).manifest]));
 
 describe.each(exampleNames)("%s", (name) => {
@@ -108,7 +109,12 @@ describe("a broken plan is found", () => {
       };
     };
     const empty = { ...manifest, outputs: [], states: [] };
-    const circle = { name: "circle", schedule: "ring", ranks: [waiting(0, 1), waiting(1, 0)] };
+    const circle = {
+      name: "circle",
+      schedule: "ring",
+      mesh: { seq: 2, data: 1 },
+      ranks: [waiting(0, 1), waiting(1, 0)],
+    };
     expect(planProblem(circle, empty)).toMatch(/waits forever at step 1 \(recv\)/);
   });
 });
@@ -117,7 +123,7 @@ test("a plan prints one line a step and draws one bar a launch", () => {
   const plan = ringPlan(manifests.get("retention")!, 2);
   const text = printPlan(plan);
   expect(text).toMatch(/device 0 of 2\n {2} 0 {2}alloc/);
-  expect(text).toMatch(/send {3}folded_S to 1 tag 0/);
+  expect(text).toMatch(/send {3}passed_initial_S to 1 tag 0/);
   expect(text).toMatch(/recv {3}initial_S from 0 tag 0/);
   const svg = planToSvg(plan);
   const launches = plan.ranks.flatMap(({ steps }) => steps.filter(({ kind }) => kind === "launch"));

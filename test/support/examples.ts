@@ -5,9 +5,7 @@ import { referencePrograms } from "../../compiler/cli/devices.ts";
 import { artifactOf } from "../../compiler/cli/files.ts";
 import { compareWithReference } from "../../compiler/cli/reference.ts";
 import { type CompileOptions, type Compiled, compile } from "../../compiler/index.ts";
-import { ringPlan } from "../../compiler/schedule/ring.ts";
 import { type ScheduleName, planOf } from "../../compiler/schedule/index.ts";
-import { planProblem } from "../../compiler/schedule/verify.ts";
 import type { Source } from "../../compiler/support/span.ts";
 import type { Device, HostTensor, LaunchSizes } from "../../runtime/device.ts";
 import { shapeOf } from "../../runtime/device.ts";
@@ -86,9 +84,7 @@ export async function runRing(
   sizes: LaunchSizes,
 ): Promise<RanksResult> {
   const { manifest } = compiled;
-  const plan = ringPlan(manifest, devices.length);
-  const problem = planProblem(plan, manifest);
-  if (problem !== null) throw new Error(problem);
+  const plan = planOf(manifest, "ring", devices.length);
   const transports = inProcessTransports(devices.length);
   return runRanks({ plan, manifest, devices, transports, inputs, sizes });
 }

@@ -12,7 +12,6 @@ import { rightProduct } from "../../compiler/tensor/passes/right-product.ts";
 import { canSegment, segmentForms } from "../../compiler/tensor/passes/segment.ts";
 import { shard } from "../../compiler/tensor/passes/shard.ts";
 import { simplify } from "../../compiler/tensor/passes/simplify.ts";
-import { toGradient, toGradientSummary } from "../../compiler/pipeline.ts";
 import { printTensor } from "../../compiler/tensor/print.ts";
 import { verifyTensor } from "../../compiler/tensor/verify.ts";
 import { checkGolden, readGolden } from "../harness.ts";
@@ -57,15 +56,11 @@ describe("goldens", () => {
   test("segment", () =>
     checkGolden(join(folder, "segment.ir"), (text) => {
       const program = parseTensor(text);
-      const sharded = shard(program);
-      if (!canSegment(program, sharded.states)) return "// cannot be cut into segments\n";
-      const gradient = toGradient(sharded.forms[0]!.program);
-      const forms = segmentForms(program, sharded, toGradientSummary(gradient, sharded));
+      const { states } = shard(program);
+      if (!canSegment(program, states)) return "// cannot be cut into segments\n";
+      const forms = segmentForms(program, states, true);
       forms.forEach((form) => verifyTensor(form.program, "segment"));
-      return forms
-        .filter(({ name }) => name !== "summary_bwd")
-        .map((form) => `// ${form.name}\n${printTensor(form.program)}`)
-        .join("");
+      return forms.map((form) => `// ${form.name}\n${printTensor(form.program)}`).join("");
     }));
 
   test("each pass has its golden", () => {

@@ -4,8 +4,7 @@ import type { Manifest } from "../../../runtime/plan.ts";
 import type { Architecture } from "../../../codegen/cuda/target.ts";
 import type { Compiled } from "../../index.ts";
 import { printManifest } from "../../../runtime/validate.ts";
-import { ringPlan } from "../../schedule/ring.ts";
-import { verifyPlan } from "../../schedule/verify.ts";
+import { planOf } from "../../schedule/index.ts";
 import type { Target } from "../../tile/target.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { type TargetChoice, loadTarget, targetNames } from "../devices.ts";
@@ -58,8 +57,7 @@ function checkPackageOptions(args: Arguments): void {
 /** The artifact: kernels, plans, manifest. */
 function artifactFiles(compiled: Compiled, args: Arguments): Map<string, string> {
   const ranks = args.integer("devices", 1, 1);
-  const plans = [...new Set([1, ranks])].map((n) => ringPlan(compiled.manifest, n));
-  for (const plan of plans) verifyPlan(plan, compiled.manifest);
+  const plans = [...new Set([1, ranks])].map((n) => planOf(compiled.manifest, "ring", n));
   const manifest: Manifest = { ...compiled.manifest, plans };
   const files = new Map(compiled.files);
   for (const plan of plans)
@@ -130,7 +128,7 @@ Kernels over tokens also take \`cu_seqlens\` (int32) and the number \`packed\`: 
 packed sequences, sequence b from cu_seqlens[b] to cu_seqlens[b + 1] of one token axis, B the number of sequences. An output
 that is one per head, shared, or has fewer heads than H is written as shares, [B, T, H, ...] or [B, H, ...], to be added up.
 
-The sequence is cut over devices by the plans in \`plans/\`: each rank launches \`summary\`, folds what it
-receives, sends, and launches \`forward\`.
+The sequence is cut over devices by the plans in \`plans/\`: each rank launches \`summary\`, folds it
+onto what it receives, sends that, and launches \`forward\`.
 `;
 }

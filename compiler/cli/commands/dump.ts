@@ -1,7 +1,7 @@
 /** laspc dump: any level as text, after any pass. */
 import { compile } from "../../index.ts";
 import { printPlan } from "../../schedule/print.ts";
-import { ringPlan } from "../../schedule/ring.ts";
+import { planOf } from "../../schedule/index.ts";
 import { parseSource } from "../../syntax/parse.ts";
 import { printTensor } from "../../tensor/print.ts";
 import { printTile } from "../../tile/print.ts";
@@ -44,7 +44,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (outcome.value === null) return 1;
   if (level === "plan") {
     process.stdout.write(
-      printPlan(ringPlan(outcome.value.manifest, args.integer("devices", 2, 1))),
+      printPlan(planOf(outcome.value.manifest, "ring", args.integer("devices", 2, 1))),
     );
     return 0;
   }

@@ -1,9 +1,7 @@
 /** laspc verify: every form and target available here against the reference, over awkward lengths. */
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { runRanks } from "../../../runtime/run.ts";
-import { ringPlan } from "../../schedule/ring.ts";
-import { backwardPlan } from "../../schedule/ring-backward.ts";
-import { verifyPlan } from "../../schedule/verify.ts";
+import { planOf, scheduleNames } from "../../schedule/index.ts";
 import { Arguments, UserError } from "../arguments.ts";
 import { gatherInputs } from "../data.ts";
 import { type DeviceName, deviceNames, openDevice, targetsFor } from "../devices.ts";
@@ -54,11 +52,14 @@ async function verifyDevice(
   let allOk = true;
   for (const T of lengths) {
     const { inputs, sizes } = data.complete(compiled, T);
-    // Forwards on rings of several lengths, then the gradients of all inputs.
-    const plans = [...rankCounts.map((ranks) => ringPlan(manifest, ranks)), backwardPlan(manifest)];
+    // Forwards on rings of several lengths, then the gradients of all inputs, by every schedule.
+    const plans = [
+      ...rankCounts.map((ranks) => planOf(manifest, "ring", ranks)),
+      planOf(manifest, "ring", 1, true),
+      ...scheduleNames.map((schedule) => planOf(manifest, schedule, 3, true)),
+    ];
     for (const plan of plans) {
       const ranks = plan.ranks.length;
-      verifyPlan(plan, manifest);
       const devices = Array.from({ length: ranks }, () => device);
       const transports = inProcessTransports(ranks);
       const result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });

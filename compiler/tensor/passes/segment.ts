@@ -26,19 +26,11 @@ import {
   type Output,
   type Program,
   type ValueId,
-  allOps,
+  countsTokens,
   pieceDim,
-  tokenDim,
 } from "../ir.ts";
-import {
-  type Form,
-  type Sharded,
-  type State,
-  scansOf,
-  summary,
-  sumsTokens,
-  transition,
-} from "./shard.ts";
+import { applied, factorOf } from "../exchange.ts";
+import { type Form, type State, sumsTokens } from "./shard.ts";
 
 export const segmentName = "segment";
 export const segmentSummary =
@@ -49,32 +41,18 @@ export const segmentSummary =
  * sequence's state or its sum of tokens, or count from where it begins.
  */
 export function canSegment(program: Program, states: readonly State[]): boolean {
-  const counts = [...allOps(program.ops)].some(
-    (op) => op.kind === "token-index" || (op.kind === "dim-size" && op.dim === tokenDim),
-  );
   const isCausal = states.every(({ causal }) => causal);
-  return states.length > 0 && isCausal && !counts && !sumsTokens(program);
+  return states.length > 0 && isCausal && !countsTokens(program) && !sumsTokens(program);
 }
 
 /** The forms that segments need beside those of ranges; `gradients`: to go back through them too. */
 export function segmentForms(
   program: Program,
-  { states, forms }: Sharded,
-  gradients: Program | null,
-): Form[] {
-  const made: Form[] = [];
-  const add = (name: Form["name"], own: Program) => {
-    if (!forms.some((form) => form.name === name))
-      made.push({ name, program: own, segments: true });
-  };
-  add("summary", summary(program, scansOf(program), states));
-  if (states.some(({ dense }) => dense)) add("transition", transition(program, states));
-  add("exchange", exchange(program, states, "exchange"));
-  if (gradients !== null) {
-    add("summary_bwd", gradients);
-    add("exchange_bwd", exchange(program, states, "exchange_bwd"));
-  }
-  return made;
+  states: readonly State[],
+  gradients: boolean,
+): readonly Form[] {
+  const names = gradients ? (["exchange", "exchange_bwd"] as const) : (["exchange"] as const);
+  return names.map((name) => ({ name, program: exchange(program, states, name), segments: true }));
 }
 
 /** The form for a direction. Every state is causal. */
@@ -88,32 +66,20 @@ function exchange(
   const [from, to] = isGradient ? ["d_final", "d_initial"] : ["initial", "final"];
   const build = new TensorBuilder(program.name, program.dims);
   const outputs: Output[] = [];
-  for (const { name: state, type, decay, reverse, dense } of states) {
-    const input = (label: string, per: "state" | "chunk", own: readonly Dim[]) => {
-      const shape = per === "chunk" ? [pieceDim(1), ...own] : own;
+  for (const own of states) {
+    const { name: state, type, reverse } = own;
+    const input = (label: string, per: "state" | "chunk", dims: readonly Dim[]) => {
+      const shape = per === "chunk" ? [pieceDim(1), ...dims] : dims;
       const origin = { name: label, span: noSpan };
       return build.add({ kind: "input", label, per, dtype: "f32", range: null }, origin, { shape });
     };
     const init = input(`${from}_${state}`, "state", type.shape);
     const summary = input(`${mark}summary_${state}`, "chunk", type.shape);
-    const [key, value] = type.shape as readonly [Dim, Dim];
-    const axis = decay === "key" ? [key] : decay === "value" ? [value] : [];
-    const matrix = dense ? input(`transition_${state}`, "chunk", [key, key]) : null;
-    const log = decay === null || dense ? null : input(`decay_${state}`, "chunk", axis);
+    const by = factorOf(own);
+    const factor = by && input(by.label, "chunk", by.type.shape);
     const body = ([S]: readonly ValueId[]) => {
       const row = (arg: ValueId) => build.add({ kind: "rows", arg });
-      let kept = S!;
-      if (matrix !== null) {
-        const M = row(matrix);
-        kept = build.matmul(isGradient ? build.transpose(M) : M, kept);
-      }
-      if (log !== null) {
-        const factor = build.map("exp", [row(log)]);
-        // A vector spreads along the first axis of its size, which for K = V is the key's.
-        const isSquare = decay === "value" && key === value;
-        const columns = () => build.add({ kind: "outer", lhs: build.const(1, [key]), rhs: factor });
-        kept = build.mul(kept, isSquare ? columns() : factor);
-      }
+      const kept = factor === null ? S! : applied(build, own, row(factor), S!, isGradient);
       const name = `${to}_${state}`;
       return { carries: [build.map("add", [kept, row(summary)], { name })], yields: [] };
     };

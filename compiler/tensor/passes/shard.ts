@@ -3,21 +3,26 @@
  *
  *   %o = scan %q, %k, %v, %g {state = S}
  *   =>
- *   summary  k, v, g                               -> summary_S = the state of this range from zero
+ *   summary    k, v, g                             -> summary_S = the state of this range from zero
  *                                                     decay_S   = sum of g over this range
- *   fold     initial_S, summary_S, decay_S         -> final_S = exp(decay_S) * initial_S + summary_S
- *   forward  q, k, v, g, initial_S                 -> o, final_S
- *   output   q, ..., total_S   (without a mask)    -> o, from the whole sequence's state
- *   step     as forward, one token at a time       -> o, final_S: decoding
+ *   fold_S     initial_S, summary_S, decay_S       -> final_S = exp(decay_S) * initial_S + summary_S
+ *   compose_S  earlier_S, later_S                  -> both_S = earlier_S + later_S, of two ranges' decays
+ *   forward    q, k, v, g, initial_S               -> o, final_S
+ *   step       as forward, one token at a time     -> o, final_S: decoding
  *
  * The three stages summarise / exchange / output: the summary needs no query and no other range, so a
- * rank computes and sends it before anything waits. What is exchanged follows from the transition:
- * the state, and with a decay the range's summed log decay (kept on the rank in a chain).
+ * rank computes and sends it before anything waits. What is exchanged follows from the transition: the
+ * state, and for all but a chain what a range multiplies a state with: nothing, exp of its summed log decay, or
+ * where the transition is dense (a delta rule) a matrix:
+ *
+ *   transition k, beta                             -> transition_S = the product over this range, [K, K]
+ *   fold_S     initial_S, summary_S, transition_S  -> final_S = transition_S @ initial_S + summary_S
+ *   fold_bwd_S d_final_S, d_summary_S, transition_S -> d_initial_S = transition_S^T @ d_final_S + d_summary_S
+ *   compose_S  earlier_S, later_S                  -> both_S = later_S @ earlier_S
  *
  * Needs: right-product. Guarantees: every form reads only the inputs it needs; a range of no tokens
  * summarises to zero. Source: LASP, arXiv 2404.02882; LASP-2, arXiv 2502.07563, with weighted prefix.
  */
-import { TensorBuilder } from "../build.ts";
 import {
   type DecayAxis,
   type Delta,
@@ -32,9 +37,9 @@ import {
   operands,
   tokenDim,
 } from "../ir.ts";
-import { noSpan } from "../../support/span.ts";
 import { Report } from "../../support/pass.ts";
-import { Rewriter, captured, originOf } from "../rewrite.ts";
+import { Rewriter, captured } from "../rewrite.ts";
+import { exchangeForms, stateInput, stateOutput } from "../exchange.ts";
 import { simplify } from "./simplify.ts";
 
 /** A recurrent state of the attention, as callers and schedules see it. */
@@ -55,8 +60,8 @@ export interface Form {
   readonly name:
     | "forward"
     | "summary"
-    | "fold"
-    | "output"
+    | `fold_${string}`
+    | `compose_${string}`
     | "step"
     | "backward"
     | "summary_bwd"
@@ -81,18 +86,17 @@ export function shard(program: Program, cacheEvery: number | null = null): Shard
   const scans = scansOf(program);
   const states = [...scans.values()].map((scan) => stateOf(program, scan));
   const forms: Form[] = [{ name: "forward", program: forward(program, scans, states, null) }];
-  // A dense transition goes down a chain as it is: the next range starts from the last one's state.
-  if (scans.size > 0 && !states.some((state) => state.dense)) {
+  if (scans.size > 0) {
     forms.push({ name: "summary", program: summary(program, scans, states) });
-    forms.push({ name: "fold", program: fold(program, states) });
+    if (states.some(({ dense }) => dense)) {
+      forms.push({ name: "transition", program: transition(program, states) });
+    }
+    forms.push(...states.flatMap((state) => exchangeForms(program, state)));
   }
   // One token at a time: where every token needs those before it only.
   const isStepwise = states.every((state) => state.causal && !state.reverse);
   if (isStepwise && !sumsTokens(program)) {
     forms.push({ name: "step", program: forms[0]!.program });
-  }
-  if (states.some((state) => !state.causal)) {
-    forms.push({ name: "output", program: output(program, states) });
   }
   if (cacheEvery !== null) {
     forms[0] = { name: "forward", program: forward(program, scans, states, cacheEvery) };
@@ -129,18 +133,6 @@ function stateOf(program: Program, scan: Scan): State {
     decay: scan.logDecay === null ? null : scan.axis,
     dense: scan.writes.some((write) => opOf(write.v).kind === "delta"),
   };
-}
-
-function stateInput(build: TensorBuilder, label: string, type: TensorType): ValueId {
-  return build.add(
-    { kind: "input", label, per: "state", dtype: "f32", range: null },
-    { name: label },
-    type,
-  );
-}
-
-function stateOutput(label: string, value: ValueId): Output {
-  return { label, value, dtype: "f32", per: "state" };
 }
 
 /** Copies a program with every scan replaced; then what nobody reads goes, inputs included. */
@@ -268,48 +260,6 @@ export function transition(program: Program, states: readonly State[]): Program 
     outputs.push(stateOutput(`transition_${name}`, value));
   }
   return prune(build.finish(outputs), true);
-}
-
-function fold(program: Program, states: readonly State[]): Program {
-  const build = new TensorBuilder(program.name, program.dims);
-  const outputs: Output[] = [];
-  for (const { name, type, decay } of states) {
-    let kept = stateInput(build, `initial_${name}`, type);
-    const added = stateInput(build, `summary_${name}`, type);
-    if (decay !== null) {
-      const axis: Dim[] =
-        decay === "key" ? [type.shape[0]!] : decay === "value" ? [type.shape[1]!] : [];
-      const log = stateInput(build, `decay_${name}`, { shape: axis });
-      kept = build.mul(kept, build.map("exp", [log]));
-    }
-    const final = build.map("add", [kept, added], { name: `final_${name}`, span: noSpan });
-    outputs.push(stateOutput(`final_${name}`, final));
-  }
-  return build.finish(outputs);
-}
-
-/** The outputs of an unmasked attention from the whole sequence's states. */
-function output(program: Program, states: readonly State[]): Program {
-  const rewriter = new Rewriter(program);
-  const { build, get } = rewriter;
-  const totals = new Map<string, ValueId>();
-  for (const op of program.ops) if (op.kind === "input") rewriter.copy(op);
-  for (const { name, type, causal } of states) {
-    const label = causal ? `initial_${name}` : `total_${name}`;
-    totals.set(name, stateInput(build, label, type));
-  }
-  for (const op of program.ops) {
-    if (op.kind === "input") continue;
-    if (op.kind !== "scan" && op.kind !== "delta") {
-      rewriter.copy(op);
-      continue;
-    }
-    const state = totals.get(op.state)!;
-    if (op.kind === "delta" || op.causal) copyScan(rewriter, op, state);
-    else rewriter.set(op.id, build.matmul(get(op.q), state, originOf(op)));
-  }
-  const copied = program.outputs.map((out) => ({ ...out, value: get(out.value) }));
-  return prune(build.finish(copied), true);
 }
 
 /**

@@ -192,6 +192,7 @@ export async function artifactOf(
     states: [],
     forms,
     targets: [targetCode(target, emitted, files)],
+    positional: false,
     plans: [],
   };
   return { manifest, files };

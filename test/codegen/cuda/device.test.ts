@@ -113,8 +113,8 @@ describe.skipIf(!available)(`with a driver${why}`, () => {
 
   test("a form that is not loaded is an error", async () => {
     const device = await open();
-    const { spec, args, sizes } = await argumentsOf(device, "fold", 5);
-    await expect(device.launch(spec, args, sizes)).rejects.toThrow("no form fold for cuda");
+    const { spec, args, sizes } = await argumentsOf(device, "fold_S", 5);
+    await expect(device.launch(spec, args, sizes)).rejects.toThrow("no form fold_S for cuda");
   });
 
   test("a file that does not compile is an error with the compiler's words", async () => {

@@ -72,6 +72,7 @@ function artifactOf(hand: Kernel) {
     states: [],
     forms: [form],
     targets: [{ target: "cuda", files: [], forms: [{ form: "form", kernels, workspaces: [] }] }],
+    positional: false,
     plans: [],
   };
   return { manifest, form, read: () => new TextEncoder().encode(emitted.text) };

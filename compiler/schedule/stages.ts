@@ -1,0 +1,155 @@
+/**
+ * The frame of every schedule: summarise, exchange, output; forwards, and then for the gradients.
+ *
+ *   exchange   of each state up its chain       initial_S
+ *   launch     forward                          from initial_S, which is kept for the gradients
+ *   launch     summary_bwd                      what this range adds to the cotangent of its first state
+ *   exchange   of each cotangent back           d_final_S
+ *   launch     backward
+ *   allreduce  gradients of what all tokens share
+ *
+ * The exchange launches `summary` before it waits. Without a mask a token reads the states of all: what comes from
+ * behind travels a chain of its own, and both meet in initial_S.
+ */
+import type { Manifest, Mesh, Plan, RankPlan, StateSpec } from "../../runtime/plan.ts";
+import { seqGroup, worldSize } from "../../runtime/plan.ts";
+import { type Exchange, Lane, factorOf } from "./lane.ts";
+import { StepWriter } from "./writer.ts";
+
+export function planOfExchange(
+  name: string,
+  exchange: Exchange,
+  manifest: Manifest,
+  mesh: Mesh,
+  backward: boolean,
+): Plan {
+  const ranks = worldSize(mesh);
+  const size = mesh.data === 1 ? `${mesh.seq}` : `${mesh.seq}x${mesh.data}`;
+  return {
+    name: `${name}-${size}`,
+    schedule: name,
+    mesh,
+    ranks: Array.from({ length: ranks }, (_, rank) =>
+      new RankStages(manifest, exchange, mesh, rank).run(backward),
+    ),
+  };
+}
+
+class RankStages {
+  private readonly writer: StepWriter;
+  private readonly launched = new Set<string>();
+  private tag = 0;
+  private readonly manifest: Manifest;
+  private readonly exchange: Exchange;
+  private readonly mesh: Mesh;
+  private readonly rank: number;
+
+  constructor(manifest: Manifest, exchange: Exchange, mesh: Mesh, rank: number) {
+    this.writer = new StepWriter(manifest);
+    this.manifest = manifest;
+    this.exchange = exchange;
+    this.mesh = mesh;
+    this.rank = rank;
+  }
+
+  run(backward: boolean): RankPlan {
+    const { writer, manifest, rank } = this;
+    const { states, outputs } = manifest;
+    const initials = this.exchangeAll(false, {});
+    writer.launch("forward", initials);
+    const results = new Set(outputs.map(({ name }) => name));
+    for (const state of states) {
+      if (this.order(state, false).at(-1) === rank) results.add(`final_${state.name}`);
+    }
+    if (backward) {
+      const finals = this.exchangeAll(true, initials);
+      writer.launch("backward", { ...initials, ...finals });
+      this.sumShared(results);
+      for (const state of states) {
+        if (this.order(state, false)[0] !== rank) results.delete(`d_initial_${state.name}`);
+      }
+    }
+    return { rank, steps: writer.finish(results) };
+  }
+
+  /** Gives what `initial_S`, or `d_final_S`, of every state is called then. */
+  private exchangeAll(
+    isGradient: boolean,
+    initials: Readonly<Record<string, string>>,
+  ): Record<string, string> {
+    const arrived: Record<string, string> = {};
+    if (this.mesh.seq === 1) return arrived;
+    for (const state of this.manifest.states) {
+      const carried = `${isGradient ? "d_final" : "initial"}_${state.name}`;
+      const name = this.exchangeOne(state, isGradient, carried, initials);
+      if (name !== carried) arrived[carried] = name;
+    }
+    return arrived;
+  }
+
+  private exchangeOne(
+    state: StateSpec,
+    isGradient: boolean,
+    carried: string,
+    initials: Readonly<Record<string, string>>,
+  ): string {
+    const order = this.order(state, isGradient);
+    const lane = (
+      along: readonly number[],
+      given: string | null,
+      result: string,
+    ): string | null => {
+      const { writer, manifest, rank } = this;
+      const own = `${isGradient ? "d_summary" : "summary"}_${state.name}`;
+      const summarise = () => this.summarise(state, isGradient, initials);
+      const [tag, base] = [this.tag, { writer, manifest, state, rank, isGradient }];
+      this.tag += 2;
+      const made = new Lane({ ...base, order: along, given, result, own, tag, summarise });
+      this.exchange(made);
+      return made.result;
+    };
+    if (state.causal) return lane(order, carried, carried)!;
+    const before = lane(order, carried, `before_${carried}`);
+    const behind = lane([...order].reverse(), null, `behind_${carried}`);
+    if (before === null || behind === null) return (before ?? behind)!;
+    const S = state.name;
+    const into = `around_${carried}`;
+    this.writer.launch(`fold_${S}`, {
+      [`initial_${S}`]: before,
+      [`summary_${S}`]: behind,
+      [`final_${S}`]: into,
+    });
+    return into;
+  }
+
+  /** What this rank's tokens add to a state, and what they multiply it with. */
+  private summarise(
+    state: StateSpec,
+    isGradient: boolean,
+    initials: Readonly<Record<string, string>>,
+  ): void {
+    const once = (form: string, renamed: Readonly<Record<string, string>> = {}) => {
+      if (!this.launched.has(form)) this.writer.launch(form, renamed);
+      this.launched.add(form);
+    };
+    if (!isGradient || (!state.dense && factorOf(this.manifest, state))) once("summary");
+    if (state.dense) once("transition");
+    if (isGradient) once("summary_bwd", initials);
+  }
+
+  /** World ranks in the order in which the state, or its cotangent, passes them. */
+  private order({ reverse }: StateSpec, isGradient: boolean): readonly number[] {
+    const group = seqGroup(this.mesh, this.rank);
+    return reverse === isGradient ? group : [...group].reverse();
+  }
+
+  private sumShared(results: Set<string>): void {
+    const { outputs } = this.manifest.forms.find(({ name }) => name === "backward")!;
+    const group = Array.from({ length: worldSize(this.mesh) }, (_, rank) => rank);
+    for (const { name, per } of outputs) {
+      results.add(name);
+      const isShared = per === "head" || per === "shared";
+      if (isShared && group.length > 1) this.writer.allreduce(name, group, this.tag++);
+    }
+  }
+}

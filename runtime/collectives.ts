@@ -1,0 +1,21 @@
+/** What several ranks do together, out of messages between two of them. */
+import type { Transport } from "./transport.ts";
+
+/**
+ * Every rank's bytes, by place in `group`, which all of them name alike. All messages are on their way before
+ * the first is waited for.
+ */
+export async function allgather(
+  transport: Transport,
+  group: readonly number[],
+  tag: number,
+  own: Uint8Array,
+): Promise<Uint8Array[]> {
+  const others = group.filter((rank) => rank !== transport.rank);
+  const sent = others.map((rank) => transport.send(rank, tag, own));
+  const received = group.map((rank) =>
+    rank === transport.rank ? own : transport.recv(rank, tag, own.byteLength),
+  );
+  const [bytes] = await Promise.all([Promise.all(received), Promise.all(sent)]);
+  return bytes;
+}

@@ -1,0 +1,41 @@
+/** Bytes that a schedule moves, by the formulas of docs/sequence-parallelism.md. */
+import { factorOf } from "../../compiler/schedule/lane.ts";
+import type { ScheduleName } from "../../compiler/schedule/index.ts";
+import type { LaunchSizes } from "../../runtime/device.ts";
+import { elementsOf } from "../../runtime/dtype.ts";
+import type { Manifest } from "../../runtime/plan.ts";
+
+/** All ranks together, forwards and back, gradients of shared parameters included. */
+export function bytesOf(
+  manifest: Manifest,
+  schedule: ScheduleName,
+  ranks: number,
+  { B, H, heads }: LaunchSizes,
+): number {
+  const rows = B * H * 4;
+  let bytes = 0;
+  for (const state of manifest.states) {
+    const s = rows * elementsOf(state.dims);
+    const factor = factorOf(manifest, state);
+    const m = factor ? rows * elementsOf(factor.dims) : 0;
+    // Forwards and back; without a mask both ways each time, for which one gathering will do.
+    const ways = state.causal || schedule === "allgather" ? 2 : 4;
+    if (schedule === "allgather") {
+      bytes += ranks * (ranks - 1) * (ways * s + m);
+    } else if (schedule === "tree") {
+      for (let d = 1; d < ranks; d *= 2) {
+        // The first d ranks know their state; of the others' ranges the factor travels too.
+        const known = Math.min(d, ranks - d);
+        bytes += ways * ((ranks - d) * s + (ranks - d - known) * m);
+      }
+    } else bytes += ways * (ranks - 1) * s;
+  }
+  // Gradients of what all tokens share: every rank's to every other.
+  const { outputs } = manifest.forms.find(({ name }) => name === "backward")!;
+  for (const { name, per, dims, dtype, headsOf } of outputs) {
+    if (per !== "head" && per !== "shared") continue;
+    const own = per === "head" ? (heads[headsOf ?? name] ?? H) : 1;
+    bytes += ranks * (ranks - 1) * own * elementsOf(dims) * (dtype === "f32" ? 4 : 2);
+  }
+  return bytes;
+}
