@@ -1,6 +1,7 @@
 /** Command-line arguments: what each command takes, and clear errors for what it does not. */
 import { parseArgs } from "node:util";
 import type { Architecture } from "../../codegen/cuda/target.ts";
+import type { Mesh } from "../../runtime/plan.ts";
 import type { SegmentTokens } from "../../runtime/segments.ts";
 import type { Dtype } from "../tensor/ir.ts";
 
@@ -21,6 +22,7 @@ const optionTypes = {
   out: "string",
   device: "string",
   devices: "string",
+  mesh: "string",
   schedule: "string",
   transport: "string",
   input: "string",
@@ -135,6 +137,27 @@ export class Arguments {
       throw new UsageError(`--segment is auto, never or a number of tokens, not \`${text}\``);
     }
     return tokens;
+  }
+
+  /** `--devices 4`, or `--mesh seq=4,data=2`: ranks along the sequence, times groups that share out the batch. */
+  mesh(otherwise: number): Mesh {
+    const text = this.text("mesh");
+    if (text === null) return { seq: this.integer("devices", otherwise, 1), data: 1 };
+    const mesh: Record<string, number> = { seq: 1, data: 1 };
+    for (const part of text.split(",")) {
+      const [, axis, size] = /^(seq|data)=(\d+)$/.exec(part) ?? [];
+      if (axis === undefined || Number(size) < 1) {
+        throw new UsageError(`--mesh takes seq=N,data=N, not \`${text}\``);
+      }
+      mesh[axis] = Number(size);
+    }
+    const ranks = mesh["seq"]! * mesh["data"]!;
+    if (this.text("devices") !== null && this.integer("devices", ranks, 1) !== ranks) {
+      throw new UsageError(
+        `--mesh ${text} is ${ranks} devices, not --devices ${this.text("devices")}`,
+      );
+    }
+    return { seq: mesh["seq"]!, data: mesh["data"]! };
   }
 
   /** `--dim B=1,H=8 --dim K=64` as sizes by name. */

@@ -1,5 +1,6 @@
 /** Outputs and gradients by every schedule: every rule on several ranks is what one device gives. */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createReferenceDevice } from "../../codegen/reference/device.ts";
 import { openDevice, targetsFor } from "../../compiler/cli/devices.ts";
 import type { Compiled } from "../../compiler/index.ts";
 import { planOf, scheduleNames } from "../../compiler/schedule/index.ts";
@@ -9,10 +10,13 @@ import { findDevice } from "../support/devices.ts";
 import {
   compare,
   compileExample,
+  compileText,
   exampleNames,
   randomInputs,
+  referencePrograms,
   ruleNames,
   runBackward,
+  runRing,
   sizesOf,
 } from "../support/examples.ts";
 
@@ -53,6 +57,25 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
     }
   });
 
+  test("meshes and packed sequences: cut anywhere, some ranks without a token", async () => {
+    const { manifest } = compiled;
+    const packed = [0, 5, 5, 40, 70];
+    for (const [i, { mesh, sizes }] of [
+      { mesh: { seq: 3, data: 2 }, sizes: sizesOf({ T: 50, B: 3 }) },
+      { mesh: { seq: 2, data: 3 }, sizes: sizesOf({ T: 20, B: 2 }) },
+      { mesh: { seq: 3, data: 1 }, sizes: sizesOf({ T: 70, B: 4, cuSeqlens: packed }) },
+      { mesh: { seq: 4, data: 2 }, sizes: sizesOf({ T: 70, B: 4, cuSeqlens: packed }) },
+    ].entries()) {
+      const schedule = scheduleNames[i % scheduleNames.length]!;
+      const inputs = randomInputs(compiled, sizes, { initial: true });
+      const result = await runBackward(compiled, device, inputs, sizes, mesh, schedule);
+      const { ok, outputs } = await compare(compiled, inputs, sizes, result);
+      const what = `${schedule} ${JSON.stringify(mesh)}, T ${sizes.T}`;
+      expect(ok, `${what}: ${JSON.stringify(outputs)}`).toBe(true);
+      expect(manifest.positional).toBe(false);
+    }
+  });
+
   test("plans are sound for 1 to 16 ranks", () => {
     for (let ranks = 1; ranks <= 16; ranks++) {
       for (const schedule of scheduleNames) {
@@ -60,4 +83,14 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
       }
     }
   });
+});
+
+test("packed sequences of what counts tokens are not cut over devices", async () => {
+  const compiled = compileText(`attention turned(q: [T, K], k: [T, K], v: [T, V]) -> [T, V] {
+    return ((rotary(q) @ rotary(k).T) * causal()) @ v
+  }`);
+  const device = createReferenceDevice(referencePrograms(compiled));
+  const sizes = sizesOf({ T: 70, B: 2, cuSeqlens: [0, 30, 70] });
+  const run = runRing(compiled, [device, device], randomInputs(compiled, sizes), sizes);
+  await expect(run).rejects.toThrow("turned counts tokens: packed sequences of it are not cut");
 });

@@ -10,7 +10,7 @@ import type { Source } from "../../compiler/support/span.ts";
 import type { Device, HostTensor, LaunchSizes } from "../../runtime/device.ts";
 import { shapeOf } from "../../runtime/device.ts";
 import { randomTensor } from "../../runtime/random.ts";
-import { cotangentsOf } from "../../runtime/plan.ts";
+import { type Mesh, cotangentsOf } from "../../runtime/plan.ts";
 import { type RanksResult, runRanks } from "../../runtime/run.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
 
@@ -95,13 +95,13 @@ export async function runBackward(
   device: Device,
   inputs: ReadonlyMap<string, HostTensor>,
   sizes: LaunchSizes,
-  ranks = 1,
+  mesh: number | Mesh = 1,
   schedule: ScheduleName = "ring",
 ): Promise<RanksResult> {
   const { manifest } = compiled;
-  const plan = planOf(manifest, schedule, ranks, true);
-  const transports = inProcessTransports(ranks);
-  const devices = Array.from({ length: ranks }, () => device);
+  const plan = planOf(manifest, schedule, mesh, true);
+  const transports = inProcessTransports(plan.ranks.length);
+  const devices = plan.ranks.map(() => device);
   return runRanks({ plan, manifest, devices, transports, inputs, sizes });
 }
 

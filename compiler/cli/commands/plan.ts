@@ -8,7 +8,7 @@ import { compileFile, readSource, say, writeWhole } from "../files.ts";
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
     argv,
-    ["entry", "devices", "schedule", "backward", "dim", "dtype", "svg", "simulate", "json"],
+    ["entry", "devices", "mesh", "schedule", "backward", "dim", "dtype", "svg", "simulate", "json"],
     "plan",
   );
   if (args.text("simulate") !== null) throw new UserError("--simulate: there is no simulator yet");
@@ -19,8 +19,8 @@ export async function run(argv: readonly string[]): Promise<number> {
     dims: { K: 64, V: 64 },
     backward,
   });
-  const ranks = args.integer("devices", 2, 1);
-  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, ranks, backward);
+  const mesh = args.mesh(2);
+  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, mesh, backward);
   const svg = args.text("svg");
   if (svg !== null) {
     await writeWhole(svg, planToSvg(plan));

@@ -18,6 +18,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "entry",
       "device",
       "devices",
+      "mesh",
       "schedule",
       "dim",
       "dtype",
@@ -41,7 +42,8 @@ export async function run(argv: readonly string[]): Promise<number> {
   const backward = args.flag("backward");
   const steps = args.integer("steps", 0, 0);
   const source = await readSource(args.file("run"));
-  const ranks = args.integer("devices", 1, 1);
+  const mesh = args.mesh(1);
+  const ranks = mesh.seq * mesh.data;
   const schedule = args.choice("schedule", [...scheduleNames, "auto"], "auto");
   const names = devicesFor(args.text("device") ?? "cpu", ranks);
   const data: Data = await gatherInputs(args, source);
@@ -57,12 +59,10 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (steps > 0 && (backward || ranks > 1)) {
     throw new UsageError("--steps decodes on one device, forwards");
   }
-  if (sizes.cuSeqlens && (ranks > 1 || steps > 0)) {
-    throw new UserError(
-      "--cu-seqlens runs on one device, without --steps; nothing cuts packed sequences yet",
-    );
+  if (sizes.cuSeqlens && steps > 0) {
+    throw new UsageError("--steps decodes sequences of one length, without --cu-seqlens");
   }
-  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, ranks, backward);
+  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, mesh, backward);
   say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
@@ -123,6 +123,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     entry: manifest.name,
     device: args.text("device") ?? "cpu",
     devices: ranks,
+    mesh,
     schedule: schedule === "auto" ? plan.schedule : schedule,
     dims: { B: sizes.B, H: sizes.H, T: sizes.T, ...manifest.dims },
     dtype: args.dtype(),
