@@ -19,6 +19,7 @@ import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
 import { verifyTensor } from "./tensor/verify.ts";
 import { parseSource } from "./syntax/parse.ts";
 import type { Op, Program } from "./tensor/ir.ts";
+import { overlapForms } from "./tensor/overlap.ts";
 import { canSegment, segmentForms } from "./tensor/passes/segment.ts";
 import type { Form, Sharded } from "./tensor/passes/shard.ts";
 import type { TileProgram } from "./tile/ir.ts";
@@ -36,6 +37,8 @@ export interface CompileOptions {
   readonly backward?: boolean;
   /** The forward keeps the states before each piece of so many tokens for the gradient; null: none. */
   readonly cacheStates?: number | null;
+  /** Also the forms `local` and `join`, the forward in two parts. */
+  readonly overlap?: boolean;
   /** Told every program on its way; for `dump` and goldens. */
   readonly watch?: Watch;
 }
@@ -106,7 +109,11 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   const scans = toScans(program, report, options.watch?.tensor?.(null));
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
   const sharded = withSegments(
-    withGradients(toForms(scans, options.cacheStates ?? null), options),
+    withOverlap(
+      withGradients(toForms(scans, options.cacheStates ?? null), options),
+      scans,
+      options,
+    ),
     scans,
     options,
   );
@@ -178,6 +185,13 @@ function withGradients(sharded: Sharded, { backward }: CompileOptions): Sharded 
     forms.push({ name: "summary_bwd", program: toGradientSummary(program, sharded) });
   }
   return { ...sharded, forms };
+}
+
+function withOverlap(sharded: Sharded, scans: Program, { overlap }: CompileOptions): Sharded {
+  if (!overlap) return sharded;
+  const more = overlapForms(scans, sharded.states);
+  for (const { program } of more) verifyTensor(program, "overlap");
+  return { ...sharded, forms: [...sharded.forms, ...more] };
 }
 
 /** With what hands on states from segment to segment, where a target cuts sequences into those. */

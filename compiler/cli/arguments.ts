@@ -31,6 +31,7 @@ const optionTypes = {
   threads: "string",
   verify: "boolean",
   backward: "boolean",
+  overlap: "boolean",
   steps: "string",
   "cache-states": "string",
   "cu-seqlens": "string",

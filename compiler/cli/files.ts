@@ -50,6 +50,7 @@ export async function compileFile(
     dtype?: Dtype;
     /** Also the gradients. */
     backward?: boolean;
+    overlap?: boolean;
     cacheStates?: number | null;
   } = {},
 ): Promise<Compiled> {
@@ -60,6 +61,7 @@ export async function compileFile(
     entry: args.text("entry"),
     targets,
     backward: extra.backward ?? false,
+    overlap: extra.overlap ?? false,
     cacheStates: extra.cacheStates ?? null,
   });
   sayDiagnostics(source, outcome.diagnostics);

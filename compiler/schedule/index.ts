@@ -12,15 +12,16 @@ const exchanges = { ring, allgather, allscan, tree } satisfies Record<string, Ex
 export type ScheduleName = keyof typeof exchanges;
 export const scheduleNames = Object.keys(exchanges) as ScheduleName[];
 
-/** The verified plan for so many ranks along the sequence, or a mesh; with gradients or without. */
+/** The verified plan for so many ranks along the sequence, or a mesh. */
 export function planOf(
   manifest: Manifest,
   schedule: ScheduleName,
   ranks: number | Mesh,
   backward = false,
+  overlap = false,
 ): Plan {
   const mesh = typeof ranks === "number" ? { seq: ranks, data: 1 } : ranks;
-  const plan = planOfExchange(schedule, exchanges[schedule], manifest, mesh, backward);
+  const plan = planOfExchange(schedule, exchanges[schedule], manifest, mesh, { backward, overlap });
   verifyPlan(plan, manifest);
   return plan;
 }

@@ -25,6 +25,8 @@ export interface LaneOptions {
   readonly result: string;
   /** Messages carry this and the next number. */
   readonly tag: number;
+  /** Called when the lane first waits for others. */
+  readonly beforeWaiting: () => void;
   /** Launches what makes `own` and the range's factor, once. */
   readonly summarise: () => void;
 }
@@ -102,6 +104,7 @@ export class Lane {
   recv(into: string, place: number, part?: Part): void {
     const { writer, order, state, tag } = this.options;
     writer.recv(into, state.dims, order[place]!, tag, part);
+    this.options.beforeWaiting();
   }
 
   send(buffer: string, place: number, part?: Part): void {
@@ -134,6 +137,7 @@ export class Lane {
     const { writer, order, rank } = this.options;
     const into = order.map((other) => (other === rank ? buffer : `gathered_${label}_${other}`));
     if (!into.every((name) => writer.has(name))) writer.allgather(buffer, into, order, dims, tag);
+    this.options.beforeWaiting();
     return into;
   }
 }

@@ -8,6 +8,8 @@
  *   launch     backward
  *   allreduce  gradients of what all tokens share
  *
+ * With overlap the forward is two launches: `local` beside the exchange, and `join` when initial_S is there.
+ *
  * The exchange launches `summary` before it waits. Without a mask a token reads the states of all: what comes from
  * behind travels a chain of its own, and both meet in initial_S.
  */
@@ -16,12 +18,19 @@ import { seqGroup, worldSize } from "../../runtime/plan.ts";
 import { type Exchange, Lane, factorOf } from "./lane.ts";
 import { StepWriter } from "./writer.ts";
 
+export interface PlanOptions {
+  /** The gradients of all inputs too. */
+  readonly backward: boolean;
+  /** The forward in two parts, `local` and `join`, where a rank waits for its first state. */
+  readonly overlap: boolean;
+}
+
 export function planOfExchange(
   name: string,
   exchange: Exchange,
   manifest: Manifest,
   mesh: Mesh,
-  backward: boolean,
+  { backward, overlap }: PlanOptions,
 ): Plan {
   const ranks = worldSize(mesh);
   const size = mesh.data === 1 ? `${mesh.seq}` : `${mesh.seq}x${mesh.data}`;
@@ -30,7 +39,7 @@ export function planOfExchange(
     schedule: name,
     mesh,
     ranks: Array.from({ length: ranks }, (_, rank) =>
-      new RankStages(manifest, exchange, mesh, rank).run(backward),
+      new RankStages(manifest, exchange, mesh, rank, overlap).run(backward),
     ),
   };
 }
@@ -43,23 +52,31 @@ class RankStages {
   private readonly exchange: Exchange;
   private readonly mesh: Mesh;
   private readonly rank: number;
+  private readonly overlap: boolean;
 
-  constructor(manifest: Manifest, exchange: Exchange, mesh: Mesh, rank: number) {
+  constructor(manifest: Manifest, exchange: Exchange, mesh: Mesh, rank: number, overlap: boolean) {
     this.writer = new StepWriter(manifest);
     this.manifest = manifest;
     this.exchange = exchange;
     this.mesh = mesh;
     this.rank = rank;
+    this.overlap = overlap;
   }
 
   run(backward: boolean): RankPlan {
     const { writer, manifest, rank } = this;
     const { states, outputs } = manifest;
     const initials = this.exchangeAll(false, {});
-    writer.launch("forward", initials);
     const results = new Set(outputs.map(({ name }) => name));
-    for (const state of states) {
-      if (this.order(state, false).at(-1) === rank) results.add(`final_${state.name}`);
+    const ending = states.filter((state) => this.order(state, false).at(-1) === rank);
+    for (const { name } of ending) results.add(`final_${name}`);
+    if (!this.launched.has("local")) writer.launch("forward", initials);
+    else {
+      writer.launch("join", initials);
+      for (const state of ending) {
+        this.summarise(state, false, {});
+        writer.launch(`fold_${state.name}`, initials);
+      }
     }
     if (backward) {
       const finals = this.exchangeAll(true, initials);
@@ -104,7 +121,11 @@ class RankStages {
       const summarise = () => this.summarise(state, isGradient, initials);
       const [tag, base] = [this.tag, { writer, manifest, state, rank, isGradient }];
       this.tag += 2;
-      const made = new Lane({ ...base, order: along, given, result, own, tag, summarise });
+      const beforeWaiting = () => {
+        if (this.overlap && !isGradient) this.once("local");
+      };
+      const lane = { ...base, order: along, given, result, own, tag, summarise, beforeWaiting };
+      const made = new Lane(lane);
       this.exchange(made);
       return made.result;
     };
@@ -128,13 +149,15 @@ class RankStages {
     isGradient: boolean,
     initials: Readonly<Record<string, string>>,
   ): void {
-    const once = (form: string, renamed: Readonly<Record<string, string>> = {}) => {
-      if (!this.launched.has(form)) this.writer.launch(form, renamed);
-      this.launched.add(form);
-    };
-    if (!isGradient || (!state.dense && factorOf(this.manifest, state))) once("summary");
-    if (state.dense) once("transition");
-    if (isGradient) once("summary_bwd", initials);
+    const needsDecay = !state.dense && factorOf(this.manifest, state) !== null;
+    if (!isGradient || needsDecay) this.once("summary");
+    if (state.dense) this.once("transition");
+    if (isGradient) this.once("summary_bwd", initials);
+  }
+
+  private once(form: string, renamed: Readonly<Record<string, string>> = {}): void {
+    if (!this.launched.has(form)) this.writer.launch(form, renamed);
+    this.launched.add(form);
   }
 
   /** World ranks in the order in which the state, or its cotangent, passes them. */

@@ -5,6 +5,8 @@ import { openDevice, targetsFor } from "../../compiler/cli/devices.ts";
 import type { Compiled } from "../../compiler/index.ts";
 import { planOf, scheduleNames } from "../../compiler/schedule/index.ts";
 import { bytesOf } from "../support/volume.ts";
+import { runRanks } from "../../runtime/run.ts";
+import { inProcessTransports } from "../../runtime/transports/in-process.ts";
 import type { Device } from "../../runtime/device.ts";
 import { findDevice } from "../support/devices.ts";
 import {
@@ -28,7 +30,8 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
   let device: Device;
   beforeAll(async () => {
     const targets = await targetsFor(["cpu"]);
-    compiled = compileExample(name, { dims: { K: 16, V: 20 }, targets, backward: true });
+    const options = { dims: { K: 16, V: 20 }, targets, backward: true, overlap: true };
+    compiled = compileExample(name, options);
     device = await openDevice("cpu", compiled, { threads: 1, poison: true });
   });
   afterAll(() => device?.close());
@@ -73,6 +76,27 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
       const what = `${schedule} ${JSON.stringify(mesh)}, T ${sizes.T}`;
       expect(ok, `${what}: ${JSON.stringify(outputs)}`).toBe(true);
       expect(manifest.positional).toBe(false);
+    }
+  });
+
+  test("the forward in two parts, one of them beside the exchange", async () => {
+    const { manifest } = compiled;
+    for (const schedule of scheduleNames) {
+      const sizes = sizesOf({ T: 100 });
+      const inputs = randomInputs(compiled, sizes, { initial: true });
+      const plan = planOf(manifest, schedule, 3, false, true);
+      const transports = inProcessTransports(3);
+      const devices = plan.ranks.map(() => device);
+      const result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
+      const { ok, outputs } = await compare(compiled, inputs, sizes, result);
+      expect(ok, `${schedule}: ${JSON.stringify(outputs)}`).toBe(true);
+      // Nothing that the first part needs has come from elsewhere.
+      for (const { steps } of plan.ranks) {
+        const needs = (id: number): number[] => [id, ...steps[id]!.after.flatMap(needs)];
+        const local = steps.find((step) => step.kind === "launch" && step.form === "local");
+        const kinds = local ? needs(local.id).map((id) => steps[id]!.kind) : [];
+        expect(kinds.filter((kind) => kind !== "alloc" && kind !== "launch")).toEqual([]);
+      }
     }
   });
 

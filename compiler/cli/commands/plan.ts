@@ -8,19 +8,33 @@ import { compileFile, readSource, say, writeWhole } from "../files.ts";
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
     argv,
-    ["entry", "devices", "mesh", "schedule", "backward", "dim", "dtype", "svg", "simulate", "json"],
+    [
+      "entry",
+      "devices",
+      "mesh",
+      "schedule",
+      "backward",
+      "overlap",
+      "dim",
+      "dtype",
+      "svg",
+      "simulate",
+      "json",
+    ],
     "plan",
   );
   if (args.text("simulate") !== null) throw new UserError("--simulate: there is no simulator yet");
   const schedule = args.choice("schedule", [...scheduleNames, "auto"], "auto");
   const backward = args.flag("backward");
+  const overlap = args.flag("overlap");
   const source = await readSource(args.file("plan"));
   const { manifest } = await compileFile(source, args, [], {
     dims: { K: 64, V: 64 },
     backward,
+    overlap,
   });
   const mesh = args.mesh(2);
-  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, mesh, backward);
+  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, mesh, backward, overlap);
   const svg = args.text("svg");
   if (svg !== null) {
     await writeWhole(svg, planToSvg(plan));

@@ -33,6 +33,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "json",
       "check-inputs",
       "backward",
+      "overlap",
       "cache-states",
       "steps",
       "cu-seqlens",
@@ -40,6 +41,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     "run",
   );
   const backward = args.flag("backward");
+  const overlap = args.flag("overlap");
   const steps = args.integer("steps", 0, 0);
   const source = await readSource(args.file("run"));
   const mesh = args.mesh(1);
@@ -51,6 +53,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const compiled = await compileFile(source, args, await targetsFor(names, args.architecture()), {
     dims: data.dims,
     backward,
+    overlap,
     cacheStates: args.cacheStates(),
   });
   const { manifest } = compiled;
@@ -59,10 +62,13 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (steps > 0 && (backward || ranks > 1)) {
     throw new UsageError("--steps decodes on one device, forwards");
   }
+  if (overlap && args.cacheStates() !== null) {
+    throw new UsageError("--overlap keeps no states: leave --cache-states out");
+  }
   if (sizes.cuSeqlens && steps > 0) {
     throw new UsageError("--steps decodes sequences of one length, without --cu-seqlens");
   }
-  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, mesh, backward);
+  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, mesh, backward, overlap);
   say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);

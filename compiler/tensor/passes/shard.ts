@@ -62,6 +62,8 @@ export interface Form {
     | "summary"
     | `fold_${string}`
     | `compose_${string}`
+    | "local"
+    | "join"
     | "step"
     | "backward"
     | "summary_bwd"
@@ -284,7 +286,7 @@ export function summaryOfGradient(gradient: Program, states: readonly State[]): 
 }
 
 /** Without what no output needs; `inputs`: unread inputs go too (they are the form's signature). */
-function prune(program: Program, inputs: boolean): Program {
+export function prune(program: Program, inputs: boolean): Program {
   const live = new Set<ValueId>(program.outputs.map((out) => out.value));
   const ops: Op[] = [];
   for (const op of [...program.ops].reverse()) {

@@ -1,0 +1,96 @@
+/**
+ * The forward in two parts, so that a rank computes while its first state is still on its way:
+ *
+ *   local   q, k, v, g                       -> local_i, what read i gives of the range's own tokens
+ *   join    q, ..., local_i, initial_S       -> o, with what read i gives of the first state added
+ *
+ * What is read of a state is linear in it, so it is the sum of what the range writes and of what the first state
+ * becomes; `join` follows the latter through the same transitions with nothing written.
+ */
+import { stateInput } from "./exchange.ts";
+import { type Delta, type Program, type Scan, type ValueId, type Write, operands } from "./ir.ts";
+import { type Form, type State, prune } from "./passes/shard.ts";
+import { Rewriter, originOf } from "./rewrite.ts";
+
+export function overlapForms(program: Program, states: readonly State[]): Form[] {
+  if (states.length === 0) return [];
+  const reads = readsOf(program);
+  return [
+    { name: "local", program: local(program, reads) },
+    { name: "join", program: join(program, states, reads) },
+  ];
+}
+
+/** Scans, and what a delta writes where it is not only written: a read behind it names it. */
+function readsOf(program: Program): readonly (Scan | Delta)[] {
+  const outside = program.ops.filter(({ kind }) => kind !== "scan" && kind !== "delta");
+  const named = new Set(outside.flatMap((op) => operands(op)));
+  return program.ops.filter(
+    (op): op is Scan | Delta => op.kind === "scan" || (op.kind === "delta" && named.has(op.id)),
+  );
+}
+
+function local(program: Program, reads: readonly (Scan | Delta)[]): Program {
+  const rewriter = new Rewriter(program);
+  for (const op of program.ops) rewriter.copy(op);
+  const outputs = reads.map(({ id }, i) => ({
+    label: `local_${i}`,
+    value: rewriter.get(id),
+    dtype: "f32" as const,
+    per: "token" as const,
+  }));
+  return prune(rewriter.build.finish(outputs), true);
+}
+
+function join(
+  program: Program,
+  states: readonly State[],
+  reads: readonly (Scan | Delta)[],
+): Program {
+  const rewriter = new Rewriter(program);
+  const { build, get } = rewriter;
+  for (const op of program.ops) if (op.kind === "input") rewriter.copy(op);
+  const initials = new Map(
+    states.map(({ name, type }) => [name, stateInput(build, `initial_${name}`, type)]),
+  );
+  const locals = new Map(
+    reads.map(({ id, type }, i): [ValueId, ValueId] => {
+      const draft = { kind: "input", label: `local_${i}`, per: "token" } as const;
+      const origin = { name: `local_${i}` };
+      return [id, build.add({ ...draft, dtype: "f32", range: null }, origin, type)];
+    }),
+  );
+  const nothing = (like: ValueId) => build.const(0, build.shapeOf(like));
+  /** What deltas write because of the first state alone. */
+  const followed = new Map<ValueId, ValueId>();
+  const follow = (op: Scan | Delta): ValueId => {
+    const initial = initials.get(op.state)!;
+    if (op.kind === "delta") {
+      const { id: _id, type: _type, ...draft } = rewriter.mapped(op);
+      const writes = draft.writes.map((write) => ({ ...write, v: nothing(write.v) }));
+      const value = build.add({ ...draft, writes, initial }, originOf(op));
+      followed.set(op.id, value);
+      return value;
+    }
+    const { id: _id, type: _type, ...draft } = rewriter.mapped(op);
+    if (!op.causal) return build.matmul(draft.q, initial, originOf(op));
+    const [{ k, v }] = draft.writes as [Write];
+    const own = op.writes.flatMap((write) => {
+      const value = followed.get(write.v);
+      return value === undefined ? [] : [{ k: get(write.k), v: value }];
+    });
+    const writes = own.length > 0 ? own : [{ k: nothing(k), v: nothing(v) }];
+    return build.add({ ...draft, writes, initial }, originOf(op));
+  };
+  for (const op of program.ops) {
+    if (op.kind === "input") continue;
+    if (op.kind !== "scan" && op.kind !== "delta") {
+      rewriter.copy(op);
+      continue;
+    }
+    const [value, own] = [follow(op), locals.get(op.id)];
+    rewriter.set(op.id, own === undefined ? value : build.map("add", [own, value], originOf(op)));
+  }
+  const outputs = program.outputs.map((out) => ({ ...out, value: get(out.value) }));
+  return prune(build.finish(outputs), true);
+}
