@@ -2,6 +2,7 @@
 export * from "./plan.ts";
 export * from "./device.ts";
 export * from "./transport.ts";
+export { Mailbox } from "./mailbox.ts";
 export * from "./dtype.ts";
 export * from "./random.ts";
 export * from "./run.ts";

@@ -3,6 +3,7 @@ import { allgather } from "./collectives.ts";
 import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts";
 import { shapeOf } from "./device.ts";
 import { elementsOf, fromNumbers, newData, toNumbers } from "./dtype.ts";
+import { firstCause } from "./mailbox.ts";
 import { cutAxis, cutOf, joinTensors, rankInputs, rankSizes } from "./mesh.ts";
 import type { Dtype, LaunchStep, Manifest, Part, Plan, RankPlan, Step } from "./plan.ts";
 import type { Transport } from "./transport.ts";
@@ -29,6 +30,9 @@ export interface RankResult {
   /** What the plan leaves: outputs (this rank's tokens) and `final_*` on the rank that has them. */
   readonly tensors: ReadonlyMap<string, HostTensor>;
   readonly bytesSent: number;
+  readonly messagesSent: number;
+  /** Since the epoch, in milliseconds, when the times begin. */
+  readonly startedMs: number;
   readonly times: readonly StepTime[];
 }
 
@@ -63,7 +67,7 @@ class RankRunner {
       await device.upload(buffer, tensor);
       this.buffers.set(name, buffer);
     }
-    const sentBefore = transport.bytesSent;
+    const { bytesSent, messagesSent } = transport;
     const done: Promise<void>[] = [];
     const tails = { compute: Promise.resolve(), transfer: Promise.resolve() };
     for (const step of plan.steps) {
@@ -81,7 +85,13 @@ class RankRunner {
       if (!inputs.has(name)) tensors.set(name, await device.download(buffer));
       device.free(buffer);
     }
-    return { tensors, bytesSent: transport.bytesSent - sentBefore, times: this.times };
+    return {
+      tensors,
+      bytesSent: transport.bytesSent - bytesSent,
+      messagesSent: transport.messagesSent - messagesSent,
+      startedMs: performance.timeOrigin + this.started,
+      times: this.times,
+    };
   }
 
   private buffer(name: string): DeviceBuffer {
@@ -92,7 +102,10 @@ class RankRunner {
 
   private async step(step: Step): Promise<void> {
     const startMs = performance.now() - this.started;
-    await this.execute(step);
+    await this.execute(step).catch((error: unknown) => {
+      const text = `${(error as Error).message}, in step ${step.id} (${describeStep(step)})`;
+      throw new Error(text, { cause: error });
+    });
     const endMs = performance.now() - this.started;
     this.times.push({ rank: this.context.plan.rank, step: step.id, startMs, endMs });
   }
@@ -219,6 +232,20 @@ class RankRunner {
   }
 }
 
+/** A step in a few words, for messages: `recv initial_S from 1`. */
+export function describeStep(step: Step): string {
+  switch (step.kind) {
+    case "launch":
+      return `launch ${step.form}`;
+    case "send":
+      return `send ${step.buffer} to ${step.to}`;
+    case "recv":
+      return `recv ${step.buffer} from ${step.from}`;
+    default:
+      return `${step.kind} ${step.buffer}`;
+  }
+}
+
 /** A block of the rows of a state [B, H, ...]: which, and its shape as those of one sequence. */
 function rowsOf([batch, heads, ...dims]: readonly number[], { index, of }: Part) {
   const { from, to } = cutOf(batch! * heads!, index, of);
@@ -248,6 +275,8 @@ export interface RanksResult {
   /** Whole outputs and final states. */
   readonly tensors: ReadonlyMap<string, HostTensor>;
   readonly bytesSent: readonly number[];
+  readonly messagesSent: readonly number[];
+  /** Of all ranks, since the first of them started. */
   readonly times: readonly StepTime[];
 }
 
@@ -277,7 +306,8 @@ async function settleAll<T>(promises: readonly Promise<T>[]): Promise<T[]> {
     result.status === "rejected" ? [result.reason as Error] : [],
   );
   if (errors.length > 0) {
-    throw errors.find((error) => !/rank \d+ failed:/.test(error.message)) ?? errors[0]!;
+    const cause = firstCause(errors.map((error) => error.message));
+    throw errors.find((error) => error.message === cause)!;
   }
   return settled.map((result) => (result as PromiseFulfilledResult<T>).value);
 }
@@ -301,9 +331,18 @@ export function joinResults(
   results: readonly RankResult[],
 ): RanksResult {
   const tensors = results.map((result) => result.tensors);
+  const startedMs = Math.min(...results.map((result) => result.startedMs));
+  const shifted = (time: StepTime, ms: number) => ({
+    ...time,
+    startMs: time.startMs + ms,
+    endMs: time.endMs + ms,
+  });
   return {
     tensors: joinTensors(manifest, plan.mesh, sizes, tensors),
     bytesSent: results.map((result) => result.bytesSent),
-    times: results.flatMap((result) => result.times),
+    messagesSent: results.map((result) => result.messagesSent),
+    times: results.flatMap((result) =>
+      result.times.map((time) => shifted(time, result.startedMs - startedMs)),
+    ),
   };
 }

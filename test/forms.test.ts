@@ -59,7 +59,12 @@ describe.each(["cpu", "webgpu"] as const)("%s", (kind) => {
           const sizes = sizesOf({ B: 2, T });
           const inputs = randomInputs(compiled, sizes, { initial: true });
           const run = { manifest: compiled.manifest, device, inputs, sizes, steps };
-          const result = { tensors: await decode(run), bytesSent: [0], times: [] };
+          const result = {
+            tensors: await decode(run),
+            bytesSent: [0],
+            messagesSent: [0],
+            times: [],
+          };
           const { ok, outputs } = await compare(compiled, inputs, sizes, result);
           expect(ok, `T ${T}: ${JSON.stringify(outputs)}`).toBe(true);
         }

@@ -25,6 +25,8 @@ const optionTypes = {
   mesh: "string",
   schedule: "string",
   transport: "string",
+  timeout: "string",
+  timeline: "string",
   input: "string",
   output: "string",
   seed: "string",
@@ -93,6 +95,17 @@ export class Arguments {
     const value = wholeNumber(text);
     if (value === null || value < low) {
       throw new UsageError(`--${name} takes a whole number of at least ${low}, not \`${text}\``);
+    }
+    return value;
+  }
+
+  /** A time above zero, in seconds. */
+  seconds(name: OptionName, otherwise: number): number {
+    const text = this.text(name);
+    if (text === null) return otherwise;
+    const value = Number(text);
+    if (!(value > 0 && value <= 86_400)) {
+      throw new UsageError(`--${name} takes seconds, such as 60 or 0.5, not \`${text}\``);
     }
     return value;
   }

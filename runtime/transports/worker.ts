@@ -15,7 +15,8 @@ import type { LaunchSizes } from "../device.ts";
 import { rankInputs, rankSizes } from "../mesh.ts";
 import type { SegmentTokens } from "../segments.ts";
 import type { Manifest, RankPlan } from "../plan.ts";
-import type { Transport } from "../transport.ts";
+import { Mailbox, failureOf, firstCause } from "../mailbox.ts";
+import { type Transport, defaultTimeoutMs } from "../transport.ts";
 
 type Message =
   | { readonly kind: "bytes"; readonly tag: number; readonly memory: SharedArrayBuffer }
@@ -48,73 +49,44 @@ export type RankReport =
 /** The transport of one rank over ports. Rejects on another size, an abort, or when time is up. */
 export class WorkerTransport implements Transport {
   bytesSent = 0;
+  messagesSent = 0;
   readonly rank: number;
   readonly ranks: number;
   private readonly ports: readonly MessagePort[];
-  private readonly timeoutMs: number;
-  private readonly arrived = new Map<string, Uint8Array[]>();
-  private readonly waiting = new Map<string, (() => void)[]>();
-  private failed: Error | null = null;
+  private readonly mailbox: Mailbox;
 
   constructor(rank: number, ports: readonly MessagePort[], timeoutMs: number) {
     this.rank = rank;
     this.ranks = ports.length;
     this.ports = ports;
-    this.timeoutMs = timeoutMs;
+    this.mailbox = new Mailbox(rank, timeoutMs);
     ports.forEach((port, from) => {
-      port.on("message", (message: Message) => this.take(from, message));
+      port.on("message", (message: Message) => {
+        if (message.kind === "abort") this.mailbox.fail(new Error(message.reason));
+        else this.mailbox.put(from, message.tag, new Uint8Array(message.memory));
+      });
     });
-  }
-
-  private take(from: number, message: Message): void {
-    if (message.kind === "abort") {
-      this.failed ??= new Error(message.reason);
-      for (const wakes of this.waiting.values()) wakes.forEach((wake) => wake());
-      return;
-    }
-    const key = `${from}#${message.tag}`;
-    this.arrived.set(key, [...(this.arrived.get(key) ?? []), new Uint8Array(message.memory)]);
-    this.waiting.get(key)?.shift()?.();
   }
 
   async send(to: number, tag: number, bytes: Uint8Array): Promise<void> {
-    if (this.failed) throw this.failed;
+    this.mailbox.check();
     const memory = new SharedArrayBuffer(bytes.byteLength);
     new Uint8Array(memory).set(bytes);
     this.bytesSent += bytes.byteLength;
+    this.messagesSent += 1;
     this.ports[to]!.postMessage({ kind: "bytes", tag, memory } satisfies Message);
   }
 
-  async recv(from: number, tag: number, sizeBytes: number): Promise<Uint8Array> {
-    const key = `${from}#${tag}`;
-    if (!this.arrived.get(key)?.length && !this.failed) await this.arrival(key);
-    if (this.failed) throw this.failed;
-    const bytes = this.arrived.get(key)?.shift();
-    if (!bytes) throw new Error(`rank ${this.rank} waited ${this.timeoutMs} ms for rank ${from}`);
-    if (bytes.byteLength !== sizeBytes) {
-      throw new Error(
-        `rank ${this.rank} expected ${sizeBytes} bytes from rank ${from}, got ${bytes.byteLength}`,
-      );
-    }
-    return bytes;
-  }
-
-  /** Resolves when something for `key` is there, on an abort, or when time is up. */
-  private arrival(key: string): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, this.timeoutMs);
-      const wake = () => {
-        clearTimeout(timer);
-        resolve();
-      };
-      this.waiting.set(key, [...(this.waiting.get(key) ?? []), wake]);
-    });
+  recv(from: number, tag: number, sizeBytes: number): Promise<Uint8Array> {
+    return this.mailbox.take(from, tag, sizeBytes);
   }
 
   abort(reason: string): void {
-    const text = `rank ${this.rank} failed: ${reason}`;
+    const failure = failureOf(this.rank, reason);
+    this.mailbox.fail(failure);
+    const message: Message = { kind: "abort", reason: failure.message };
     this.ports.forEach((port, to) => {
-      if (to !== this.rank) port.postMessage({ kind: "abort", reason: text } satisfies Message);
+      if (to !== this.rank) port.postMessage(message);
     });
   }
 
@@ -166,17 +138,14 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
         inputs: rankInputs(whole, rank),
         sizes: rankSizes(run.sizes, run.plan.mesh, rank),
         ports: ports[rank]!,
-        timeoutMs: run.timeoutMs ?? 60_000,
+        timeoutMs: run.timeoutMs ?? defaultTimeoutMs,
       };
       return startRank(run.entry, job, (reason) => abortOthers(rank, reason));
     }),
   );
   for (const port of controls) port.close();
   const failures = reports.flatMap((report) => (report.ok ? [] : [report.error]));
-  if (failures.length > 0) {
-    // A peer's abort is only an echo of the first failure.
-    throw new Error(failures.find((text) => !/rank \d+ failed:/.test(text)) ?? failures[0]);
-  }
+  if (failures.length > 0) throw new Error(firstCause(failures));
   const results = reports.map((report) => (report as RankReport & { ok: true }).result);
   return joinResults(run, results);
 }
@@ -197,7 +166,7 @@ function startRank(
     };
     const died = (why: string) => {
       if (reported) return;
-      onDeath(`rank ${rank} failed: ${why}`);
+      onDeath(failureOf(rank, why).message);
       report({ ok: false, error: `rank ${rank}: ${why}` });
     };
     worker.on("message", (result: RankReport) => report(result));

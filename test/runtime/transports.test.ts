@@ -3,6 +3,10 @@ import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { createReferenceDevice } from "../../codegen/reference/device.ts";
+import { planOf } from "../../compiler/schedule/index.ts";
+import { Mailbox } from "../../runtime/mailbox.ts";
+import { rankInputs, rankSizes } from "../../runtime/mesh.ts";
+import { runRank } from "../../runtime/run.ts";
 import type { Transport } from "../../runtime/transport.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
 import {
@@ -24,6 +28,7 @@ test("messages of one channel arrive in order, and are counted", async () => {
   expect([...(await b.recv(0, 0, 2))]).toEqual([1, 2]);
   expect([...(await b.recv(0, 0, 2))]).toEqual([3, 4]);
   expect(a.bytesSent).toBe(5);
+  expect([a.messagesSent, b.messagesSent]).toEqual([3, 0]);
   expect(b.bytesSent).toBe(0);
 });
 
@@ -42,6 +47,35 @@ test("nobody waits for a rank that failed, nor longer than told", async () => {
   await expect(b.recv(0, 2, 4)).rejects.toThrow("rank 0 failed");
 });
 
+test("what comes after a wait was given up is kept for the next wait", async () => {
+  const mailbox = new Mailbox(0, 20);
+  await expect(mailbox.take(1, 3, 1)).rejects.toThrow("rank 0 waited 20 ms for rank 1");
+  mailbox.put(1, 3, Uint8Array.of(7));
+  mailbox.put(1, 3, Uint8Array.of(8));
+  expect(await mailbox.take(1, 3, 1)).toEqual(Uint8Array.of(7));
+  expect(await mailbox.take(1, 3, 1)).toEqual(Uint8Array.of(8));
+});
+
+test("a rank whose peer sends nothing says in which step it waited", async () => {
+  const compiled = compileExample("retention", { dims: { K: 4, V: 4 } });
+  const { manifest } = compiled;
+  const sizes = sizesOf({ T: 8 });
+  const [, transport] = inProcessTransports(2, { timeoutMs: 20 }) as [Transport, Transport];
+  const plan = planOf(manifest, "ring", 2);
+  const whole = { manifest, mesh: plan.mesh, sizes, inputs: randomInputs(compiled, sizes) };
+  const waiting = runRank({
+    plan: plan.ranks[1]!,
+    manifest,
+    device: createReferenceDevice(referencePrograms(compiled)),
+    transport,
+    inputs: rankInputs(whole, 1),
+    sizes: rankSizes(sizes, plan.mesh, 1),
+  });
+  await expect(waiting).rejects.toThrow(
+    /^rank 1: rank 1 waited 20 ms for rank 0, in step \d+ \(recv initial_S from 0\)$/,
+  );
+});
+
 test("a device that fails on one rank fails the run with that rank's name", async () => {
   const compiled = compileExample("retention", { dims: { K: 4, V: 4 } });
   const good = createReferenceDevice(referencePrograms(compiled));
@@ -50,7 +84,7 @@ test("a device that fails on one rank fails the run with that rank's name", asyn
   const sizes = sizesOf({ T: 12 });
   const inputs = randomInputs(compiled, sizes);
   await expect(runRing(compiled, [good, bad, good], inputs, sizes)).rejects.toThrow(
-    "rank 1: the launch broke",
+    /^rank 1: the launch broke, in step \d+ \(launch \w+\)$/,
   );
 });
 

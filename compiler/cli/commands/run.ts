@@ -5,9 +5,10 @@ import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { decode } from "../../../runtime/decode.ts";
 import { type RanksResult, runRanks } from "../../../runtime/run.ts";
 import { planOf, scheduleNames } from "../../schedule/index.ts";
+import { planToSvg } from "../../schedule/svg.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
-import { compileFile, readSource, say } from "../files.ts";
+import { compileFile, readSource, say, writeWhole } from "../files.ts";
 import { type Data, checkRanges, gatherInputs, writeOutputs } from "../data.ts";
 import { type Comparison, compareWithReference } from "../reference.ts";
 
@@ -29,6 +30,8 @@ export async function run(argv: readonly string[]): Promise<number> {
       "threads",
       "segment",
       "transport",
+      "timeout",
+      "timeline",
       "verify",
       "json",
       "check-inputs",
@@ -74,6 +77,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
   // Ranks of one kind share a device: its queue and its threads are the machine's, not the rank's.
   const transport = args.choice("transport", ["in-process", "worker"], "in-process");
+  const timeoutMs = args.seconds("timeout", 60) * 1000;
   const poison = args.flag("verify");
   const segment = args.segment();
   const opened = new Map<string, Awaited<ReturnType<typeof openDevice>>>();
@@ -87,7 +91,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   try {
     if (steps > 0) {
       const tensors = await decode({ manifest, device: devices[0]!, inputs, sizes, steps });
-      result = { tensors, bytesSent: [0], times: [] };
+      result = { tensors, bytesSent: [0], messagesSent: [0], times: [] };
     } else if (transport === "worker") {
       // Each rank has a device of its own, so the cores are shared out between them.
       const share = threads ?? Math.max(1, Math.floor(availableParallelism() / ranks));
@@ -105,9 +109,10 @@ export async function run(argv: readonly string[]): Promise<number> {
         devices: names,
         options,
         entry,
+        timeoutMs,
       });
     } else {
-      const transports = inProcessTransports(ranks);
+      const transports = inProcessTransports(ranks, { timeoutMs });
       result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
     }
   } catch (error) {
@@ -119,6 +124,16 @@ export async function run(argv: readonly string[]): Promise<number> {
   say(
     `ran on ${ranks} device${ranks === 1 ? "" : "s"} in ${wallMs.toFixed(1)} ms; sent ${total} bytes`,
   );
+  const timeline = args.text("timeline");
+  if (timeline !== null) {
+    const times = result.times.map(({ startMs: start, endMs: end, ...of }) => ({
+      ...of,
+      start,
+      end,
+    }));
+    await writeWhole(timeline, planToSvg(plan, times));
+    say(`drew ${timeline}`);
+  }
   let comparison: Comparison | null = null;
   if (args.flag("verify")) {
     comparison = await compareWithReference({ compiled, inputs, sizes, result, say });
@@ -137,6 +152,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       ? comparison.outputs
       : Object.fromEntries([...result.tensors].map(([name, { shape }]) => [name, { shape }])),
     bytes_sent_per_rank: result.bytesSent,
+    messages_sent_per_rank: result.messagesSent,
     wall_ms: Math.round(wallMs * 1000) / 1000,
     ok: comparison ? comparison.ok : true,
     ...(comparison ? { reference: comparison.reference, tolerance: comparison.tolerance } : {}),
