@@ -13,5 +13,8 @@ export * from "./validate.ts";
 export { createCudaDevice } from "./devices/cuda.ts";
 export { createWebGpuDevice } from "./devices/webgpu.ts";
 export { runRanksInWorkers, WorkerTransport } from "./transports/worker.ts";
+export { launchOf } from "./launch.ts";
+export { type TcpOptions, tcpTransport } from "./transports/tcp.ts";
+export { runRankOverTcp } from "./transports/tcp-rank.ts";
 export { inProcessTransports } from "./transports/in-process.ts";
 export { createCpuDevice } from "./devices/cpu.ts";

@@ -24,6 +24,8 @@ export interface RankRun {
   /** The attention's inputs, token tensors cut to this rank's tokens, and `initial_*` where given. */
   readonly inputs: ReadonlyMap<string, HostTensor>;
   readonly sizes: LaunchSizes;
+  /** Told of every step that begins: `7 (recv initial_S from 1)`. */
+  readonly onStep?: (step: string) => void;
 }
 
 export interface RankResult {
@@ -102,8 +104,10 @@ class RankRunner {
 
   private async step(step: Step): Promise<void> {
     const startMs = performance.now() - this.started;
+    const name = `${step.id} (${describeStep(step)})`;
+    this.context.onStep?.(name);
     await this.execute(step).catch((error: unknown) => {
-      const text = `${(error as Error).message}, in step ${step.id} (${describeStep(step)})`;
+      const text = `${(error as Error).message}, in step ${name}`;
       throw new Error(text, { cause: error });
     });
     const endMs = performance.now() - this.started;

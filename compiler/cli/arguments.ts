@@ -26,6 +26,8 @@ const optionTypes = {
   schedule: "string",
   transport: "string",
   timeout: "string",
+  "connect-timeout": "string",
+  bind: "string",
   timeline: "string",
   input: "string",
   output: "string",

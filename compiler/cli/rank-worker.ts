@@ -2,7 +2,12 @@
 import { parentPort, workerData } from "node:worker_threads";
 import type { Device } from "../../runtime/device.ts";
 import { runRank } from "../../runtime/run.ts";
-import { type RankJob, type RankReport, WorkerTransport } from "../../runtime/transports/worker.ts";
+import {
+  type RankJob,
+  type RankReport,
+  type RankStep,
+  WorkerTransport,
+} from "../../runtime/transports/worker.ts";
 import { type DeviceName, makeDevice } from "./devices.ts";
 
 const job = workerData as RankJob;
@@ -15,7 +20,8 @@ async function run(): Promise<RankReport> {
     device = await makeDevice(job.device as DeviceName, job.options);
     const encoder = new TextEncoder();
     await device.load({ manifest, read: (path) => encoder.encode(files.get(path)) });
-    const result = await runRank({ plan, manifest, device, transport, inputs, sizes });
+    const onStep = (step: string) => parentPort!.postMessage({ step } satisfies RankStep);
+    const result = await runRank({ plan, manifest, device, transport, inputs, sizes, onStep });
     return { ok: true, result };
   } catch (error) {
     transport.abort((error as Error).message);

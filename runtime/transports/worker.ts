@@ -18,7 +18,8 @@ import type { Manifest, RankPlan } from "../plan.ts";
 import { Mailbox, failureOf, firstCause } from "../mailbox.ts";
 import { type Transport, defaultTimeoutMs } from "../transport.ts";
 
-type Message =
+/** What goes through the ports between ranks' threads. */
+export type RankMessage =
   | { readonly kind: "bytes"; readonly tag: number; readonly memory: SharedArrayBuffer }
   | { readonly kind: "abort"; readonly reason: string };
 
@@ -44,7 +45,12 @@ export interface RankJob {
 /** What a rank's thread sends back, once. */
 export type RankReport =
   | { readonly ok: true; readonly result: RankResult }
-  | { readonly ok: false; readonly error: string };
+  | { readonly ok: false; readonly error: string; readonly died?: string };
+
+/** What a rank's thread sends while it runs: the step that begins. */
+export interface RankStep {
+  readonly step: string;
+}
 
 /** The transport of one rank over ports. Rejects on another size, an abort, or when time is up. */
 export class WorkerTransport implements Transport {
@@ -61,7 +67,7 @@ export class WorkerTransport implements Transport {
     this.ports = ports;
     this.mailbox = new Mailbox(rank, timeoutMs);
     ports.forEach((port, from) => {
-      port.on("message", (message: Message) => {
+      port.on("message", (message: RankMessage) => {
         if (message.kind === "abort") this.mailbox.fail(new Error(message.reason));
         else this.mailbox.put(from, message.tag, new Uint8Array(message.memory));
       });
@@ -74,7 +80,7 @@ export class WorkerTransport implements Transport {
     new Uint8Array(memory).set(bytes);
     this.bytesSent += bytes.byteLength;
     this.messagesSent += 1;
-    this.ports[to]!.postMessage({ kind: "bytes", tag, memory } satisfies Message);
+    this.ports[to]!.postMessage({ kind: "bytes", tag, memory } satisfies RankMessage);
   }
 
   recv(from: number, tag: number, sizeBytes: number): Promise<Uint8Array> {
@@ -84,7 +90,7 @@ export class WorkerTransport implements Transport {
   abort(reason: string): void {
     const failure = failureOf(this.rank, reason);
     this.mailbox.fail(failure);
-    const message: Message = { kind: "abort", reason: failure.message };
+    const message: RankMessage = { kind: "abort", reason: failure.message };
     this.ports.forEach((port, to) => {
       if (to !== this.rank) port.postMessage(message);
     });
@@ -122,7 +128,7 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
   }
   const abortOthers = (rank: number, reason: string) =>
     controls.forEach((port, other) => {
-      if (other !== rank) port.postMessage({ kind: "abort", reason } satisfies Message);
+      if (other !== rank) port.postMessage({ kind: "abort", reason } satisfies RankMessage);
     });
   checkSizes(run);
   const whole = { ...run, mesh: run.plan.mesh };
@@ -140,7 +146,11 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
         ports: ports[rank]!,
         timeoutMs: run.timeoutMs ?? defaultTimeoutMs,
       };
-      return startRank(run.entry, job, (reason) => abortOthers(rank, reason));
+      const { report } = startRank(run.entry, job);
+      return report.then((found) => {
+        if (!found.ok && found.died) abortOthers(rank, failureOf(rank, found.died).message);
+        return found;
+      });
     }),
   );
   for (const port of controls) port.close();
@@ -150,27 +160,23 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
   return joinResults(run, results);
 }
 
-function startRank(
-  entry: URL,
-  job: RankJob,
-  onDeath: (reason: string) => void,
-): Promise<RankReport> {
-  return new Promise((resolve) => {
-    const { rank } = job.plan;
-    const worker = new Worker(entry, { workerData: job, transferList: [...job.ports] as never });
-    let reported = false;
-    const report = (result: RankReport) => {
-      if (reported) return;
-      reported = true;
-      resolve(result);
-    };
-    const died = (why: string) => {
-      if (reported) return;
-      onDeath(failureOf(rank, why).message);
-      report({ ok: false, error: `rank ${rank}: ${why}` });
-    };
-    worker.on("message", (result: RankReport) => report(result));
+/** A rank in a thread. A thread that dies without a report gets one that says so. */
+export function startRank(entry: URL, job: RankJob) {
+  const { rank } = job.plan;
+  const worker = new Worker(entry, { workerData: job, transferList: [...job.ports] as never });
+  let onStep = (_step: string) => {};
+  const report = new Promise<RankReport>((resolve) => {
+    const died = (why: string) => resolve({ ok: false, error: `rank ${rank}: ${why}`, died: why });
+    worker.on("message", (message: RankReport | RankStep) => {
+      if ("step" in message) onStep(message.step);
+      else resolve(message);
+    });
     worker.on("error", (error) => died((error as Error).message));
     worker.on("exit", (code) => died(`its thread ended with code ${code}`));
   });
+  return {
+    report,
+    onStep: (listener: (step: string) => void) => void (onStep = listener),
+    stop: () => worker.terminate(),
+  };
 }

@@ -1,5 +1,6 @@
 /** laspc run: compile and execute, on one device or a ring of them; --verify against the reference. */
 import { availableParallelism } from "node:os";
+import { runRankOverTcp } from "../../../runtime/transports/tcp-rank.ts";
 import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { decode } from "../../../runtime/decode.ts";
@@ -8,6 +9,7 @@ import { planOf, scheduleNames } from "../../schedule/index.ts";
 import { planToSvg } from "../../schedule/svg.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
+import { launchHere, lostSignal, startRanks } from "../launch.ts";
 import { compileFile, readSource, say, writeWhole } from "../files.ts";
 import { type Data, checkRanges, gatherInputs, writeOutputs } from "../data.ts";
 import { type Comparison, compareWithReference } from "../reference.ts";
@@ -31,6 +33,8 @@ export async function run(argv: readonly string[]): Promise<number> {
       "segment",
       "transport",
       "timeout",
+      "connect-timeout",
+      "bind",
       "timeline",
       "verify",
       "json",
@@ -47,9 +51,22 @@ export async function run(argv: readonly string[]): Promise<number> {
   const overlap = args.flag("overlap");
   const steps = args.integer("steps", 0, 0);
   const source = await readSource(args.file("run"));
-  const mesh = args.mesh(1);
+  const launched = launchHere();
+  const transport = args.choice(
+    "transport",
+    ["in-process", "worker", "tcp"],
+    launched && launched.ranks > 1 ? "tcp" : "in-process",
+  );
+  const launch = transport === "tcp" ? launched : null;
+  const mesh = args.mesh(launch?.ranks ?? 1);
   const ranks = mesh.seq * mesh.data;
   const schedule = args.choice("schedule", [...scheduleNames, "auto"], "auto");
+  if (transport === "tcp" && !launch) return startRanks(ranks, argv);
+  if (launch && launch.ranks !== ranks) {
+    throw new UsageError(`${ranks} devices are asked for, but ${launch.ranks} ranks were started`);
+  }
+  // Ranks beside the first compute, and leave the talking to it.
+  const talk = launch && launch.rank > 0 ? () => {} : say;
   const names = devicesFor(args.text("device") ?? "cpu", ranks);
   const data: Data = await gatherInputs(args, source);
   const started = performance.now();
@@ -72,27 +89,26 @@ export async function run(argv: readonly string[]): Promise<number> {
     throw new UsageError("--steps decodes sequences of one length, without --cu-seqlens");
   }
   const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, mesh, backward, overlap);
-  say(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
-  for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
+  talk(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
+  for (const note of compiled.notes) talk(`  ${note.pass}: ${note.message}`);
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
   // Ranks of one kind share a device: its queue and its threads are the machine's, not the rank's.
-  const transport = args.choice("transport", ["in-process", "worker"], "in-process");
   const timeoutMs = args.seconds("timeout", 60) * 1000;
   const poison = args.flag("verify");
   const segment = args.segment();
   const opened = new Map<string, Awaited<ReturnType<typeof openDevice>>>();
-  for (const name of new Set(transport === "worker" ? [] : names)) {
+  for (const name of new Set(transport === "in-process" ? names : [])) {
     opened.set(name, await openDevice(name, compiled, { threads, poison, segment }));
     say(`  ${opened.get(name)!.description}`);
   }
   const devices = names.flatMap((name) => opened.get(name) ?? []);
   const begun = performance.now();
-  let result: RanksResult;
+  let result: RanksResult | null;
   try {
     if (steps > 0) {
       const tensors = await decode({ manifest, device: devices[0]!, inputs, sizes, steps });
       result = { tensors, bytesSent: [0], messagesSent: [0], times: [] };
-    } else if (transport === "worker") {
+    } else if (transport !== "in-process") {
       // Each rank has a device of its own, so the cores are shared out between them.
       const share = threads ?? Math.max(1, Math.floor(availableParallelism() / ranks));
       const options = { threads: share, poison, segment };
@@ -100,7 +116,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       if (names.includes("webgpu")) await (await makeDevice("webgpu", options)).close();
       const entry = new URL("./rank-worker.js", import.meta.url);
       const { files } = compiled;
-      result = await runRanksInWorkers({
+      const job = {
         plan,
         manifest,
         inputs,
@@ -110,7 +126,18 @@ export async function run(argv: readonly string[]): Promise<number> {
         options,
         entry,
         timeoutMs,
-      });
+      };
+      result = launch
+        ? await runRankOverTcp({
+            ...job,
+            launch,
+            bind: args.text("bind") ?? "127.0.0.1",
+            token: process.env["LASPC_TOKEN"] ?? "",
+            connectTimeoutMs: args.seconds("connect-timeout", 60) * 1000,
+            description: { seed: String(args.integer("seed", 0)) },
+            signal: lostSignal(),
+          })
+        : await runRanksInWorkers(job);
     } else {
       const transports = inProcessTransports(ranks, { timeoutMs });
       result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
@@ -118,6 +145,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   } catch (error) {
     throw new UserError((error as Error).message);
   }
+  if (result === null) return 0;
   const wallMs = performance.now() - begun;
   await Promise.all([...opened.values()].map((device) => device.close()));
   const total = result.bytesSent.reduce((a, b) => a + b, 0);

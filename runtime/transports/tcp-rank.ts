@@ -1,0 +1,166 @@
+/**
+ * One rank in a process of its own. The rank's thread computes; this thread carries its messages and answers heartbeats,
+ * so that a long kernel holds up neither.
+ */
+import { createHash } from "node:crypto";
+import { MessageChannel, type MessagePort } from "node:worker_threads";
+import type { LaunchSizes } from "../device.ts";
+import { shapeOf } from "../device.ts";
+import { bytesOf } from "../dtype.ts";
+import type { Launch } from "../launch.ts";
+import { rankInputs, rankSizes } from "../mesh.ts";
+import { type Plan, type TensorSpec, worldSize } from "../plan.ts";
+import { type RankResult, type RanksResult, checkSizes, joinResults } from "../run.ts";
+import { readSafetensors, writeSafetensors } from "../safetensors.ts";
+import { defaultTimeoutMs } from "../transport.ts";
+import { connectRanks } from "./tcp/rendezvous.ts";
+import { type Frame, fromJson, toJson } from "./tcp/wire.ts";
+import { type RankMessage, type WorkersRun, startRank } from "./worker.ts";
+
+export interface TcpRun extends WorkersRun {
+  readonly launch: Launch;
+  readonly bind: string;
+  readonly token: string;
+  readonly connectTimeoutMs?: number;
+  /** More that must be the same on all ranks, such as the seed of their inputs. */
+  readonly description?: Readonly<Record<string, string>>;
+  readonly signal?: AbortSignal;
+}
+
+type Numbers = Omit<RankResult, "tensors">;
+
+/**
+ * Runs this process's rank: on rank 0 the joined result of all, elsewhere null, once rank 0 has everything.
+ * **Errors:** those of the rank and of its peers, with the rank and the step that this one was in.
+ */
+export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
+  const { launch, plan, manifest, sizes } = run;
+  const { rank, ranks } = launch;
+  if (ranks !== worldSize(plan.mesh)) {
+    throw new Error(`the plan is for ${worldSize(plan.mesh)} ranks, but ${ranks} were started`);
+  }
+  checkSizes(run);
+  let where = "before the first step";
+  const channels = plan.ranks.map(() => new MessageChannel());
+  const near = channels.map(({ port1 }) => port1 as unknown as MessagePort);
+  const collected = plan.ranks.map(
+    (): { numbers?: Numbers; tensors?: RankResult["tensors"] } => ({}),
+  );
+  let finish = () => {};
+  let lose = (_failure: Error) => {};
+  // All results on rank 0, rank 0's word that it has them elsewhere.
+  const finished = new Promise<void>((resolve) => (finish = resolve));
+  const lost = new Promise<never>((_, reject) => (lose = reject));
+  lost.catch(() => {});
+  const store = (from: number, part: { numbers?: Numbers; tensors?: RankResult["tensors"] }) => {
+    Object.assign(collected[from]!, part);
+    if (collected.every(({ numbers, tensors }) => numbers && tensors)) finish();
+  };
+  const onFrame = (from: number, { kind, tag, bytes }: Frame) => {
+    const memory = bytes.buffer as SharedArrayBuffer;
+    if (kind === "message") {
+      near[from]!.postMessage({ kind: "bytes", tag, memory } satisfies RankMessage);
+    } else if (kind === "result") store(from, { numbers: fromJson(bytes) });
+    else if (kind === "tensors") store(from, { tensors: readSafetensors(bytes.slice()) });
+    else if (kind === "done" && from === 0) finish();
+  };
+  const closePorts = () => channels.forEach(({ port1, port2 }) => (port1.close(), port2.close()));
+  const inputs = rankInputs({ ...run, mesh: plan.mesh }, rank);
+  const links = await connectRanks({
+    ...launch,
+    bind: run.bind,
+    token: run.token,
+    timeoutMs: run.connectTimeoutMs ?? defaultTimeoutMs,
+    description: { ...descriptionOf(run), ...run.description },
+    limits: limitsOf(run),
+    onFrame,
+    onFailure: (failure) => lose(failure),
+    ...(run.signal ? { signal: run.signal } : {}),
+  }).catch((error: unknown) => {
+    closePorts();
+    throw new Error(`rank ${rank}: ${(error as Error).message}, ${where}`, { cause: error });
+  });
+  run.signal?.addEventListener("abort", () => links.fail(new Error(String(run.signal!.reason))));
+  near.forEach((port, to) => {
+    port.on("message", (message: RankMessage) => {
+      if (message.kind !== "bytes") return;
+      links.send(to, "message", message.tag, new Uint8Array(message.memory)).catch(lose);
+    });
+  });
+  const worker = startRank(run.entry, {
+    plan: plan.ranks[rank]!,
+    ranks,
+    manifest,
+    files: run.files,
+    device: run.devices[rank]!,
+    options: run.options,
+    inputs,
+    sizes: rankSizes(sizes, plan.mesh, rank),
+    ports: channels.map(({ port2 }) => port2 as unknown as MessagePort),
+    timeoutMs: run.timeoutMs ?? defaultTimeoutMs,
+  });
+  worker.onStep((step) => (where = `in step ${step}`));
+  try {
+    const report = await Promise.race([worker.report, lost]);
+    if (!report.ok) throw new Error(report.error);
+    where = "after the last step";
+    const { tensors, ...numbers } = report.result;
+    store(rank, { numbers, tensors });
+    if (rank > 0) {
+      await links.send(0, "result", 0, toJson(numbers));
+      await links.send(0, "tensors", 0, writeSafetensors(tensors));
+    }
+    await Promise.race([finished, lost]);
+    const done = plan.ranks
+      .slice(1)
+      .map((peer) => rank === 0 && links.send(peer.rank, "done", 0, none));
+    await links.close(Promise.all(done));
+  } catch (error) {
+    const { message } = error as Error;
+    // The thread's own errors name the step already.
+    const text = message.startsWith(`rank ${rank}: `)
+      ? message
+      : `rank ${rank}: ${message}, ${where}`;
+    await links.abort(text.slice(`rank ${rank}: `.length));
+    void worker.stop();
+    throw new Error(text, { cause: error });
+  } finally {
+    closePorts();
+  }
+  if (rank > 0) return null;
+  return joinResults(
+    run,
+    collected.map(({ numbers, tensors }) => ({ ...numbers!, tensors: tensors! })),
+  );
+}
+
+const none = new Uint8Array();
+
+function descriptionOf({ manifest, plan, sizes }: TcpRun): Record<string, string> {
+  const hash = (value: unknown) =>
+    createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);
+  const { B, H, T } = sizes;
+  return {
+    ranks: String(worldSize(plan.mesh)),
+    program: `${manifest.name} ${hash(manifest)}`,
+    plan: `${plan.schedule} ${hash(plan)}`,
+    sizes: `B=${B}, H=${H}, T=${T} ${hash(sizes)}`,
+  };
+}
+
+/** No buffer of a rank is larger than that of the whole sequence would be. */
+function limitsOf({ manifest, plan, sizes }: TcpRun): { message: number; tensors: number } {
+  const whole = (spec: TensorSpec) => bytesOf(spec.dtype, shapeOf(spec, sizes));
+  const outputs = manifest.forms.flatMap((form) => form.outputs.map(whole));
+  return {
+    message: largestBuffer(plan, sizes),
+    tensors: 65_536 + outputs.reduce((sum, size) => sum + size, 0),
+  };
+}
+
+function largestBuffer(plan: Plan, sizes: LaunchSizes): number {
+  const specs = plan.ranks.flatMap(({ steps }) =>
+    steps.flatMap((step) => (step.kind === "alloc" ? [step.spec] : [])),
+  );
+  return Math.max(0, ...specs.map((spec) => bytesOf(spec.dtype, shapeOf(spec, sizes))));
+}
