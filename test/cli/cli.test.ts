@@ -75,8 +75,10 @@ describe("exit codes", () => {
     [0, ["run", retention, "--backward", "--devices", "2", ...small]],
     [2, ["run", retention, "--segment", "0", ...small]],
     [2, ["run", retention, "--schedule", "carousel", ...small]],
-    [1, ["run", bothSides, "--backward", "--devices", "2", ...small]],
-    [1, ["run", bothSides, "--schedule", "allgather", "--devices", "2", ...small]],
+    [0, ["run", bothSides, "--backward", "--devices", "2", "--verify", ...small]],
+    [0, ["run", bothSides, "--schedule", "allgather", "--mesh", "seq=2,data=2", ...small]],
+    [2, ["run", retention, "--mesh", "seq=2,model=2", ...small]],
+    [2, ["run", retention, "--mesh", "seq=2,data=2", "--devices", "3", ...small]],
     [1, ["explain", "no-such-code"]],
   ])("%d for %j", (status, args) => {
     const run = laspc(...args);
@@ -431,6 +433,6 @@ describe("the rest", () => {
       "K=4,V=4",
     );
     expect(status).toBe(0);
-    expect(stdout).toContain("ok (30 runs)");
+    expect(stdout).toContain("ok (54 runs)");
   });
 });
