@@ -45,6 +45,7 @@ const optionTypes = {
   svg: "string",
   segment: "string",
   simulate: "string",
+  "device-speed": "string",
   compile: "boolean",
   passes: "string",
   check: "boolean",

@@ -47,7 +47,7 @@ const commands: Readonly<Record<string, Command>> = {
   plan: {
     summary: "the communication schedule for N devices",
     usage:
-      "plan FILE --devices N [--mesh seq=4,data=2] [--schedule auto|ring|allgather|allscan|tree] [--backward] [--overlap] [--entry NAME] [--dim ...] [--svg F] [--json]",
+      "plan FILE --devices N [--mesh seq=4,data=2] [--schedule auto|ring|allgather|allscan|tree] [--backward] [--overlap] [--entry NAME] [--dim ...] [--svg F] [--simulate nvlink|infiniband|dgx-a100|ethernet|loopback] [--device-speed h200|a100|F.json] [--json]",
     load: () => import("./commands/plan.ts"),
   },
   bench: {

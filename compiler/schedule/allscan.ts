@@ -12,7 +12,7 @@
 import type { Lane } from "./lane.ts";
 
 /** Blocks of a state. More hide more of its length and add latencies: about sqrt(P s / (bandwidth latency)). */
-const blocks = 4;
+export const blocks = 4;
 
 export function allscan(lane: Lane): void {
   const { place, isFirst, isLast, own, result } = lane;

@@ -162,7 +162,9 @@ export function messagesOf(step: Step, rank: number) {
       return { sends: [], waits: [channel(step.from, rank, step.tag)], peers: [step.from] };
     case "allgather":
     case "allreduce": {
-      const peers = step.group.filter((other) => other !== rank);
+      // Each begins with the rank behind it, so that no two send to one rank at a time.
+      const place = step.group.indexOf(rank);
+      const peers = [...step.group.slice(place + 1), ...step.group.slice(0, place)];
       return {
         sends: peers.map((other) => channel(rank, other, step.tag)),
         waits: peers.map((other) => channel(other, rank, step.tag)),

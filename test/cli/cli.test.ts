@@ -360,6 +360,28 @@ describe("the rest", () => {
     ).toBe(3);
   });
 
+  test("plan --simulate costs every schedule on a fabric", () => {
+    const common = ["plan", retention, "--devices", "4", "--simulate", "infiniband"];
+    const { stdout, status } = laspc(...common, "--dim", "T=2048,H=2");
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^retention on 4 x h200, infiniband: B=1 T=2048 H=2 K=128 V=128 bf16/);
+    expect(stdout).toMatch(/^ring +\d+\.\d+ ms +128 KiB +128 KiB/m);
+    expect(stdout).toMatch(/device 3 {2}launch forward.*\n$/);
+    const report = JSON.parse(laspc(...common, "--dim", "T=2048,H=2", "--json").stdout);
+    const [ring] = report.schedules;
+    expect(ring).toMatchObject({
+      schedule: "ring",
+      bytes_sent_per_rank: [131072, 131072, 131072, 0],
+    });
+    expect(ring.critical_path.at(-1)).toMatchObject({
+      rank: 3,
+      step: "launch forward",
+      end: ring.seconds,
+    });
+    expect(laspc(...common, "--device-speed", "abacus").stderr).toMatch(/one of h200, a100/);
+    expect(laspc("plan", retention, "--simulate", "string").status).toBe(2);
+  });
+
   test("dump shows every level, after any pass", () => {
     const dump = (...args: string[]) => laspc("dump", retention, ...args).stdout;
     expect(JSON.parse(dump("--level", "ast")).items[0].kind).toBe("attention");

@@ -1,9 +1,19 @@
-/** laspc plan: the schedule for N devices as text, JSON or SVG. */
+/** laspc plan: the schedule for N devices as text, JSON or SVG; --simulate costs it on a fabric. */
 import { printPlan } from "../../schedule/print.ts";
 import { planOf, scheduleNames } from "../../schedule/index.ts";
+import type { Sizes } from "../../schedule/sizes.ts";
 import { planToSvg } from "../../schedule/svg.ts";
-import { Arguments, UserError } from "../arguments.ts";
+import { Arguments } from "../arguments.ts";
 import { compileFile, readSource, say, writeWhole } from "../files.ts";
+import {
+  type Setting,
+  chosenSchedule,
+  deviceSpeedOf,
+  fabricOf,
+  printSimulation,
+  simulateAll,
+  simulationJson,
+} from "../simulation.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
@@ -19,11 +29,12 @@ export async function run(argv: readonly string[]): Promise<number> {
       "dtype",
       "svg",
       "simulate",
+      "device-speed",
       "json",
     ],
     "plan",
   );
-  if (args.text("simulate") !== null) throw new UserError("--simulate: there is no simulator yet");
+  if (args.text("simulate") !== null) return runSimulation(args);
   const schedule = args.choice("schedule", [...scheduleNames, "auto"], "auto");
   const backward = args.flag("backward");
   const overlap = args.flag("overlap");
@@ -34,13 +45,51 @@ export async function run(argv: readonly string[]): Promise<number> {
     overlap,
   });
   const mesh = args.mesh(2);
-  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, mesh, backward, overlap);
-  const svg = args.text("svg");
-  if (svg !== null) {
-    await writeWhole(svg, planToSvg(plan));
-    say(`drew ${svg}`);
-  }
+  const name = chosenSchedule(schedule, manifest, mesh, sizesOf(args), null);
+  const plan = planOf(manifest, name, mesh, backward, overlap);
+  await drawn(args, planToSvg(plan));
   if (args.flag("json")) process.stdout.write(`${JSON.stringify(plan, null, 2)}\n`);
   else process.stdout.write(printPlan(plan));
   return 0;
+}
+
+/** Every schedule on the fabric, in bf16 unless told otherwise: what devices that sit on one compute in. */
+async function runSimulation(args: Arguments): Promise<number> {
+  const schedule = args.choice("schedule", [...scheduleNames, "auto"], "auto");
+  const backward = args.flag("backward");
+  const dtype = args.text("dtype") === null ? "bf16" : args.dtype();
+  const source = await readSource(args.file("plan"));
+  const dims = { K: 128, V: 128 };
+  const { manifest } = await compileFile(source, args, [], { dims, dtype, backward });
+  const setting: Setting = {
+    manifest,
+    mesh: args.mesh(2),
+    backward,
+    sizes: sizesOf(args),
+    dtype,
+    ...fabricOf(args),
+    speed: await deviceSpeedOf(args),
+  };
+  const all = simulateAll(setting);
+  const chosen = chosenSchedule(schedule, manifest, setting.mesh, setting.sizes, setting.fabric);
+  const simulated = all.get(chosen);
+  if (simulated !== undefined && typeof simulated !== "string") {
+    await drawn(args, planToSvg(simulated.plan, simulated.times));
+  }
+  if (args.flag("json")) {
+    process.stdout.write(`${JSON.stringify(simulationJson(setting, all), null, 2)}\n`);
+  } else process.stdout.write(printSimulation(setting, chosen, all));
+  return 0;
+}
+
+function sizesOf(args: Arguments): Sizes {
+  const { B = 1, T = 65536, H = 16 } = args.dims();
+  return { B, T, H };
+}
+
+async function drawn(args: Arguments, svg: string): Promise<void> {
+  const path = args.text("svg");
+  if (path === null) return;
+  await writeWhole(path, svg);
+  say(`drew ${path}`);
 }

@@ -7,6 +7,8 @@ import { decode } from "../../../runtime/decode.ts";
 import { type RanksResult, runRanks } from "../../../runtime/run.ts";
 import { planOf, scheduleNames } from "../../schedule/index.ts";
 import { planToSvg } from "../../schedule/svg.ts";
+import { chosenSchedule } from "../simulation.ts";
+import { fabrics } from "../../schedule/fabrics.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
 import { launchHere, lostSignal, startRanks } from "../launch.ts";
@@ -88,7 +90,14 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (sizes.cuSeqlens && steps > 0) {
     throw new UsageError("--steps decodes sequences of one length, without --cu-seqlens");
   }
-  const plan = planOf(manifest, schedule === "auto" ? "ring" : schedule, mesh, backward, overlap);
+  const plan = planOf(
+    manifest,
+    // Between processes messages cost; inside one, copies that the ranks' devices wait for anyway.
+    chosenSchedule(schedule, manifest, mesh, sizes, transport === "tcp" ? fabrics.loopback : null),
+    mesh,
+    backward,
+    overlap,
+  );
   talk(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) talk(`  ${note.pass}: ${note.message}`);
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
@@ -173,7 +182,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     device: args.text("device") ?? "cpu",
     devices: ranks,
     mesh,
-    schedule: schedule === "auto" ? plan.schedule : schedule,
+    schedule: plan.schedule,
     dims: { B: sizes.B, H: sizes.H, T: sizes.T, ...manifest.dims },
     dtype: args.dtype(),
     outputs: comparison
