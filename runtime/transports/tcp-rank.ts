@@ -111,10 +111,7 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
       await links.send(0, "tensors", 0, writeSafetensors(tensors));
     }
     await Promise.race([finished, lost]);
-    const done = plan.ranks
-      .slice(1)
-      .map((peer) => rank === 0 && links.send(peer.rank, "done", 0, none));
-    await links.close(Promise.all(done));
+    await links.leave();
   } catch (error) {
     const { message } = error as Error;
     // The thread's own errors name the step already.
@@ -133,8 +130,6 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
     collected.map(({ numbers, tensors }) => ({ ...numbers!, tensors: tensors! })),
   );
 }
-
-const none = new Uint8Array();
 
 function descriptionOf({ manifest, plan, sizes }: TcpRun): Record<string, string> {
   const hash = (value: unknown) =>

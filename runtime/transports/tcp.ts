@@ -63,6 +63,6 @@ class TcpTransport implements Transport {
   }
 
   close(): Promise<void> {
-    return this.links.close();
+    return this.links.leave();
   }
 }

@@ -98,6 +98,17 @@ test("messages between two ranks, in order and counted, and a peer that goes", a
   await b!.close();
 });
 
+test("a peer that is done may go, and nobody minds", async () => {
+  const port = newPort();
+  const three = [0, 1, 2].map((rank) => tcpTransport(optionsOf(rank, port, { ranks: 3 })));
+  const [a, b, c] = await Promise.all(three);
+  await b!.close();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  await a!.send(2, 0, Uint8Array.of(4));
+  expect([...(await c!.recv(0, 0, 1))]).toEqual([4]);
+  await Promise.all([a!.close(), c!.close()]);
+});
+
 test("a frame longer than any message takes no memory and names its rank", async () => {
   const port = newPort();
   const waiting = tcpTransport(optionsOf(0, port));

@@ -20,6 +20,8 @@ export interface LinksOptions {
 export class Links {
   private readonly options: LinksOptions;
   private readonly peers = new Map<number, ByteReader>();
+  /** Peers that have said they are done: they may go. */
+  private readonly left = new Set<number>();
   private readonly heartbeat: NodeJS.Timeout;
   private failure: Error | null = null;
   private closing = false;
@@ -57,16 +59,18 @@ export class Links {
         const frame = await reader.frame(limitOf);
         if (frame.kind === "abort")
           return this.fail(new Error(Buffer.from(frame.bytes).toString()));
+        if (frame.kind === "done") this.left.add(peer);
         if (frame.kind !== "ping") this.options.onFrame(peer, frame);
       }
     } catch (error) {
-      this.fail(failureOf(peer, (error as Error).message));
+      if (!this.left.has(peer)) this.fail(failureOf(peer, (error as Error).message));
     }
   }
 
   private beat(): void {
     const now = performance.now();
     for (const [peer, reader] of this.peers) {
+      if (this.left.has(peer)) continue;
       if (now - reader.heardMs > silenceMs) {
         return this.fail(failureOf(peer, `nothing came from it for ${silenceMs / 1000} s`));
       }
@@ -82,6 +86,14 @@ export class Links {
     await writeFrame(peer.socket, kind, tag, bytes).catch((error: Error) => {
       throw this.failure ?? failureOf(to, error.message);
     });
+  }
+
+  /** Tells every peer that this rank needs nothing more of it, and closes. */
+  async leave(): Promise<void> {
+    const told = [...this.peers.values()].map(({ socket }) =>
+      socket.writable ? writeFrame(socket, "done", 0, new Uint8Array()).catch(() => {}) : null,
+    );
+    await this.close(Promise.all(told));
   }
 
   fail(failure: Error): void {
