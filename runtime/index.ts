@@ -16,5 +16,6 @@ export { runRanksInWorkers, WorkerTransport } from "./transports/worker.ts";
 export { launchOf } from "./launch.ts";
 export { type TcpOptions, tcpTransport } from "./transports/tcp.ts";
 export { runRankOverTcp } from "./transports/tcp-rank.ts";
+export { type SlowLink, slowTransport } from "./transports/slow.ts";
 export { inProcessTransports } from "./transports/in-process.ts";
 export { createCpuDevice } from "./devices/cpu.ts";

@@ -2,6 +2,7 @@
 import { parseArgs } from "node:util";
 import type { Architecture } from "../../codegen/cuda/target.ts";
 import type { Mesh } from "../../runtime/plan.ts";
+import type { SlowLink } from "../../runtime/transports/slow.ts";
 import type { SegmentTokens } from "../../runtime/segments.ts";
 import type { Dtype } from "../tensor/ir.ts";
 
@@ -26,6 +27,7 @@ const optionTypes = {
   schedule: "string",
   transport: "string",
   timeout: "string",
+  link: "string",
   "connect-timeout": "string",
   bind: "string",
   timeline: "string",
@@ -100,6 +102,24 @@ export class Arguments {
       throw new UsageError(`--${name} takes a whole number of at least ${low}, not \`${text}\``);
     }
     return value;
+  }
+
+  /** `--link latency=20ms,bandwidth=1GB/s`: what every message takes besides; null: nothing. */
+  link(): SlowLink | null {
+    const text = this.text("link");
+    if (text === null) return null;
+    const link = { latencyMs: 0, bandwidth: Infinity };
+    for (const part of text.split(",")) {
+      const latency = /^latency=(\d+(?:\.\d+)?)ms$/.exec(part);
+      const bandwidth = /^bandwidth=(\d+(?:\.\d+)?)([kMG])B\/s$/.exec(part);
+      if (latency) link.latencyMs = Number(latency[1]);
+      else if (bandwidth && Number(bandwidth[1]) > 0) {
+        link.bandwidth = Number(bandwidth[1]) * { k: 1e3, M: 1e6, G: 1e9 }[bandwidth[2]!]!;
+      } else {
+        throw new UsageError(`--link takes latency=20ms,bandwidth=1GB/s, not \`${text}\``);
+      }
+    }
+    return link;
   }
 
   /** A time above zero, in seconds. */

@@ -8,11 +8,13 @@ import {
   type RankStep,
   WorkerTransport,
 } from "../../runtime/transports/worker.ts";
+import { slowTransport } from "../../runtime/transports/slow.ts";
 import { type DeviceName, makeDevice } from "./devices.ts";
 
 const job = workerData as RankJob;
 const { plan, manifest, files, inputs, sizes } = job;
-const transport = new WorkerTransport(plan.rank, job.ports, job.timeoutMs);
+const own = new WorkerTransport(plan.rank, job.ports, job.timeoutMs);
+const transport = job.link ? slowTransport(own, job.link) : own;
 
 async function run(): Promise<RankReport> {
   let device: Device | null = null;

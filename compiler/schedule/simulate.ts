@@ -9,7 +9,7 @@
 import { chainEnds, cotangentsOf } from "../../runtime/plan.ts";
 import type { Manifest, Part, Plan, Step, TensorSpec } from "../../runtime/plan.ts";
 import { launchSeconds } from "./cost.ts";
-import { type DeviceSpeed, type Fabric, linkBetween } from "./fabrics.ts";
+import { type DeviceSpeed, type Fabric, type Link, linkBetween } from "./fabrics.ts";
 import { type Sizes, bytesOf, shareOf } from "./sizes.ts";
 import { messagesOf } from "./verify.ts";
 
@@ -67,6 +67,16 @@ interface Message {
   readonly sent: Done;
 }
 
+/** A message that leaves at a time, when its sender has no other to send. */
+interface Leaving {
+  readonly at: number;
+  readonly key: string;
+  readonly to: number;
+  readonly bytes: number;
+  readonly link: Link;
+  readonly sent: Done;
+}
+
 const streams = ["compute", "transfer"] as const;
 
 class Simulator {
@@ -74,6 +84,7 @@ class Simulator {
   /** Two for each rank. */
   private readonly queues: readonly Queue[];
   private readonly messages = new Map<string, Message[]>();
+  private readonly leaving: Leaving[] = [];
   /** Steps whose messages are on their way, and when the last of them has left. */
   private readonly posted = new Map<Step, number>();
   private readonly portFree: number[];
@@ -123,6 +134,12 @@ class Simulator {
       let first: Queue | null = null;
       for (const queue of this.queues) {
         if (queue.next && (!first || queue.next.start < first.next!.start)) first = queue;
+      }
+      const message = this.earliest();
+      if (message && (!first || message.at <= first.next!.start)) {
+        this.carry(message);
+        this.look(message.to);
+        continue;
       }
       if (first === null) break;
       const { rank, steps } = first;
@@ -206,14 +223,25 @@ class Simulator {
       const link = linkBetween(this.machine.fabric, rank, to);
       const leaving = bytes / link.bytesPerS;
       const sent = { rank, step: step.id, start, end: at + leaving, cause };
-      const arrival = Math.max(at + link.latencyS, this.portFree[to]!) + leaving;
+      this.leaving.push({ at, key, to, bytes, link, sent });
       at = sent.end;
-      this.portFree[to] = arrival;
       this.bytesSent[rank]! += bytes;
-      this.bytesReceived[to]! += bytes;
-      this.messages.set(key, [...(this.messages.get(key) ?? []), { arrival, sent }]);
     });
     this.posted.set(step, at);
+  }
+
+  private earliest(): Leaving | null {
+    return this.leaving.reduce<Leaving | null>((a, b) => (a && a.at <= b.at ? a : b), null);
+  }
+
+  /** A message reaches the port of its receiver, behind those that left before it. */
+  private carry(message: Leaving): void {
+    const { at, key, to, bytes, link, sent } = message;
+    this.leaving.splice(this.leaving.indexOf(message), 1);
+    const arrival = Math.max(at + link.latencyS, this.portFree[to]!) + bytes / link.bytesPerS;
+    this.portFree[to] = arrival;
+    this.bytesReceived[to]! += bytes;
+    this.messages.set(key, [...(this.messages.get(key) ?? []), { arrival, sent }]);
   }
 
   private launchSeconds(formName: string, rank: number, part?: Part): number {

@@ -97,6 +97,7 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
     inputs,
     sizes: rankSizes(sizes, plan.mesh, rank),
     ports: channels.map(({ port2 }) => port2 as unknown as MessagePort),
+    link: run.link ?? null,
     timeoutMs: run.timeoutMs ?? defaultTimeoutMs,
   });
   worker.onStep((step) => (where = `in step ${step}`));

@@ -15,6 +15,7 @@ import type { LaunchSizes } from "../device.ts";
 import { rankInputs, rankSizes } from "../mesh.ts";
 import type { SegmentTokens } from "../segments.ts";
 import type { Manifest, RankPlan } from "../plan.ts";
+import type { SlowLink } from "./slow.ts";
 import { Mailbox, failureOf, firstCause } from "../mailbox.ts";
 import { type Transport, defaultTimeoutMs } from "../transport.ts";
 
@@ -40,6 +41,8 @@ export interface RankJob {
   /** A port to every other rank, and to whoever started the threads under its own rank. */
   readonly ports: readonly MessagePort[];
   readonly timeoutMs: number;
+  /** Makes every message take longer. */
+  readonly link?: SlowLink | null;
 }
 
 /** What a rank's thread sends back, once. */
@@ -109,6 +112,7 @@ export interface WorkersRun extends Omit<RanksRun, "devices" | "transports"> {
   readonly devices: readonly string[];
   readonly options: RankJob["options"];
   readonly timeoutMs?: number;
+  readonly link?: SlowLink | null;
 }
 
 /** Like `runRanks`, every rank in a thread of its own. A thread that dies fails all, with its name. */
@@ -144,6 +148,7 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
         inputs: rankInputs(whole, rank),
         sizes: rankSizes(run.sizes, run.plan.mesh, rank),
         ports: ports[rank]!,
+        link: run.link ?? null,
         timeoutMs: run.timeoutMs ?? defaultTimeoutMs,
       };
       const { report } = startRank(run.entry, job);

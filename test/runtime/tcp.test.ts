@@ -46,7 +46,7 @@ test("four processes give the numbers of one", () => {
     const { wall_ms: _wall, ...report } = JSON.parse(stdout) as { wall_ms: number };
     return report;
   };
-  expect(run("--transport", "tcp")).toEqual(run());
+  expect(run("--transport", "tcp", "--schedule", "ring")).toEqual(run());
 });
 
 test("processes that a launcher starts: rank 0 speaks, the others are silent", async () => {

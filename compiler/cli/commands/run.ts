@@ -2,6 +2,7 @@
 import { availableParallelism } from "node:os";
 import { runRankOverTcp } from "../../../runtime/transports/tcp-rank.ts";
 import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
+import { slowTransport } from "../../../runtime/transports/slow.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { decode } from "../../../runtime/decode.ts";
 import { type RanksResult, runRanks } from "../../../runtime/run.ts";
@@ -35,6 +36,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "segment",
       "transport",
       "timeout",
+      "link",
       "connect-timeout",
       "bind",
       "timeline",
@@ -135,6 +137,7 @@ export async function run(argv: readonly string[]): Promise<number> {
         options,
         entry,
         timeoutMs,
+        link: args.link(),
       };
       result = launch
         ? await runRankOverTcp({
@@ -148,7 +151,10 @@ export async function run(argv: readonly string[]): Promise<number> {
           })
         : await runRanksInWorkers(job);
     } else {
-      const transports = inProcessTransports(ranks, { timeoutMs });
+      const link = args.link();
+      const transports = inProcessTransports(ranks, { timeoutMs }).map((one) =>
+        link ? slowTransport(one, link) : one,
+      );
       result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
     }
   } catch (error) {
