@@ -163,9 +163,14 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (result === null) return 0;
   const wallMs = performance.now() - begun;
   await Promise.all([...opened.values()].map((device) => device.close()));
+  // From when the last rank began: processes do not start together.
+  const begins = plan.ranks.map(({ rank }) =>
+    Math.min(...result.times.flatMap((time) => (time.rank === rank ? [time.startMs] : []))),
+  );
+  const stepsMs = Math.max(0, ...result.times.map(({ endMs }) => endMs - Math.max(...begins)));
   const total = result.bytesSent.reduce((a, b) => a + b, 0);
   say(
-    `ran on ${ranks} device${ranks === 1 ? "" : "s"} in ${wallMs.toFixed(1)} ms; sent ${total} bytes`,
+    `ran on ${ranks} device${ranks === 1 ? "" : "s"} in ${wallMs.toFixed(1)} ms, steps took ${stepsMs.toFixed(1)} ms; sent ${total} bytes`,
   );
   const timeline = args.text("timeline");
   if (timeline !== null) {
