@@ -10,6 +10,7 @@ export * from "./artifact.ts";
 export * from "./npy.ts";
 export * from "./safetensors.ts";
 export * from "./validate.ts";
+export * from "./layout.ts";
 export { createCudaDevice } from "./devices/cuda.ts";
 export { createWebGpuDevice } from "./devices/webgpu.ts";
 export { runRanksInWorkers, WorkerTransport } from "./transports/worker.ts";

@@ -166,12 +166,21 @@ interface StepBase {
   /** Steps of one stream run in order; different streams may overlap. */
   readonly stream: "compute" | "transfer";
 }
+/**
+ * Which part of the sequence's tensors a rank has. Of tokens: `tokens` its own, of all heads; `heads` all tokens of its
+ * share of the heads; `whole` all; a number those that this rank has as its own. Of heads and states, which have
+ * no tokens: its share in `heads`, else all; with a number, nobody else has them.
+ */
+export type Layout = "tokens" | "heads" | "whole" | number;
+
 /** A buffer of this rank; `zero`: filled with zeros, else undefined. */
 export interface AllocStep extends StepBase {
   readonly kind: "alloc";
   readonly buffer: string;
   readonly spec: TensorSpec;
   readonly zero: boolean;
+  /** Without it `tokens`. */
+  readonly layout?: Layout;
 }
 /**
  * Block `index` of `of` of the rows of states, a row being one pair of a sequence and a head: of n rows those from
@@ -187,6 +196,8 @@ export interface LaunchStep extends StepBase {
   readonly form: string;
   readonly args: Readonly<Record<string, string>>;
   readonly part?: Part;
+  /** Of all its tensors. */
+  readonly layout?: Layout;
 }
 export interface SendStep extends StepBase {
   readonly kind: "send";
@@ -217,12 +228,32 @@ export interface AllreduceStep extends StepBase {
   readonly group: readonly number[];
   readonly tag: number;
 }
+/**
+ * Moves a tensor to another layout; every rank of the plan takes part. `tokens` to `heads` is an all-to-all, `tokens` to
+ * `whole` an all-gather. `buffer` is null on a rank that has none of it before, `into` on one that has none after.
+ */
+export interface ReshardStep extends StepBase {
+  readonly kind: "reshard";
+  readonly buffer: string | null;
+  readonly into: string | null;
+  readonly spec: TensorSpec;
+  readonly from: Layout;
+  readonly to: Layout;
+  readonly tag: number;
+}
 export interface FreeStep extends StepBase {
   readonly kind: "free";
   readonly buffer: string;
 }
 export type Step =
-  AllocStep | LaunchStep | SendStep | RecvStep | AllgatherStep | AllreduceStep | FreeStep;
+  | AllocStep
+  | LaunchStep
+  | SendStep
+  | RecvStep
+  | AllgatherStep
+  | AllreduceStep
+  | ReshardStep
+  | FreeStep;
 
 /**
  * Buffers that exist before a plan starts, by name: the attention's inputs (token tensors cut to this

@@ -4,8 +4,10 @@ import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts"
 import { shapeOf } from "./device.ts";
 import { elementsOf, fromNumbers, newData, toNumbers } from "./dtype.ts";
 import { firstCause } from "./mailbox.ts";
+import { type Sizes, layoutProblem, partOf, sizesIn } from "./layout.ts";
 import { cutAxis, cutOf, joinTensors, rankInputs, rankSizes } from "./mesh.ts";
-import type { Dtype, LaunchStep, Manifest, Part, Plan, RankPlan, Step } from "./plan.ts";
+import type { Dtype, LaunchStep, Layout, Manifest, Part, Plan, RankPlan, Step } from "./plan.ts";
+import { reshard } from "./reshard.ts";
 import type { Transport } from "./transport.ts";
 
 /** When a step ran, in milliseconds since the rank started. */
@@ -96,6 +98,19 @@ class RankRunner {
     };
   }
 
+  private get whole(): Sizes {
+    return { ...this.context.sizes, T: this.context.sizes.T_total };
+  }
+
+  private sizesOf(layout: Layout | undefined): LaunchSizes {
+    const { sizes, plan, transport } = this.context;
+    if (layout === undefined || layout === "tokens") return sizes;
+    const { T, H, heads } = sizesIn(layout, this.whole, plan.rank, transport.ranks);
+    const isPart = typeof layout === "number";
+    const token_offset = isPart ? partOf(sizes.T_total, layout, transport.ranks).from : 0;
+    return { ...sizes, T, H, heads: heads ?? {}, token_offset };
+  }
+
   private buffer(name: string): DeviceBuffer {
     const buffer = this.buffers.get(name);
     if (!buffer) throw new Error(`the plan uses ${name} before it exists`);
@@ -115,12 +130,16 @@ class RankRunner {
   }
 
   private async execute(step: Step): Promise<void> {
-    const { device, sizes, transport } = this.context;
+    const { device, transport } = this.context;
     switch (step.kind) {
       case "alloc":
         this.buffers.set(
           step.buffer,
-          await device.alloc(step.spec.dtype, shapeOf(step.spec, sizes), step.zero),
+          await device.alloc(
+            step.spec.dtype,
+            shapeOf(step.spec, this.sizesOf(step.layout)),
+            step.zero,
+          ),
         );
         return;
       case "free":
@@ -130,7 +149,7 @@ class RankRunner {
       case "launch":
         return step.part
           ? this.launchPart(step, step.part)
-          : this.launch(step, this.buffers, sizes);
+          : this.launch(step, this.buffers, this.sizesOf(step.layout));
       case "send":
         return transport.send(step.to, step.tag, await this.bytes(step.buffer, step.part));
       case "recv": {
@@ -149,6 +168,12 @@ class RankRunner {
           into.set(all[place]!);
           await this.write(name, data);
         }
+        return;
+      }
+      case "reshard": {
+        const tensor = step.buffer === null ? null : await this.read(step.buffer);
+        const result = await reshard({ step, whole: this.whole, transport, tensor });
+        if (step.into !== null && result !== null) await this.write(step.into, result);
         return;
       }
       case "allreduce": {
@@ -245,6 +270,8 @@ export function describeStep(step: Step): string {
       return `send ${step.buffer} to ${step.to}`;
     case "recv":
       return `recv ${step.buffer} from ${step.from}`;
+    case "reshard":
+      return `reshard ${step.spec.name} to ${step.to}`;
     default:
       return `${step.kind} ${step.buffer}`;
   }
@@ -326,6 +353,15 @@ export function checkSizes({
     throw new Error(
       `${manifest.name} counts tokens: packed sequences of it are not cut over devices`,
     );
+  }
+  const moves = plan.ranks.some(({ steps }) => steps.some(({ kind }) => kind === "reshard"));
+  const turns = plan.schedule === "ring-attention";
+  if (sizes.cuSeqlens && (moves || turns)) {
+    throw new Error(`${plan.schedule} takes sequences of one length, not packed ones`);
+  }
+  for (const rank of plan.ranks) {
+    const problem = layoutProblem(rank, manifest, sizes, plan.ranks.length);
+    if (problem !== null) throw new Error(problem);
   }
 }
 

@@ -87,20 +87,39 @@ const code = record({
   files: list(path),
   forms: list(record({ form: name, kernels: list(kernel), workspaces: list(tensor) })),
 });
+const layout: Check = (value, at) =>
+  (typeof value === "string" ? oneOf("tokens", "heads", "whole") : count)(value, at);
 const part = optional(record({ index: count, of: count }));
 const step: Check = (value, at) => {
   const base = { id: count, after: list(count), stream: oneOf("compute", "transfer") };
-  const kinds = ["alloc", "launch", "send", "recv", "allgather", "allreduce", "free"] as const;
+  const kinds = [
+    "alloc",
+    "launch",
+    "send",
+    "recv",
+    "allgather",
+    "allreduce",
+    "reshard",
+    "free",
+  ] as const;
   record({ kind: oneOf(...kinds), ...base })(value, at);
   const { kind } = value as { kind: string };
   const buffer = { buffer: name };
   const own: Record<string, Record<string, Check>> = {
-    alloc: { ...buffer, spec: tensor, zero: flag },
-    launch: { form: name, args: record({}), part },
+    alloc: { ...buffer, spec: tensor, zero: flag, layout: optional(layout) },
+    launch: { form: name, args: record({}), part, layout: optional(layout) },
     send: { ...buffer, to: count, tag: count, part },
     recv: { ...buffer, from: count, tag: count, part },
     allgather: { ...buffer, into: list(name), group: list(count), tag: count },
     allreduce: { ...buffer, group: list(count), tag: count },
+    reshard: {
+      buffer: orNull(name),
+      into: orNull(name),
+      spec: tensor,
+      from: layout,
+      to: layout,
+      tag: count,
+    },
     free: buffer,
   };
   record(own[kind]!)(value, at);

@@ -35,7 +35,10 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 
 function roomOf(path: string): string {
   const parts = relative(root, path).split("/");
-  if (parts[0] === "runtime") return parts[1] === "plan.ts" ? "plan" : "runtime";
+  if (parts[0] === "runtime") {
+    // What plans are, and what they mean of sizes.
+    return ["plan.ts", "layout.ts"].includes(parts[1]!) ? "plan" : "runtime";
+  }
   if (parts[0] === "codegen") {
     const room = `codegen/${parts[1]}`;
     return Object.hasOwn(allowed, room) ? room : "codegen";

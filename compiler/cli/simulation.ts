@@ -7,7 +7,7 @@ import { cheapest } from "../schedule/auto.ts";
 import { type ScheduleName, planOf, scheduleNames } from "../schedule/index.ts";
 import { stepText } from "../schedule/print.ts";
 import { type Simulation, simulate } from "../schedule/simulate.ts";
-import type { Sizes } from "../schedule/sizes.ts";
+import type { Sizes } from "../../runtime/layout.ts";
 import { Unsupported } from "../support/never.ts";
 import { type Arguments, UserError } from "./arguments.ts";
 

@@ -2,7 +2,7 @@
 import type { Manifest } from "../../runtime/plan.ts";
 import { scheduleCost } from "./cost.ts";
 import type { Link } from "./fabrics.ts";
-import type { Sizes } from "./sizes.ts";
+import type { Sizes } from "../../runtime/layout.ts";
 
 /** Simplest first: where two cost the same, that one. */
 const candidates = ["ring", "allgather", "tree", "allscan"] as const;

@@ -7,7 +7,7 @@ import type { FormSpec, Manifest } from "../../runtime/plan.ts";
 import type { DeviceSpeed, Link } from "./fabrics.ts";
 import { costliestTransition, flopsOf } from "./flops.ts";
 import { blocks } from "./allscan.ts";
-import { type Sizes, bytesOf } from "./sizes.ts";
+import { type Sizes, tensorBytes } from "../../runtime/layout.ts";
 
 /** Seconds of one launch over these sizes, every tensor read or written once. */
 export function launchSeconds(
@@ -17,7 +17,7 @@ export function launchSeconds(
   speed: DeviceSpeed,
 ): number {
   const bytes = [...form.inputs, ...form.outputs].reduce(
-    (sum, spec) => sum + bytesOf(spec, sizes),
+    (sum, spec) => sum + tensorBytes(spec, sizes),
     0,
   );
   const transition = costliestTransition(manifest);
@@ -87,7 +87,7 @@ export function scheduleCost(
     latencies,
   });
   const inputs = tokenBytes(manifest, "forward", sizes);
-  const outputs = manifest.outputs.reduce((sum, spec) => sum + bytesOf(spec, sizes), 0);
+  const outputs = manifest.outputs.reduce((sum, spec) => sum + tensorBytes(spec, sizes), 0);
   switch (schedule) {
     case "ring":
       return of(others, others * state, state);
@@ -119,5 +119,5 @@ function tokenBytes(manifest: Manifest, form: string, sizes: Sizes): number {
   const spec = manifest.forms.find(({ name }) => name === form);
   return (spec?.inputs ?? [])
     .filter(({ per }) => per === "token")
-    .reduce((sum, tensor) => sum + bytesOf(tensor, sizes), 0);
+    .reduce((sum, tensor) => sum + tensorBytes(tensor, sizes), 0);
 }

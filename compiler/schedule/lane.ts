@@ -82,7 +82,7 @@ export class Lane {
         ...(this.factor && { [this.factor.name]: factor ?? this.factor.name }),
         [`${to}_${name}`]: into,
       },
-      part,
+      { part },
     );
     return into;
   }

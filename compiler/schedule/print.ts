@@ -1,5 +1,5 @@
 /** Plans for people: as text, and drawn over time. */
-import type { Part, Plan, Step } from "../../runtime/plan.ts";
+import type { Layout, Part, Plan, Step } from "../../runtime/plan.ts";
 import { TextWriter } from "../support/text.ts";
 
 /** One block for each rank, one line for each step. */
@@ -21,12 +21,12 @@ export function stepText(step: Step): string {
   switch (step.kind) {
     case "alloc": {
       const { per, dtype, dims } = step.spec;
-      return `alloc  ${step.buffer}: ${per} ${dtype}[${dims.join(", ")}]`;
+      return `alloc  ${step.buffer}: ${per} ${dtype}[${dims.join(", ")}]${overText(step.layout)}`;
     }
     case "launch": {
       const renamed = Object.entries(step.args).filter(([name, buffer]) => name !== buffer);
       const text = renamed.map(([name, buffer]) => `${name} = ${buffer}`).join(", ");
-      return `launch ${step.form}${partText(step.part)}${text ? ` (${text})` : ""}`;
+      return `launch ${step.form}${partText(step.part)}${overText(step.layout)}${text ? ` (${text})` : ""}`;
     }
     case "send":
       return `send   ${step.buffer}${partText(step.part)} to ${step.to} tag ${step.tag}`;
@@ -36,6 +36,11 @@ export function stepText(step: Step): string {
       return `allgather ${step.buffer} of ${step.group.join(" ")} tag ${step.tag}`;
     case "allreduce":
       return `allreduce ${step.buffer} of ${step.group.join(" ")} tag ${step.tag}`;
+    case "reshard": {
+      const from = step.buffer === null ? "nothing" : `${step.buffer} (${step.from})`;
+      const to = step.into === null ? "nothing" : `${step.into} (${step.to})`;
+      return `reshard ${from} to ${to} tag ${step.tag}`;
+    }
     case "free":
       return `free   ${step.buffer}`;
   }
@@ -43,4 +48,10 @@ export function stepText(step: Step): string {
 
 function partText(part: Part | undefined): string {
   return part === undefined ? "" : ` block ${part.index + 1} of ${part.of}`;
+}
+
+/** A layout that is not the rank's own tokens. */
+function overText(layout: Layout | undefined): string {
+  if (layout === undefined) return "";
+  return typeof layout === "number" ? ` over device ${layout}'s tokens` : ` over ${layout}`;
 }

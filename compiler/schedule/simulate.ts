@@ -7,10 +7,19 @@
  * from each. Allocating takes no time.
  */
 import { chainEnds, cotangentsOf } from "../../runtime/plan.ts";
-import type { Manifest, Part, Plan, Step, TensorSpec } from "../../runtime/plan.ts";
+import type { LaunchStep, Layout, Manifest, Plan, Step, TensorSpec } from "../../runtime/plan.ts";
 import { launchSeconds } from "./cost.ts";
 import { type DeviceSpeed, type Fabric, type Link, linkBetween } from "./fabrics.ts";
-import { type Sizes, bytesOf, shareOf } from "./sizes.ts";
+import {
+  type Sizes,
+  boxBytes,
+  layoutProblem,
+  movedBox,
+  partOf,
+  sizesIn,
+  tensorBytes,
+} from "../../runtime/layout.ts";
+import { Unsupported } from "../support/never.ts";
 import { messagesOf } from "./verify.ts";
 
 export interface Simulation {
@@ -93,6 +102,7 @@ class Simulator {
   private readonly plan: Plan;
   private readonly manifest: Manifest;
   private readonly sizes: readonly Sizes[];
+  private readonly whole: Sizes;
   private readonly machine: Machine;
   private readonly given: readonly (readonly TensorSpec[])[];
   private readonly bufferBytes: Map<string, number>[];
@@ -100,13 +110,18 @@ class Simulator {
 
   constructor(plan: Plan, manifest: Manifest, sizes: Sizes, machine: Machine) {
     this.plan = plan;
+    this.whole = sizes;
     this.manifest = manifest;
+    for (const rank of plan.ranks) {
+      const problem = layoutProblem(rank, manifest, sizes, plan.ranks.length);
+      if (problem !== null) throw new Unsupported(problem);
+    }
     this.machine = machine;
     const { seq, data } = plan.mesh;
     this.sizes = plan.ranks.map(({ rank }) => ({
       ...sizes,
-      B: shareOf(sizes.B, Math.floor(rank / seq), data),
-      T: shareOf(sizes.T, rank % seq, seq),
+      B: lengthOf(partOf(sizes.B, Math.floor(rank / seq), data)),
+      T: lengthOf(partOf(sizes.T, rank % seq, seq)),
     }));
     this.done = plan.ranks.map(() => []);
     this.queues = plan.ranks.flatMap(({ rank, steps }) =>
@@ -121,10 +136,36 @@ class Simulator {
     [this.portFree, this.bytesSent, this.bytesReceived] = [zeros(), zeros(), zeros()];
     this.given = plan.ranks.map(({ rank }) => givenTo(manifest, plan, rank));
     this.bufferBytes = plan.ranks.map(({ rank, steps }) => {
-      const allocated = steps.flatMap((step) => (step.kind === "alloc" ? [step.spec] : []));
-      const specs = [...this.given[rank]!, ...allocated];
-      return new Map(specs.map((spec) => [spec.name, bytesOf(spec, this.sizes[rank]!)]));
+      const own = this.given[rank]!.map(
+        (spec) => [spec.name, tensorBytes(spec, this.sizesFor("tokens", rank))] as const,
+      );
+      const allocated = steps.flatMap((step) =>
+        step.kind === "alloc"
+          ? [[step.buffer, tensorBytes(step.spec, this.sizesFor(step.layout, rank))] as const]
+          : [],
+      );
+      return new Map([...own, ...allocated]);
     });
+  }
+
+  private sizesFor(layout: Layout | undefined, rank: number): Sizes {
+    const isOwn = layout === undefined || layout === "tokens";
+    return isOwn ? this.sizes[rank]! : sizesIn(layout, this.whole, rank, this.plan.ranks.length);
+  }
+
+  /** The messages of a step, without those of a move that would be empty. */
+  private exchanged(step: Step, rank: number) {
+    const ranks = this.plan.ranks.length;
+    const all = messagesOf(step, rank, ranks);
+    if (step.kind !== "reshard") return all;
+    const moves = (from: number, to: number) =>
+      movedBox(step.spec, step, this.whole, from, to, ranks) !== null;
+    const kept = all.peers.map((peer) => moves(rank, peer));
+    return {
+      sends: all.sends.filter((_, i) => kept[i]),
+      waits: all.waits.filter((_, i) => moves(all.peers[i]!, rank)),
+      peers: all.peers.filter((_, i) => kept[i]),
+    };
   }
 
   run(): Simulation {
@@ -146,7 +187,7 @@ class Simulator {
       const step = steps[first.at]!;
       if (this.execute(rank, step, first.next!.start, first.next!.cause)) first.at++;
       this.look(rank);
-      for (const peer of messagesOf(step, rank).peers) this.look(peer);
+      for (const peer of this.exchanged(step, rank).peers) this.look(peer);
     }
     const times = this.done.flat().map((span) => span!);
     const last = times.reduce((a, b) => (b.end > a.end ? b : a));
@@ -178,7 +219,7 @@ class Simulator {
       if (before === undefined) return null;
       if (cause === null || before.end > cause.end) cause = before;
     }
-    const { sends, waits } = messagesOf(step, rank);
+    const { sends, waits } = this.exchanged(step, rank);
     const isReady = waits.every((key) => this.messages.get(key)?.length);
     if (!isReady && (sends.length === 0 || this.posted.has(step))) return null;
     return { start: cause?.end ?? 0, cause };
@@ -195,9 +236,9 @@ class Simulator {
       case "free":
         return finish(start);
       case "launch":
-        return finish(start + this.launchSeconds(step.form, rank, step.part));
+        return finish(start + this.launchSeconds(step, rank));
       default: {
-        const { waits } = messagesOf(step, rank);
+        const { waits } = this.exchanged(step, rank);
         if (!this.posted.has(step)) this.post(rank, step, start, cause);
         if (waits.some((key) => !this.messages.get(key)?.length)) return false;
         const came = waits.map((key) => this.messages.get(key)!.shift()!);
@@ -213,14 +254,21 @@ class Simulator {
   }
 
   private post(rank: number, step: Step, start: number, cause: Done | null): void {
-    const { sends, peers } = messagesOf(step, rank);
+    const { sends, peers } = this.exchanged(step, rank);
     const part = "part" in step ? step.part : undefined;
-    const whole = "buffer" in step ? this.bufferBytes[rank]!.get(step.buffer)! : 0;
-    const bytes = part ? whole / part.of : whole;
+    const bytesTo = (to: number) => {
+      if (step.kind === "reshard") {
+        const box = movedBox(step.spec, step, this.whole, rank, to, this.plan.ranks.length)!;
+        return boxBytes(step.spec, this.whole, box);
+      }
+      const whole = "buffer" in step ? this.bufferBytes[rank]!.get(step.buffer)! : 0;
+      return part ? whole / part.of : whole;
+    };
     let at = start;
     sends.forEach((key, i) => {
       const to = peers[i]!;
       const link = linkBetween(this.machine.fabric, rank, to);
+      const bytes = bytesTo(to);
       const leaving = bytes / link.bytesPerS;
       const sent = { rank, step: step.id, start, end: at + leaving, cause };
       this.leaving.push({ at, key, to, bytes, link, sent });
@@ -244,8 +292,8 @@ class Simulator {
     this.messages.set(key, [...(this.messages.get(key) ?? []), { arrival, sent }]);
   }
 
-  private launchSeconds(formName: string, rank: number, part?: Part): number {
-    const own = this.sizes[rank]!;
+  private launchSeconds({ form: formName, part, layout }: LaunchStep, rank: number): number {
+    const own = this.sizesFor(layout, rank);
     // A block is so many of the pairs of a sequence and a head.
     const sizes = part ? { ...own, B: (own.B * own.H) / part.of, H: 1 } : own;
     const key = `${formName} ${sizes.B} ${sizes.T} ${sizes.H}`;
@@ -305,4 +353,8 @@ function pathTo(last: Done): StepSpan[] {
     path.push(spanOf({ ...at, start: Math.max(at.start, at.cause?.end ?? 0) }));
   }
   return path.reverse().filter(({ start, end }) => end > start);
+}
+
+function lengthOf({ from, to }: { readonly from: number; readonly to: number }): number {
+  return to - from;
 }

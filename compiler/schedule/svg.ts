@@ -17,6 +17,7 @@ const colors: Readonly<Record<Step["kind"], string>> = {
   recv: "#f59e0b",
   allgather: "#ea580c",
   allreduce: "#ea580c",
+  reshard: "#c026d3",
   free: "#cbd5e1",
 };
 const [left, top, lane, width] = [90, 34, 22, 860];
@@ -28,6 +29,7 @@ const unitCosts: Readonly<Record<Step["kind"], number>> = {
   recv: 0.5,
   allgather: 1.5,
   allreduce: 1.5,
+  reshard: 2,
   free: 0,
 };
 
@@ -48,7 +50,7 @@ export function unitTimes(plan: Plan): Timed[] {
         );
         if (mine.has(step.id) || blocked || step.after.some((id) => !mine.has(id))) continue;
         const ready = Math.max(free[rank]![step.stream], ...step.after.map((id) => mine.get(id)!));
-        const { sends, waits } = messagesOf(step, rank);
+        const { sends, waits } = messagesOf(step, rank, plan.ranks.length);
         if (!posted.has(step)) {
           for (const key of sends) arrived.set(key, [...(arrived.get(key) ?? []), ready + 1]);
           posted.add(step);

@@ -1,9 +1,19 @@
 /** What every plan satisfies: complete, matched, without deadlock or leak. */
 import { cotangentsOf } from "../../runtime/plan.ts";
 import { chainEnds, worldSize } from "../../runtime/plan.ts";
-import type { Manifest, Mesh, Part, Plan, RankPlan, Step, TensorSpec } from "../../runtime/plan.ts";
+import type {
+  Layout,
+  Manifest,
+  Mesh,
+  Part,
+  Plan,
+  RankPlan,
+  Step,
+  TensorSpec,
+} from "../../runtime/plan.ts";
 import { CompilerBug } from "../support/never.ts";
 import { printPlan } from "./print.ts";
+import { layoutFor } from "./writer.ts";
 
 /** Throws CompilerBug that says which rank and step is wrong. */
 export function verifyPlan(plan: Plan, manifest: Manifest): void {
@@ -19,18 +29,28 @@ export function planProblem(plan: Plan, manifest: Manifest): string | null {
     const problem = new RankCheck(rank, manifest, plan.mesh).problem();
     if (problem !== null) return `rank ${rank.rank}: ${problem}`;
   }
-  return messageProblem(plan) ?? deadlock(plan);
+  return moveProblem(plan) ?? messageProblem(plan, manifest) ?? deadlock(plan);
 }
 
-/** A buffer's size apart from B, T and H, which are the same for all ranks' states. */
-function sizeKey({ per, dtype, dims }: TensorSpec, part?: Part): string {
+/** A buffer as far as the plan knows its size: B and H are the same everywhere, tokens are some rank's. */
+interface Buffer {
+  readonly spec: TensorSpec;
+  readonly layout: Layout;
+}
+
+function sizeKey(
+  { spec: { per, dtype, dims }, layout }: Buffer,
+  rank: number,
+  part?: Part,
+): string {
   const block = part ? ` block ${part.index} of ${part.of}` : "";
-  return `${per} ${dtype} [${dims.join(", ")}]${block}`;
+  const tokens = per === "token" ? ` of ${layout === "tokens" ? rank : layout}` : "";
+  return `${per} ${dtype} [${dims.join(", ")}]${tokens}${block}`;
 }
 
 /** Follows the buffers of one rank through its steps. */
 class RankCheck {
-  private readonly live = new Set<string>();
+  private readonly live = new Map<string, Layout>();
   /** What has been written, whole, or which blocks of how many. */
   private readonly written = new Map<string, true | Set<string>>();
   private readonly plan: RankPlan;
@@ -66,7 +86,7 @@ class RankCheck {
       ...(isBackward ? named(cotangentsOf(manifest)) : []),
     ]);
     for (const name of given) {
-      this.live.add(name);
+      this.live.set(name, "tokens");
       this.written.set(name, true);
     }
     for (const [i, step] of plan.steps.entries()) {
@@ -83,7 +103,7 @@ class RankCheck {
       ...(isBackward ? named(gradients) : []),
     ]);
     const kept = new Set([...given, ...promised]);
-    const leaked = [...this.live].find((name) => !kept.has(name));
+    const leaked = [...this.live.keys()].find((name) => !kept.has(name));
     if (leaked !== undefined) return `${leaked} is never freed`;
     const missing = promised.find((name) => this.written.get(name) !== true);
     return missing === undefined ? null : `${missing} is never written`;
@@ -93,7 +113,8 @@ class RankCheck {
     switch (step.kind) {
       case "alloc":
         if (this.live.has(step.buffer)) return `allocates ${step.buffer} twice`;
-        this.live.add(step.buffer);
+        this.live.set(step.buffer, step.layout ?? "tokens");
+        if (step.zero) this.written.set(step.buffer, true);
         return null;
       case "free":
         if (!this.live.has(step.buffer)) return `frees ${step.buffer}, which is not there`;
@@ -113,6 +134,15 @@ class RankCheck {
       }
       case "allreduce":
         return this.read(step.buffer, "sums");
+      case "reshard": {
+        const { buffer, into, to } = step;
+        const problem = buffer === null ? null : this.read(buffer, "moves");
+        if (problem !== null || into === null) return problem;
+        const layout = this.live.get(into);
+        if (layout === undefined) return `moves into ${into}, which is not there`;
+        if (layout !== (typeof to === "number" ? "tokens" : to)) return `moves ${into} to ${to}`;
+        return this.write(into, "moves");
+      }
       case "launch": {
         const form = this.manifest.forms.find(({ name }) => name === step.form);
         if (!form) return `launches ${step.form}, which is no form`;
@@ -121,6 +151,17 @@ class RankCheck {
         if (unbound) return `gives ${step.form} no ${unbound.name}`;
         const whole = step.part && specs.find(({ per }) => per !== "state");
         if (whole) return `takes a block of ${whole.name}, which is no state`;
+        const over = step.layout ?? "tokens";
+        const misplaced = specs.find(
+          (spec) =>
+            spec.per !== "shared" &&
+            this.live.has(step.args[spec.name]!) &&
+            this.live.get(step.args[spec.name]!) !== layoutFor(spec, over),
+        );
+        if (misplaced) {
+          const layout = this.live.get(step.args[misplaced.name]!);
+          return `gives ${step.form} ${misplaced.name} in layout ${layout}, not ${layoutFor(misplaced, over)}`;
+        }
         return (
           first(form.inputs.map(({ name }) => this.read(step.args[name]!, "reads", step.part))) ??
           first(form.outputs.map(({ name }) => this.write(step.args[name]!, "writes", step.part)))
@@ -152,8 +193,24 @@ function first(problems: readonly (string | null)[]): string | null {
   return problems.find((problem) => problem !== null) ?? null;
 }
 
+/** All ranks move the same tensors, in one order. */
+function moveProblem(plan: Plan): string | null {
+  const [first, ...others] = plan.ranks.map(({ steps }) =>
+    steps.flatMap((step) => {
+      if (step.kind !== "reshard") return [];
+      return `${step.spec.name} from ${step.from} to ${step.to} tag ${step.tag}`;
+    }),
+  );
+  for (const [i, own] of others.entries()) {
+    const at = own.findIndex((move, k) => move !== first![k]);
+    if (at >= 0) return `rank ${i + 1} moves ${own[at]}, rank 0 ${first![at] ?? "nothing"}`;
+    if (own.length < first!.length) return `rank ${i + 1} leaves out ${first![own.length]}`;
+  }
+  return null;
+}
+
 /** The messages that a step sends and waits for; a collective is one of each with every other rank. */
-export function messagesOf(step: Step, rank: number) {
+export function messagesOf(step: Step, rank: number, ranks: number) {
   const channel = (from: number, to: number, tag: number) => `${from} to ${to} tag ${tag}`;
   switch (step.kind) {
     case "send":
@@ -161,10 +218,14 @@ export function messagesOf(step: Step, rank: number) {
     case "recv":
       return { sends: [], waits: [channel(step.from, rank, step.tag)], peers: [step.from] };
     case "allgather":
-    case "allreduce": {
+    case "allreduce":
+    case "reshard": {
       // Each begins with the rank behind it, so that no two send to one rank at a time.
-      const place = step.group.indexOf(rank);
-      const peers = [...step.group.slice(place + 1), ...step.group.slice(0, place)];
+      // Of a move every rank is one, though it may have nothing to send to some.
+      const group =
+        step.kind === "reshard" ? Array.from({ length: ranks }, (_, i) => i) : step.group;
+      const place = group.indexOf(rank);
+      const peers = [...group.slice(place + 1), ...group.slice(0, place)];
       return {
         sends: peers.map((other) => channel(rank, other, step.tag)),
         waits: peers.map((other) => channel(other, rank, step.tag)),
@@ -177,21 +238,28 @@ export function messagesOf(step: Step, rank: number) {
 }
 
 /** Every send meets a recv of the same size, in order, and the other way round. */
-function messageProblem(plan: Plan): string | null {
+function messageProblem(plan: Plan, { inputs, forms }: Manifest): string | null {
   const sent = new Map<string, string[]>();
   const received = new Map<string, string[]>();
   const push = (map: Map<string, string[]>, key: string, size: string) =>
     map.set(key, [...(map.get(key) ?? []), size]);
   for (const { rank, steps } of plan.ranks) {
-    const specs = new Map<string, TensorSpec>();
+    const states = forms.find(({ name }) => name === "forward")?.inputs ?? [];
+    const given = [...inputs, ...states.filter(({ per }) => per === "state")];
+    const buffers = new Map<string, Buffer>(
+      given.map((spec) => [spec.name, { spec, layout: "tokens" }]),
+    );
     for (const step of steps) {
-      if (step.kind === "alloc") specs.set(step.buffer, step.spec);
-      const { sends, waits, peers } = messagesOf(step, rank);
+      if (step.kind === "alloc") {
+        buffers.set(step.buffer, { spec: step.spec, layout: step.layout ?? "tokens" });
+      }
+      const { sends, waits, peers } = messagesOf(step, rank, plan.ranks.length);
       const wrong = peers.find((peer) => peer === rank || peer < 0 || peer >= plan.ranks.length);
       if (wrong !== undefined) return `rank ${rank}: step ${step.id} names rank ${wrong}`;
-      const spec = "buffer" in step ? specs.get(step.buffer) : undefined;
+      if (step.kind === "reshard") continue;
+      const buffer = "buffer" in step ? buffers.get(step.buffer) : undefined;
       const part = "part" in step ? step.part : undefined;
-      const size = spec ? sizeKey(spec, part) : "?";
+      const size = buffer ? sizeKey(buffer, rank, part) : "?";
       for (const key of sends) push(sent, key, size);
       for (const key of waits) push(received, key, size);
     }
@@ -217,7 +285,7 @@ function deadlock(plan: Plan): string | null {
       for (const stream of ["compute", "transfer"] as const) {
         const step = steps.find((one) => one.stream === stream && !done[rank]!.has(one.id));
         if (!step || step.after.some((id) => !done[rank]!.has(id))) continue;
-        const { sends, waits } = messagesOf(step, rank);
+        const { sends, waits } = messagesOf(step, rank, plan.ranks.length);
         if (!posted[rank]!.has(step.id)) {
           for (const key of sends) mail.set(key, count(key) + 1);
           posted[rank]!.add(step.id);

@@ -5,10 +5,12 @@ import type {
   AllreduceStep,
   FormSpec,
   FreeStep,
+  Layout,
   LaunchStep,
   Manifest,
   Part,
   RecvStep,
+  ReshardStep,
   SendStep,
   Step,
   TensorSpec,
@@ -16,7 +18,14 @@ import type {
 
 type WithoutId<S> = S extends Step ? Omit<S, "id" | "after"> : never;
 type NewStep = WithoutId<
-  AllocStep | LaunchStep | SendStep | RecvStep | AllgatherStep | AllreduceStep | FreeStep
+  | AllocStep
+  | LaunchStep
+  | SendStep
+  | RecvStep
+  | AllgatherStep
+  | AllreduceStep
+  | ReshardStep
+  | FreeStep
 >;
 
 /** A step that reads or writes a buffer, or a block of one. */
@@ -44,17 +53,26 @@ export class StepWriter {
   }
 
   /** Launches a form; `renamed` maps its tensors to buffers called otherwise, outputs are new buffers. */
-  launch(formName: string, renamed: Readonly<Record<string, string>> = {}, part?: Part): void {
+  launch(
+    formName: string,
+    renamed: Readonly<Record<string, string>> = {},
+    {
+      part,
+      layout = "tokens",
+    }: { readonly part?: Part | undefined; readonly layout?: Layout } = {},
+  ): void {
     const form = this.form(formName);
     const buffer = (name: string) => renamed[name] ?? name;
-    for (const spec of form.outputs) this.alloc(buffer(spec.name), spec, "compute");
+    for (const spec of form.outputs) {
+      this.alloc(buffer(spec.name), spec, "compute", layoutFor(spec, layout));
+    }
     const args = Object.fromEntries(
       [...form.inputs, ...form.outputs].map(({ name }) => [name, buffer(name)]),
     );
     const reads = form.inputs.map(({ name }) => buffer(name));
     const writes = form.outputs.map(({ name }) => buffer(name));
     const step = { kind: "launch", form: formName, args, stream: "compute" } as const;
-    this.add({ ...step, ...(part && { part }) }, reads, writes, part);
+    this.add({ ...step, ...(part && { part }), ...unlessTokens(layout) }, reads, writes, part);
   }
 
   /** Into a new buffer, one float32 tensor of `dims` for each sequence and head. */
@@ -81,6 +99,25 @@ export class StepWriter {
     for (const name of others) this.alloc(name, stateSpec(name, dims), "transfer");
     const step = { kind: "allgather", buffer, into, group, tag, stream: "transfer" } as const;
     this.add(step, [buffer], others);
+  }
+
+  /** Into a new buffer, all of a tensor that rank `from` has a copy of: of that layout. */
+  recvTensor(name: string, spec: TensorSpec, layout: Layout, from: number, tag: number): void {
+    this.alloc(name, spec, "transfer", layout);
+    this.add({ kind: "recv", buffer: name, from, tag, stream: "transfer" }, [], [name]);
+  }
+
+  /** Moves a tensor to another layout, into a new buffer where this rank then has a part of it. */
+  reshard(move: Pick<ReshardStep, "spec" | "buffer" | "into" | "from" | "to" | "tag">): void {
+    const { spec, buffer, into, to } = move;
+    if (into !== null) this.alloc(into, spec, "transfer", typeof to === "number" ? "tokens" : to);
+    const step = { kind: "reshard", ...move, stream: "transfer" } as const;
+    this.add(step, buffer === null ? [] : [buffer], into === null ? [] : [into]);
+  }
+
+  /** A new buffer of zeros: this rank's part of a sum that others add to. */
+  zeros(spec: TensorSpec): void {
+    this.alloc(spec.name, spec, "compute", "tokens", true);
   }
 
   /** The sum over ranks, in their order, in place. */
@@ -112,10 +149,16 @@ export class StepWriter {
     return steps;
   }
 
-  private alloc(buffer: string, spec: TensorSpec, stream: Step["stream"]): void {
+  private alloc(
+    buffer: string,
+    spec: TensorSpec,
+    stream: Step["stream"],
+    layout: Layout = "tokens",
+    zero = false,
+  ): void {
     if (this.owned.has(buffer)) return;
-    const own = { ...spec, name: buffer };
-    this.add({ kind: "alloc", buffer, spec: own, zero: false, stream }, [], [buffer]);
+    const step = { kind: "alloc", buffer, spec: specOf(buffer, spec), zero, stream } as const;
+    this.add({ ...step, ...unlessTokens(layout) }, [], [buffer]);
     this.owned.add(buffer);
   }
 
@@ -158,4 +201,21 @@ function covers(a: Part | undefined, b: Part | undefined): boolean {
 
 function stateSpec(name: string, dims: readonly number[]): TensorSpec {
   return { name, per: "state", dtype: "f32", dims, dimNames: dims.map(String), range: null };
+}
+
+/** The spec of a buffer that holds such a tensor: heads are counted by the tensor's name. */
+function specOf(buffer: string, spec: TensorSpec): TensorSpec {
+  const counts = buffer !== spec.name && (spec.per === "token" || spec.per === "head");
+  const headsOf = spec.headsOf ?? spec.name;
+  return { ...spec, name: buffer, ...(counts ? { headsOf } : {}) };
+}
+
+/** A tensor's own layout in a launch: states and heads have no tokens to be of. */
+export function layoutFor({ per }: TensorSpec, layout: Layout): Layout {
+  const hasTokens = per === "token" || per === "chunk";
+  return hasTokens || layout === "heads" ? layout : "tokens";
+}
+
+function unlessTokens(layout: Layout): { layout?: Layout } {
+  return layout === "tokens" ? {} : { layout };
 }

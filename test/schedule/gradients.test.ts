@@ -3,10 +3,12 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createReferenceDevice } from "../../codegen/reference/device.ts";
 import { openDevice, targetsFor } from "../../compiler/cli/devices.ts";
 import type { Compiled } from "../../compiler/index.ts";
-import { planOf, scheduleNames } from "../../compiler/schedule/index.ts";
+import { exchangeNames, peerNames, planOf } from "../../compiler/schedule/index.ts";
 import { bytesOf } from "../support/volume.ts";
 import { runRanks } from "../../runtime/run.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
+import { deviceSpeeds, fabrics } from "../../compiler/schedule/fabrics.ts";
+import { simulate } from "../../compiler/schedule/simulate.ts";
 import type { Device } from "../../runtime/device.ts";
 import { findDevice } from "../support/devices.ts";
 import {
@@ -36,7 +38,7 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
   });
   afterAll(() => device?.close());
 
-  test.each(scheduleNames)("%s: outputs and every gradient, on 1 to 8 ranks", async (schedule) => {
+  test.each(exchangeNames)("%s: outputs and every gradient, on 1 to 8 ranks", async (schedule) => {
     const { manifest } = compiled;
     for (const [T, ranks] of [
       [70, 1],
@@ -60,6 +62,44 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
     }
   });
 
+  test.each(peerNames)("%s: the same, whole heads or tokens moved", async (schedule) => {
+    const { manifest } = compiled;
+    const { states } = manifest;
+    // Ring Attention folds what passes by, which comes last first, and has no way back.
+    const isForward = schedule === "ring-attention";
+    const isFolded = states.every(({ dense, causal }) => !dense && causal);
+    const oneWay = new Set(states.map(({ reverse }) => reverse)).size === 1;
+    if (isForward) {
+      const refused = /^ring-attention .*; --schedule ring or ulysses may do$/;
+      expect(() => planOf(manifest, schedule, 4, true)).toThrow(refused);
+      if (!isFolded || !oneWay) {
+        expect(() => planOf(manifest, schedule, 4)).toThrow(refused);
+        return;
+      }
+    }
+    for (const [T, H, ranks] of [
+      [70, 4, 2],
+      [71, 3, 3],
+      [37, 8, 4],
+      [5, 8, 8],
+      [0, 2, 2],
+    ] as const) {
+      const sizes = sizesOf({ T, B: 2, H });
+      const inputs = randomInputs(compiled, sizes, { initial: true });
+      const plan = planOf(manifest, schedule, ranks, !isForward);
+      const transports = inProcessTransports(ranks);
+      const devices = plan.ranks.map(() => device);
+      const result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
+      const { ok, outputs } = await compare(compiled, inputs, sizes, result);
+      expect(ok, `T ${T}, ${ranks} ranks: ${JSON.stringify(outputs)}`).toBe(true);
+      // What the simulator counts is what the transports counted.
+      const machine = { fabric: fabrics.nvlink, speed: deviceSpeeds["h200"]! };
+      const simulated = simulate(plan, manifest, sizes, machine);
+      expect(simulated.bytesSent).toEqual(result.bytesSent);
+      expect(sum(simulated.bytesReceived)).toBe(sum(simulated.bytesSent));
+    }
+  });
+
   test("meshes and packed sequences: cut anywhere, some ranks without a token", async () => {
     const { manifest } = compiled;
     const packed = [0, 5, 5, 40, 70];
@@ -69,7 +109,7 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
       { mesh: { seq: 3, data: 1 }, sizes: sizesOf({ T: 70, B: 4, cuSeqlens: packed }) },
       { mesh: { seq: 4, data: 2 }, sizes: sizesOf({ T: 70, B: 4, cuSeqlens: packed }) },
     ].entries()) {
-      const schedule = scheduleNames[i % scheduleNames.length]!;
+      const schedule = exchangeNames[i % exchangeNames.length]!;
       const inputs = randomInputs(compiled, sizes, { initial: true });
       const result = await runBackward(compiled, device, inputs, sizes, mesh, schedule);
       const { ok, outputs } = await compare(compiled, inputs, sizes, result);
@@ -81,7 +121,7 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
 
   test("the forward in two parts, one of them beside the exchange", async () => {
     const { manifest } = compiled;
-    for (const schedule of scheduleNames) {
+    for (const schedule of exchangeNames) {
       const sizes = sizesOf({ T: 100 });
       const inputs = randomInputs(compiled, sizes, { initial: true });
       const plan = planOf(manifest, schedule, 3, false, true);
@@ -102,7 +142,7 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
 
   test("plans are sound for 1 to 16 ranks", () => {
     for (let ranks = 1; ranks <= 16; ranks++) {
-      for (const schedule of scheduleNames) {
+      for (const schedule of exchangeNames) {
         for (const backward of [false, true]) planOf(compiled.manifest, schedule, ranks, backward);
       }
     }

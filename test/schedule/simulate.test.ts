@@ -7,7 +7,7 @@ import { deviceSpeeds, fabrics } from "../../compiler/schedule/fabrics.ts";
 import { flopsOf } from "../../compiler/schedule/flops.ts";
 import { planOf, scheduleNames } from "../../compiler/schedule/index.ts";
 import { simulate } from "../../compiler/schedule/simulate.ts";
-import { bytesOf } from "../../compiler/schedule/sizes.ts";
+import { tensorBytes } from "../../runtime/layout.ts";
 import type { Manifest, Plan } from "../../runtime/plan.ts";
 import { compileExample } from "../support/examples.ts";
 
@@ -60,8 +60,8 @@ test("links between nodes are slower than those within", () => {
 test("memory counts what is there at once", () => {
   const { peakBytes } = simulate(planOf(manifest, "ring", 2), manifest, sizes, machine);
   const at = { ...sizes, T: 2048 };
-  const inputs = manifest.inputs.reduce((sum, spec) => sum + bytesOf(spec, at), 0);
-  const output = bytesOf(manifest.outputs[0]!, at);
+  const inputs = manifest.inputs.reduce((sum, spec) => sum + tensorBytes(spec, at), 0);
+  const output = tensorBytes(manifest.outputs[0]!, at);
   // initial_S and final_S beside the inputs and the output; nothing else lives then.
   expect(peakBytes[1]).toBe(inputs + output + 2 * state);
 });

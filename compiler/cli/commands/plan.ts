@@ -1,7 +1,7 @@
 /** laspc plan: the schedule for N devices as text, JSON or SVG; --simulate costs it on a fabric. */
 import { printPlan } from "../../schedule/print.ts";
 import { planOf, scheduleNames } from "../../schedule/index.ts";
-import type { Sizes } from "../../schedule/sizes.ts";
+import type { Sizes } from "../../../runtime/layout.ts";
 import { planToSvg } from "../../schedule/svg.ts";
 import { Arguments } from "../arguments.ts";
 import { compileFile, readSource, say, writeWhole } from "../files.ts";

@@ -1,7 +1,7 @@
 /** laspc verify: every form and target available here against the reference, over awkward lengths. */
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { runRanks } from "../../../runtime/run.ts";
-import { planOf, scheduleNames } from "../../schedule/index.ts";
+import { planOf, exchangeNames } from "../../schedule/index.ts";
 import { Arguments, UserError } from "../arguments.ts";
 import { gatherInputs } from "../data.ts";
 import { type DeviceName, deviceNames, openDevice, targetsFor } from "../devices.ts";
@@ -56,7 +56,7 @@ async function verifyDevice(
     const plans = [
       ...rankCounts.map((ranks) => planOf(manifest, "ring", ranks)),
       planOf(manifest, "ring", 1, true),
-      ...scheduleNames.map((schedule) => planOf(manifest, schedule, 3, true)),
+      ...exchangeNames.map((schedule) => planOf(manifest, schedule, 3, true)),
     ];
     for (const plan of plans) {
       const ranks = plan.ranks.length;
