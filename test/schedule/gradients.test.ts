@@ -4,7 +4,7 @@ import { createReferenceDevice } from "../../codegen/reference/device.ts";
 import { openDevice, targetsFor } from "../../compiler/cli/devices.ts";
 import type { Compiled } from "../../compiler/index.ts";
 import { exchangeNames, peerNames, planOf } from "../../compiler/schedule/index.ts";
-import { bytesOf } from "../support/volume.ts";
+import { volumeOf } from "../support/volume.ts";
 import { runRanks } from "../../runtime/run.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
 import { deviceSpeeds, fabrics } from "../../compiler/schedule/fabrics.ts";
@@ -54,7 +54,8 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
       const result = await runBackward(compiled, device, inputs, sizes, ranks, schedule);
       const { ok, outputs } = await compare(compiled, inputs, sizes, result);
       expect(ok, `T ${T}, ${ranks} ranks: ${JSON.stringify(outputs)}`).toBe(true);
-      expect(sum(result.bytesSent)).toBe(bytesOf(manifest, schedule, ranks, sizes));
+      const sent = { bytes: sum(result.bytesSent), messages: sum(result.messagesSent) };
+      expect(sent).toEqual(volumeOf(manifest, schedule, ranks, sizes));
       if (schedule !== "allgather") continue;
       const ring = await runBackward(compiled, device, inputs, sizes, ranks, "ring");
       // Both fold in one order.
