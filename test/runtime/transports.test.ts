@@ -1,7 +1,12 @@
 /** Both transports carry a plan to the same numbers, and a failure to every rank. */
 import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { expect, test } from "vitest";
+import { targetsFor } from "../../compiler/cli/devices.ts";
+import { runRanksInWorkers } from "../../runtime/transports/worker.ts";
 import { createReferenceDevice } from "../../codegen/reference/device.ts";
 import { planOf } from "../../compiler/schedule/index.ts";
 import { Mailbox } from "../../runtime/mailbox.ts";
@@ -9,6 +14,7 @@ import { rankInputs, rankSizes } from "../../runtime/mesh.ts";
 import { runRank } from "../../runtime/run.ts";
 import type { Transport } from "../../runtime/transport.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
+import { findDevice } from "../support/devices.ts";
 import {
   compileExample,
   randomInputs,
@@ -17,6 +23,7 @@ import {
   sizesOf,
 } from "../support/examples.ts";
 
+const { available, why } = findDevice("cpu");
 const root = join(import.meta.dirname, "../..");
 
 test("messages of one channel arrive in order, and are counted", async () => {
@@ -102,3 +109,35 @@ test("ranks in worker threads give the numbers of one process", () => {
   };
   expect(run("--transport", "worker")).toEqual(run());
 });
+
+test.skipIf(!available)(
+  `a thread that ends without a word ends the others, with its rank${why}`,
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "lasp-"));
+    const entry = join(folder, "rank.mjs");
+    const worker = pathToFileURL(join(root, "dist/rank-worker.js")).href;
+    // The middle rank is gone before its first step.
+    const text = `import { workerData } from "node:worker_threads";
+if (workerData.plan.rank === 1) process.exit(3);
+await import(${JSON.stringify(worker)});
+`;
+    writeFileSync(entry, text);
+    const targets = await targetsFor(["cpu"]);
+    const compiled = compileExample("retention", { dims: { K: 4, V: 4 }, targets });
+    const { manifest, files } = compiled;
+    const sizes = sizesOf({ T: 12 });
+    const run = runRanksInWorkers({
+      plan: planOf(manifest, "ring", 3),
+      manifest,
+      files,
+      inputs: randomInputs(compiled, sizes),
+      sizes,
+      devices: ["cpu", "cpu", "cpu"],
+      options: { threads: 1, poison: false },
+      entry: pathToFileURL(entry),
+      timeoutMs: 20_000,
+    });
+    await expect(run).rejects.toThrow("rank 1: its thread ended with code 3");
+    rmSync(folder, { recursive: true });
+  },
+);
