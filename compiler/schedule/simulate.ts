@@ -93,6 +93,7 @@ class Simulator {
   /** Two for each rank. */
   private readonly queues: readonly Queue[];
   private readonly messages = new Map<string, Message[]>();
+  private readonly exchanges = new Map<Step, ReturnType<typeof messagesOf>>();
   private readonly leaving: Leaving[] = [];
   /** Steps whose messages are on their way, and when the last of them has left. */
   private readonly posted = new Map<Step, number>();
@@ -155,6 +156,14 @@ class Simulator {
 
   /** The messages of a step, without those of a move that would be empty. */
   private exchanged(step: Step, rank: number) {
+    const known = this.exchanges.get(step);
+    if (known) return known;
+    const made = this.exchangeOf(step, rank);
+    this.exchanges.set(step, made);
+    return made;
+  }
+
+  private exchangeOf(step: Step, rank: number): ReturnType<typeof messagesOf> {
     const ranks = this.plan.ranks.length;
     const all = messagesOf(step, rank, ranks);
     if (step.kind !== "reshard") return all;

@@ -276,26 +276,35 @@ function messageProblem(plan: Plan, { inputs, forms }: Manifest): string | null 
 /** Runs the plan with sends that never wait; what cannot finish waits for itself. */
 function deadlock(plan: Plan): string | null {
   const done = plan.ranks.map(() => new Set<number>());
-  const posted = plan.ranks.map(() => new Set<number>());
   const mail = new Map<string, number>();
   const count = (key: string) => mail.get(key) ?? 0;
+  // A queue for each stream of each rank, whose first step is next.
+  const queues = plan.ranks.flatMap(({ rank, steps }) =>
+    (["compute", "transfer"] as const).map((stream) => ({
+      rank,
+      steps: steps.filter((step) => step.stream === stream),
+      at: 0,
+      waits: null as readonly string[] | null,
+    })),
+  );
   for (let moved = true; moved;) {
     moved = false;
-    for (const { rank, steps } of plan.ranks) {
-      for (const stream of ["compute", "transfer"] as const) {
-        const step = steps.find((one) => one.stream === stream && !done[rank]!.has(one.id));
-        if (!step || step.after.some((id) => !done[rank]!.has(id))) continue;
+    for (const queue of queues) {
+      const { rank, steps } = queue;
+      const step = steps[queue.at];
+      if (!step || step.after.some((id) => !done[rank]!.has(id))) continue;
+      if (queue.waits === null) {
         const { sends, waits } = messagesOf(step, rank, plan.ranks.length);
-        if (!posted[rank]!.has(step.id)) {
-          for (const key of sends) mail.set(key, count(key) + 1);
-          posted[rank]!.add(step.id);
-          moved = true;
-        }
-        if (waits.some((key) => count(key) === 0)) continue;
-        for (const key of waits) mail.set(key, count(key) - 1);
-        done[rank]!.add(step.id);
+        for (const key of sends) mail.set(key, count(key) + 1);
+        queue.waits = waits;
         moved = true;
       }
+      if (queue.waits.some((key) => count(key) === 0)) continue;
+      for (const key of queue.waits) mail.set(key, count(key) - 1);
+      done[rank]!.add(step.id);
+      queue.at++;
+      queue.waits = null;
+      moved = true;
     }
   }
   const stuck = plan.ranks.find(({ rank, steps }) => done[rank]!.size < steps.length);
