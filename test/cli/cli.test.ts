@@ -389,6 +389,7 @@ describe("the rest", () => {
     expect(dump("--level", "tensor", "--after", "chunk")).toContain("chunks (");
     expect(dump("--level", "tile", "--after", "from-tensor")).toContain("kernel retention_forward");
     expect(dump("--level", "tile")).toContain("barrier");
+    expect(dump("--level", "tile", "--form", "backward")).toContain("d_gamma");
     expect(dump("--level", "plan")).toContain("launch forward");
     expect(laspc("dump", retention, "--after", "nothing").status).toBe(1);
   });

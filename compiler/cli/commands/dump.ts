@@ -33,6 +33,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     dtype: args.dtype(),
     entry: args.text("entry"),
     targets: level === "tile" ? [target] : [],
+    backward: /^backward$|_bwd$/.test(wanted),
     watch: {
       tensor: (form) => (pass, program) =>
         seen.push({ level: "tensor", form, pass, text: printTensor(program) }),
