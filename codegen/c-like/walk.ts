@@ -119,11 +119,9 @@ export class CLikeWalker {
   }
 
   /** Declarations of what threads hold themselves. */
-  declareRegisters(): void {
+  declareRegisters(body: readonly Stmt[] = this.kernel.body): void {
     const { writer, dialect } = this;
-    const touched = new Set(
-      this.kernel.body.flatMap((stmt) => [...readsOf(stmt), ...writesOf(stmt)]),
-    );
+    const touched = new Set(body.flatMap((stmt) => [...readsOf(stmt), ...writesOf(stmt)]));
     for (const storage of this.kernel.storages) {
       if (storage.memory !== "register" || !touched.has(storage.id)) continue;
       const name = this.nameOf(storage.id);
@@ -444,6 +442,9 @@ export class CLikeWalker {
       case "barrier":
         writer.line(dialect.barrier);
         return;
+      case "signal":
+      case "await":
+        throw new CompilerBug(`c-like: a target of ${stmt.kind} has tensor cores`);
     }
   }
 

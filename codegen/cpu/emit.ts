@@ -116,6 +116,8 @@ class StatementWriter {
         return this.loop(stmt);
       case "wait":
       case "barrier":
+      case "signal":
+      case "await":
         // One thread runs a grid point: copies are done when they are started.
         return;
       case "swap":

@@ -4,9 +4,10 @@
  * (fragments.ts), others in float32. No headers: the text is for NVRTC and nvcc alike.
  */
 import type { Kernel, Param, Stmt, Storage, Swap } from "../../compiler/tile/ir.ts";
+import { ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
-import { CLikeWalker, advance, sharedElements } from "../c-like/walk.ts";
+import { CLikeWalker, advance, bare, sharedElements } from "../c-like/walk.ts";
 import { FragmentWalker, sharedBytesOf } from "./fragments.ts";
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
@@ -108,15 +109,46 @@ function writeBody(walker: CLikeWalker, kernel: Kernel): void {
     writer.line("const int point = blockIdx.x;");
     walker.decodePoint();
     walker.declareBases();
+    if (walker instanceof FragmentWalker && kernel.roles !== undefined) {
+      writeRoles(walker, kernel, kernel.roles);
+      return;
+    }
     walker.declareRegisters();
     walker.body(kernel.body);
   });
-  if (mentions(lines, "ty")) writer.line("const int ty = threadIdx.x / 16;");
-  if (mentions(lines, "tx")) writer.line("const int tx = threadIdx.x % 16;");
-  if (mentions(lines, "lane")) writer.line("const int lane = threadIdx.x % 32;");
-  if (mentions(lines, "warp")) writer.line("const int warp = threadIdx.x / 32;");
-  if (mentions(lines, "thread")) writer.line("const int thread = threadIdx.x;");
+  if (kernel.roles === undefined) declareThread(walker, lines, "threadIdx.x");
   writer.restore(lines);
+}
+
+/** A branch for each role, its threads counted from 0. */
+function writeRoles(walker: FragmentWalker, kernel: Kernel, roles: number): void {
+  const { writer } = walker;
+  const threads = kernel.threads / roles;
+  // Told so, the compiler knows that a warp has one role.
+  writer.line(`const int role = __shfl_sync(0xffffffffu, threadIdx.x / ${threads}, 0);`);
+  for (let role = 0; role < roles; role++) {
+    const head = role === 0 ? "if (role == 0) {" : `else if (role == ${role}) {`;
+    const body = ofRole(kernel.body, role);
+    writer.block(role === roles - 1 ? "else {" : head, () => {
+      walker.inRole(role, () => {
+        const lines = writer.capture(() => {
+          walker.declareRegisters(body);
+          walker.body(body);
+        });
+        declareThread(walker, lines, `(threadIdx.x % ${threads})`);
+        writer.restore(lines);
+      });
+    });
+  }
+}
+
+/** The names by which statements call their threads, where `lines` do. */
+function declareThread({ writer }: CLikeWalker, lines: readonly string[], thread: string): void {
+  if (mentions(lines, "ty")) writer.line(`const int ty = ${thread} / 16;`);
+  if (mentions(lines, "tx")) writer.line(`const int tx = ${thread} % 16;`);
+  if (mentions(lines, "lane")) writer.line("const int lane = threadIdx.x % 32;");
+  if (mentions(lines, "warp")) writer.line(`const int warp = ${thread} / 32;`);
+  if (mentions(lines, "thread")) writer.line(`const int thread = ${bare(thread)};`);
 }
 
 function mentions(lines: readonly string[], word: string): boolean {

@@ -20,6 +20,7 @@ import type {
   ReduceStmt,
   Storage,
   StorageId,
+  Stmt,
   Store,
   Swap,
   View,
@@ -56,10 +57,11 @@ const tall = [
 /** Of few rows a warp has all, if it can: it sums down them alone. */
 const flat = [...tall].sort(([a], [b]) => a - b);
 
-export function warpsOf(rows: number, cols: number): Warps {
+export function warpsOf(rows: number, cols: number, warps = 8): Warps {
   const grids = rows % 64 === 0 ? tall : flat;
   const fitting = grids.filter(
-    ([down, across]) => (rows / 16) % down === 0 && (cols / 8) % across === 0,
+    ([down, across]) =>
+      down * across <= warps && (rows / 16) % down === 0 && (cols / 8) % across === 0,
   );
   const most = Math.max(...fitting.map(([down, across]) => down * across));
   const [down, across] = fitting.find(([d, a]) => d * a === most)!;
@@ -71,9 +73,9 @@ export function sumsInRegisters(rows: number, cols: number, block: number): bool
   return (block <= 16 || warpsOf(rows, cols).down === 1) && Number.isInteger(Math.log2(block));
 }
 
-/** Float registers of a thread for a tile. */
-export function fragmentRegisters(rows: number, cols: number): number {
-  const { rowBlocks, colBlocks } = warpsOf(rows, cols);
+/** Float registers of a thread for a tile among so many warps. */
+export function fragmentRegisters(rows: number, cols: number, warps = 8): number {
+  const { rowBlocks, colBlocks } = warpsOf(rows, cols, warps);
   return rowBlocks * colBlocks * 4;
 }
 
@@ -87,10 +89,14 @@ export function sharedBytesOf({ shape, dtype, pad }: Storage): number {
 
 export class FragmentWalker extends CLikeWalker {
   private readonly use: Use;
+  /** The role whose statements are being written, and how many threads execute them. */
+  private role: number | null = null;
+  private threads: number;
 
   constructor(kernel: Kernel, dialect: Dialect, use: Use) {
     super(kernel, dialect);
     this.use = use;
+    this.threads = kernel.threads;
     for (const name of [
       "lane",
       "warp",
@@ -103,13 +109,49 @@ export class FragmentWalker extends CLikeWalker {
       "sum",
       "turn",
       "words",
+      "role",
     ]) {
       this.taken.add(name);
     }
   }
 
+  /** The statements of a role, as its threads execute them. */
+  inRole(role: number, body: () => void): void {
+    [this.role, this.threads] = [role, this.kernel.threads / this.kernel.roles!];
+    body();
+    [this.role, this.threads] = [null, this.kernel.threads];
+  }
+
+  private warpsOf(rows: number, cols: number): Warps {
+    return warpsOf(rows, cols, this.threads / 32);
+  }
+
+  protected override statement(stmt: Stmt): void {
+    const { writer } = this;
+    switch (stmt.kind) {
+      case "barrier":
+        return stmt.role === undefined ? super.statement(stmt) : void writer.line(this.meeting());
+      // Numbers below are those of the barriers of all and of each role.
+      case "signal":
+      case "await": {
+        const name = this.use(stmt.kind === "signal" ? "arrive_at" : "meet_at");
+        const number = 1 + this.kernel.roles! + stmt.number;
+        return void writer.line(`${name}<${number}, ${this.kernel.threads}>();`);
+      }
+      default:
+        return super.statement(stmt);
+    }
+  }
+
+  /** A barrier of the threads at work. */
+  private meeting(): string {
+    return this.role === null
+      ? this.dialect.barrier
+      : `${this.use("meet_at")}<${1 + this.role}, ${this.threads}>();`;
+  }
+
   protected override heldOf(rows: number, cols: number): readonly [number, number] {
-    const { rowBlocks, colBlocks } = warpsOf(rows, cols);
+    const { rowBlocks, colBlocks } = this.warpsOf(rows, cols);
     return [2 * rowBlocks, 2 * colBlocks];
   }
 
@@ -137,12 +179,12 @@ export class FragmentWalker extends CLikeWalker {
   /** Runs only the warps that have a part of the tile. */
   private activeWarps({ down, across }: Warps, body: () => void): void {
     const count = down * across;
-    if (count * 32 === this.kernel.threads) return body();
+    if (count * 32 === this.threads) return body();
     this.writer.block(`if (warp < ${count}) {`, body);
   }
 
   protected override eachRegister(rows: number, cols: number, body: () => void): void {
-    const warps = warpsOf(rows, cols);
+    const warps = this.warpsOf(rows, cols);
     this.activeWarps(warps, () => {
       this.fixedLoop("i", 2 * warps.rowBlocks, () => {
         this.fixedLoop("j", 2 * warps.colBlocks, () => {
@@ -156,7 +198,7 @@ export class FragmentWalker extends CLikeWalker {
   /** Without a loop where each thread has one element, unrolled where each has as many. */
   protected override eachShared(count: number, name: string, body: () => void): void {
     const { writer } = this;
-    const { threads } = this.kernel;
+    const { threads } = this;
     if (count <= threads) {
       const inner = () => {
         writer.line(`const int ${name} = thread;`);
@@ -164,7 +206,10 @@ export class FragmentWalker extends CLikeWalker {
       };
       return void writer.block(count === threads ? "{" : `if (thread < ${count}) {`, inner);
     }
-    if (count % threads !== 0) return super.eachShared(count, name, body);
+    if (count % threads !== 0) {
+      const head = this.dialect.loop(name, "thread", String(count), String(threads));
+      return void writer.block(`${head} {`, body);
+    }
     this.fixedLoop("turn", count / threads, () => {
       writer.line(`const int ${name} = turn * ${threads} + thread;`);
       body();
@@ -173,7 +218,7 @@ export class FragmentWalker extends CLikeWalker {
 
   /** Every pair of neighbouring columns that this thread holds: registers [i][2 j] and [i][2 j + 1]. */
   private eachPair(rows: number, cols: number, body: () => void): void {
-    const warps = warpsOf(rows, cols);
+    const warps = this.warpsOf(rows, cols);
     this.activeWarps(warps, () => {
       this.fixedLoop("i", 2 * warps.rowBlocks, () => {
         this.fixedLoop("j", warps.colBlocks, () => {
@@ -286,12 +331,13 @@ export class FragmentWalker extends CLikeWalker {
 
   protected override store(stmt: Store): void {
     const { src, view } = stmt;
+    if (this.isNarrow(src)) return this.storeTile(src, view);
     const [rows, cols] = this.storage(src).shape as [number, number?];
     const param = this.param(view.param);
     const isEven = this.colsOf(param) % 2 === 0 && view.col.offset % 2 === 0;
     if (cols === undefined || param.dtype === "f32" || !isEven) return super.store(stmt);
     if (this.colsOf(param) % 8 === 0 && view.col.offset % 8 === 0) {
-      if (warpsOf(rows, cols).colBlocks % 2 === 0) return this.storePieces(src, view);
+      if (this.warpsOf(rows, cols).colBlocks % 2 === 0) return this.storePieces(src, view);
     }
     const name = this.nameOf(src);
     const pair = [`${name}[i][2 * j]`, `${name}[i][2 * j + 1]`];
@@ -313,7 +359,7 @@ export class FragmentWalker extends CLikeWalker {
     const [rows, cols] = this.storage(src).shape as [number, number];
     const param = this.param(view.param);
     const name = this.nameOf(src);
-    const warps = warpsOf(rows, cols);
+    const warps = this.warpsOf(rows, cols);
     const { rowBlocks, colBlocks } = warps;
     const inRow = colBlocks % 4 === 0;
     const at = (n: number) => {
@@ -344,6 +390,27 @@ export class FragmentWalker extends CLikeWalker {
     });
   }
 
+  /** A 16-bit tile as it lies in shared memory, to a buffer of its type. */
+  private storeTile(src: StorageId, view: View): void {
+    const { writer } = this;
+    const [rows, cols] = this.storage(src).shape as [number, number];
+    const param = this.param(view.param);
+    const isEven =
+      this.colsOf(param) % 8 === 0 && view.col.base === null && view.col.offset % 8 === 0;
+    const [width, type] = isEven ? [8, "uint4"] : [1, "unsigned short"];
+    this.eachShared(rows * (cols / width), "piece", () => {
+      const pieces = cols / width;
+      const col = width === 1 ? `piece % ${pieces}` : `piece % ${pieces} * ${width}`;
+      this.withPlaces(`piece / ${pieces}`, col, () => {
+        const place = `${this.paramName(param.name)}[${this.bufferIndex(view, "row", "col")}]`;
+        const write = `*(${type}*)&${place} = *(const ${type}*)(${this.inTile(src, "row", "col")});`;
+        const inside = this.inBuffer(view, src, "row", "col");
+        if (inside === null) writer.line(write);
+        else writer.block(`if (${inside}) {`, () => writer.line(write));
+      });
+    });
+  }
+
   private wholeTile({ storage, row, col, rows, cols }: Window): void {
     const { shape, name } = this.storage(storage);
     const isWhole = rows === shape[0] && cols === shape[1] && row.offset === 0 && col.offset === 0;
@@ -359,7 +426,7 @@ export class FragmentWalker extends CLikeWalker {
     for (const window of [dst, lhs, rhs]) this.wholeTile(window);
     const { dtype } = this.storage(lhs.storage);
     const number = this.use(dtype as "f16" | "bf16");
-    const warps = warpsOf(dst.rows, dst.cols);
+    const warps = this.warpsOf(dst.rows, dst.cols);
     const { down, across, colBlocks } = warps;
     const depth = transposeLhs ? lhs.rows : lhs.cols;
     const width = colBlocks * 8;
@@ -423,7 +490,7 @@ export class FragmentWalker extends CLikeWalker {
     const blocks = [sums?.block ?? 1, stmt.block ?? rows];
     const name = this.use("sum_down_columns");
     this.eachRegister(rows, cols, () => this.writer.line(`${dst}[i][j] = ${from};`));
-    this.activeWarps(warpsOf(rows, cols), () => {
+    this.activeWarps(this.warpsOf(rows, cols), () => {
       this.writer.line(`${name}<${reverse}, ${exclusive}, ${blocks.join(", ")}>(${dst}, ${src});`);
     });
   }
@@ -431,9 +498,10 @@ export class FragmentWalker extends CLikeWalker {
   protected override invert({ dst }: Invert): void {
     const { shape, pad } = this.storage(dst);
     const [size] = shape as [number];
-    const { threads } = this.kernel;
     const name = this.use("invert_triangle");
-    this.writer.line(`${name}<${size}, ${size + pad}, ${threads}>(${this.nameOf(dst)});`);
+    const barrier = this.role === null ? 0 : 1 + this.role;
+    const numbers = [size, size + pad, this.threads, barrier];
+    this.writer.line(`${name}<${numbers.join(", ")}>(${this.nameOf(dst)});`);
   }
 
   /** Of a vector every warp folds all of it, so that each thread has the result. */
@@ -457,14 +525,17 @@ export class FragmentWalker extends CLikeWalker {
     const [rows, cols] = this.storage(stmt.src).shape as [number, number?];
     if (cols === undefined) return this.reduceVector(stmt);
     const { writer, dialect } = this;
-    const warps = warpsOf(rows, cols);
+    const warps = this.warpsOf(rows, cols);
     const start = dialect.float(stmt.fn === "sum" ? 0 : -Infinity);
     const fold = (a: string, b: string) => dialect.call(stmt.fn === "sum" ? "add" : "max", [a, b]);
     const alongCols = stmt.axis === "col";
     const [src, dst] = [this.nameOf(stmt.src), this.nameOf(stmt.dst)];
-    const scratch = this.storage(stmt.scratch!);
+    // Without scratch a warp has whole rows, and its sums are those of the tile.
+    const scratch = stmt.scratch === null ? null : this.storage(stmt.scratch);
     const partial = (at: string, part: string) =>
-      `${this.nameOf(scratch.id)}[(${at}) * ${scratch.shape[1]! + scratch.pad} + ${part}]`;
+      scratch === null
+        ? `${dst}[${at}]`
+        : `${this.nameOf(scratch.id)}[(${at}) * ${scratch.shape[1]! + scratch.pad} + ${part}]`;
     const [outer, inner] = alongCols ? ["i", "j"] : ["j", "i"];
     const [held, folded] = alongCols
       ? [2 * warps.rowBlocks, 2 * warps.colBlocks]
@@ -476,6 +547,7 @@ export class FragmentWalker extends CLikeWalker {
     // The lanes that hold one row differ in lane % 4, those that hold one column in lane / 4.
     const distances = alongCols ? [1, 2] : [4, 8, 16];
     const isFirst = alongCols ? "lane % 4 == 0" : "lane < 4";
+    if (scratch === null) writer.line(this.meeting());
     this.activeWarps(warps, () => {
       this.fixedLoop(outer, held, () => {
         writer.line(`float value = ${start};`);
@@ -489,7 +561,8 @@ export class FragmentWalker extends CLikeWalker {
         writer.line(`if (${isFirst}) ${partial(place, alongCols ? across : down)} = value;`);
       });
     });
-    writer.line(dialect.barrier);
+    writer.line(this.meeting());
+    if (scratch === null) return;
     this.eachShared(alongCols ? rows : cols, "row", () => {
       writer.line(`float value = ${start};`);
       this.fixedLoop("inner", alongCols ? warps.across : warps.down, () => {
@@ -497,6 +570,6 @@ export class FragmentWalker extends CLikeWalker {
       });
       writer.line(`${dst}[row] = value;`);
     });
-    writer.line(dialect.barrier);
+    writer.line(this.meeting());
   }
 }

@@ -5,6 +5,7 @@
  */
 import type { MapFn } from "../../compiler/tensor/ir.ts";
 import { bare, infix } from "../c-like/walk.ts";
+import arriveAt from "./helpers/arrive_at.cuh";
 import bf16 from "./helpers/bf16.cuh";
 import closeCopies from "./helpers/close_copies.cuh";
 import closeProducts from "./helpers/close_products.cuh";
@@ -18,6 +19,7 @@ import gelu from "./helpers/gelu.cuh";
 import invertTriangle from "./helpers/invert_triangle.cuh";
 import loadMatrices from "./helpers/load_matrices.cuh";
 import loadMatricesTransposed from "./helpers/load_matrices_transposed.cuh";
+import meetAt from "./helpers/meet_at.cuh";
 import multiplyByWarpgroups from "./helpers/multiply_by_warpgroups.cuh";
 import multiplyByWarps from "./helpers/multiply_by_warps.cuh";
 import openProducts from "./helpers/open_products.cuh";
@@ -40,6 +42,7 @@ import waitForCopies from "./helpers/wait_for_copies.cuh";
 
 /** Functions that are files; a kernel's text starts with those it calls. */
 export const helpers = {
+  arrive_at: arriveAt,
   bf16,
   close_copies: closeCopies,
   close_products: closeProducts,
@@ -53,6 +56,7 @@ export const helpers = {
   invert_triangle: invertTriangle,
   load_matrices: loadMatrices,
   load_matrices_transposed: loadMatricesTransposed,
+  meet_at: meetAt,
   multiply_by_warpgroups: multiplyByWarpgroups,
   multiply_by_warps: multiplyByWarps,
   open_products: openProducts,

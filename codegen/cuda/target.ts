@@ -3,17 +3,20 @@
  * what is float32, and single tokens, on ordinary cores.
  */
 import { Report } from "../../compiler/support/pass.ts";
+import { divideRoles } from "../../compiler/tile/passes/divide-roles.ts";
+import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
 import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
+import { scaleAfter } from "../../compiler/tile/passes/scale-after.ts";
 import { stageOperands } from "../../compiler/tile/passes/stage-operands.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
 import { type Program, allOps } from "../../compiler/tensor/ir.ts";
 import { emitCuda } from "./emit.ts";
-import { fragmentRegisters, sharedBytesOf, sumsInRegisters } from "./fragments.ts";
+import { fragmentRegisters, sharedBytesOf, sumsInRegisters, warpsOf } from "./fragments.ts";
 
 const limits: Limits = {
   threads: 256,
@@ -70,14 +73,28 @@ function tensorTarget(sharedBytes: number): Target {
       .filter(({ memory }) => memory === "shared")
       .reduce((sum, storage) => sum + sharedBytesOf(storage), 0);
   const fits = (kernel: Kernel) => bytesOf(kernel) <= sharedBytes;
-  /** Registers of a kernel whose factors lie in shared memory; too many where that has no room for them. */
-  const registersOf = (kernel: Kernel) => {
+  const placed = (kernel: Kernel): Kernel => {
     const report = new Report();
     const program = place.run({ name: "", kernels: [kernel] }, report);
-    const [placed] = recomputeTiles.run(program, report).kernels;
-    const excess = fits(placed!) ? 0 : 1000 + bytesOf(placed!) / 1024;
-    return excess + registerPressure(placed!, fragmentRegisters);
+    return recomputeTiles.run(program, report).kernels[0]!;
   };
+  const pressureOf = (kernel: Kernel) => registerPressure(placed(kernel), fragmentRegisters);
+  const early = foldEarly(pressureOf);
+  /** Registers of a kernel whose factors lie in shared memory; too many where that has no room for them. */
+  const registersOf = (kernel: Kernel) => {
+    const whole = early.run({ name: "", kernels: [kernel] }, new Report()).kernels[0]!;
+    const bytes = bytesOf(placed(whole));
+    return (bytes <= sharedBytes ? 0 : 1000 + bytes / 1024) + pressureOf(whole);
+  };
+  // A warpgroup each; sixteen barriers are there, one for all and one for each role among them.
+  const divide = divideRoles({
+    limitBytes: sharedBytes,
+    bytesOf: sharedBytesOf,
+    registersOf: (rows, cols) => fragmentRegisters(rows, cols, 4),
+    registers: 160,
+    signals: 13,
+    foldsRows: (rows, cols) => warpsOf(rows, cols, 4).across === 1,
+  });
   const pipeline = pipelineCopies({ limitBytes: sharedBytes, bytesOf: sharedBytesOf });
   return {
     ...onOrdinaryCores,
@@ -89,7 +106,7 @@ function tensorTarget(sharedBytes: number): Target {
       narrowFactors: true,
       registersOf,
     },
-    legalize: [place, recomputeTiles, pipeline, insertBarriers],
+    legalize: [scaleAfter, early, place, recomputeTiles, divide, pipeline, insertBarriers],
     fits,
   };
 }

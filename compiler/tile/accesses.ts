@@ -1,5 +1,5 @@
 /** What a statement reads and writes: the storages, whatever their memory. */
-import type { Expr, Stmt, StorageId } from "./ir.ts";
+import type { Expr, Stmt, StorageId, Window } from "./ir.ts";
 
 export function readsOf(stmt: Stmt): readonly StorageId[] {
   switch (stmt.kind) {
@@ -28,6 +28,8 @@ export function readsOf(stmt: Stmt): readonly StorageId[] {
     case "copy-async":
     case "wait":
     case "barrier":
+    case "signal":
+    case "await":
       return [];
   }
 }
@@ -54,6 +56,8 @@ export function writesOf(stmt: Stmt): readonly StorageId[] {
     case "store":
     case "wait":
     case "barrier":
+    case "signal":
+    case "await":
       return [];
   }
 }
@@ -61,4 +65,60 @@ export function writesOf(stmt: Stmt): readonly StorageId[] {
 function* readIn(expr: Expr): Generator<StorageId> {
   if (expr.kind === "read") yield expr.storage;
   if (expr.kind === "call") for (const arg of expr.args) yield* readIn(arg);
+}
+
+/** The same statement on other storages; of a loop, all it holds. */
+export function onStorages<S extends Stmt>(stmt: S, other: (id: StorageId) => StorageId): S {
+  const window = (own: Window): Window => ({ ...own, storage: other(own.storage) });
+  const moved = (one: Stmt): Stmt => {
+    switch (one.kind) {
+      case "store":
+        return { ...one, src: other(one.src) };
+      case "copy":
+        return { ...one, dst: window(one.dst), src: window(one.src) };
+      case "map":
+        return { ...one, dst: other(one.dst), expr: exprOn(one.expr, other) };
+      case "mma":
+        return { ...one, dst: window(one.dst), lhs: window(one.lhs), rhs: window(one.rhs) };
+      case "reduce": {
+        const scratch = one.scratch === null ? null : other(one.scratch);
+        return { ...one, dst: other(one.dst), src: other(one.src), scratch };
+      }
+      case "rotate-half":
+        return { ...one, dst: other(one.dst), src: other(one.src) };
+      case "cumsum": {
+        const own = { ...one, dst: other(one.dst), src: other(one.src) };
+        return one.sums ? { ...own, sums: { ...one.sums, storage: other(one.sums.storage) } } : own;
+      }
+      case "solve":
+        return { ...one, dst: other(one.dst), matrix: other(one.matrix) };
+      case "load":
+      case "copy-async":
+      case "invert":
+        return { ...one, dst: other(one.dst) };
+      case "swap":
+        return { ...one, a: other(one.a), b: other(one.b) };
+      case "loop":
+        return { ...one, body: one.body.map(moved) };
+      case "wait":
+      case "barrier":
+      case "signal":
+      case "await":
+        return one;
+    }
+  };
+  return moved(stmt) as S;
+}
+
+function exprOn(expr: Expr, other: (id: StorageId) => StorageId): Expr {
+  if (expr.kind === "read") return { ...expr, storage: other(expr.storage) };
+  if (expr.kind === "call") return { ...expr, args: expr.args.map((arg) => exprOn(arg, other)) };
+  return expr;
+}
+
+/** The statements that a role executes. */
+export function ofRole(body: readonly Stmt[], role: number): readonly Stmt[] {
+  return body
+    .filter((stmt) => stmt.role === undefined || stmt.role === role)
+    .map((stmt) => (stmt.kind === "loop" ? { ...stmt, body: ofRole(stmt.body, role) } : stmt));
 }

@@ -237,6 +237,8 @@ class Point {
       case "loop":
         return this.loop(stmt);
       case "barrier":
+      case "signal":
+      case "await":
       case "wait":
         return;
     }

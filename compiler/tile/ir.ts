@@ -38,6 +38,11 @@
  * Tensor cores and asynchronous copies: operands of `mma` may be shared and narrower than f32 while
  * `dst` is f32 in registers; `copy-async` starts a load into shared memory that `wait` completes, so
  * a pipeline is a pair of shared tiles: one is computed on while the other is filled, then they `swap`.
+ *
+ * Roles: a kernel's threads may be divided into groups that run different statements of one body side by
+ * side, each in the body's order. Storages that one role writes belong to it. Another reads them behind a
+ * `signal` and its `await`; `wait` and barriers without a role are where all roles meet.
+ *
  * Shared tiles narrower than f32 lie as the target's matrix instructions want them, without padding.
  */
 import type { Dtype, MapFn, Per } from "../tensor/ir.ts";
@@ -129,6 +134,8 @@ export type Expr =
   | { readonly kind: "call"; readonly fn: MapFn; readonly args: readonly Expr[] };
 
 interface StmtBase {
+  /** Of a kernel with roles the one that executes it, with its threads alone; absent: each of them does. */
+  readonly role?: number;
   /** The source line this came from ("retention.lasp:4  scores = ..."), printed once above a group. */
   readonly note: string | null;
 }
@@ -197,7 +204,7 @@ export interface Mma extends StmtBase {
 /**
  * Tile to vector: axis "col" folds the columns (dst has the tile's rows), "row" folds the rows.
  * Vector to scalar: axis "row". `scratch`: a shared tile of 16 columns for the partial results of
- * register tiles, as many rows at a time as it has; such a reduce holds its own barriers.
+ * register tiles, as many rows at a time as it has; null where threads of one warp have all of a row. Either reduce holds its own barriers.
  */
 export interface ReduceStmt extends StmtBase {
   readonly kind: "reduce";
@@ -263,8 +270,19 @@ export interface Loop extends StmtBase {
   readonly reverse: boolean;
   readonly body: readonly Stmt[];
 }
+/** A role's threads wait for each other; without a role all of the kernel's do. */
 export interface Barrier extends StmtBase {
   readonly kind: "barrier";
+}
+/** What this role wrote to shared storages so far is there for the role that awaits the same number. */
+export interface Signal extends StmtBase {
+  readonly kind: "signal";
+  readonly number: number;
+}
+/** Blocks this role until the other has signalled the number, once for each time it does. */
+export interface Await extends StmtBase {
+  readonly kind: "await";
+  readonly number: number;
 }
 
 export type Stmt =
@@ -282,7 +300,9 @@ export type Stmt =
   | Invert
   | RotateHalfStmt
   | Loop
-  | Barrier;
+  | Barrier
+  | Signal
+  | Await;
 export type StmtKind = Stmt["kind"];
 
 export interface Kernel {
@@ -290,6 +310,8 @@ export interface Kernel {
   readonly params: readonly Param[];
   readonly grid: readonly GridAxis[];
   readonly threads: number;
+  /** Into how many roles the threads are divided evenly; see `StmtBase.role`. */
+  readonly roles?: number;
   readonly storages: readonly Storage[];
   readonly body: readonly Stmt[];
 }

@@ -53,6 +53,7 @@ class TileParser {
     const name = reader.next();
     reader.expect("threads");
     const threads = reader.number();
+    const roles = reader.accept("roles") ? { roles: reader.number() } : {};
     reader.expect("{");
     for (;;) {
       if (reader.accept("param")) params.push(this.param());
@@ -61,7 +62,7 @@ class TileParser {
       else break;
     }
     const body = this.body();
-    return { name, params, grid, threads, storages: this.storages, body };
+    return { name, params, grid, threads, ...roles, storages: this.storages, body };
   }
 
   private extent(): number | "T" {
@@ -113,10 +114,11 @@ class TileParser {
     const stmts: Stmt[] = [];
     let note: string | null = null;
     while (!this.reader.accept("}")) {
+      const role = this.reader.accept("@") ? { role: this.reader.number() } : {};
       const kind = this.reader.next();
       const comment = this.reader.comment();
       if (comment !== null) note = comment === "" ? null : comment;
-      stmts.push(this.statement(kind, note));
+      stmts.push({ ...this.statement(kind, note), ...role });
     }
     return stmts;
   }
@@ -148,6 +150,9 @@ class TileParser {
         return { kind, pending: reader.number(), note };
       case "barrier":
         return { kind, note };
+      case "signal":
+      case "await":
+        return { kind, number: reader.number(), note };
       case "copy": {
         const dst = this.window();
         reader.expect("=");

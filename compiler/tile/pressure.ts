@@ -65,6 +65,8 @@ export function takesWhole({ kind }: Stmt): boolean {
     case "map":
     case "reduce":
     case "barrier":
+    case "signal":
+    case "await":
       return false;
   }
 }

@@ -27,6 +27,8 @@ import type {
  *     }
  *   }
  *
+ * In a kernel with roles `@1 map ...` is executed by role 1 alone.
+ *
  * A note stands behind the first statement it is about and holds for those after it in the same
  * body, until the next one; an empty `//` ends it.
  */
@@ -39,7 +41,8 @@ export function printTile(program: TileProgram): string {
 }
 
 function printKernel(kernel: Kernel, writer: TextWriter): void {
-  writer.block(`kernel ${kernel.name} threads ${kernel.threads} {`, () => {
+  const roles = kernel.roles === undefined ? "" : ` roles ${kernel.roles}`;
+  writer.block(`kernel ${kernel.name} threads ${kernel.threads}${roles} {`, () => {
     for (const param of kernel.params) writer.line(paramText(param));
     for (const axis of kernel.grid) {
       writer.line(`grid ${axis.name} below ${axis.extent} step ${axis.step}`);
@@ -74,7 +77,8 @@ function printBody(body: readonly Stmt[], nameOf: NameOf, writer: TextWriter): v
       const head = `loop ${stmt.variable} below ${stmt.extent} step ${stmt.step}${part}${direction} {`;
       writer.block(head + fresh, () => printBody(stmt.body, nameOf, writer));
     } else {
-      writer.line(stmtText(stmt, nameOf) + fresh);
+      const role = stmt.role === undefined ? "" : `@${stmt.role} `;
+      writer.line(role + stmtText(stmt, nameOf) + fresh);
     }
   }
 }
@@ -125,6 +129,9 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
       return `rotate-half ${nameOf(stmt.dst)} = ${nameOf(stmt.src)} width ${stmt.width}`;
     case "barrier":
       return "barrier";
+    case "signal":
+    case "await":
+      return `${stmt.kind} ${stmt.number}`;
   }
 }
 

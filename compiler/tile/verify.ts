@@ -20,6 +20,7 @@ import type {
   View,
   Window,
 } from "./ir.ts";
+import { readsOf, writesOf } from "./accesses.ts";
 import { printTile, stmtText } from "./print.ts";
 
 /** Throws CompilerBug naming `after`, the pass that ran last, and showing the program. */
@@ -54,6 +55,7 @@ class Checker {
       this.checkHead();
       const { grid, body } = this.kernel;
       this.checkBody(body, new Map(grid.map((axis) => [axis.name, lastOf(axis)])));
+      this.checkRoles();
       return null;
     } catch (error) {
       if (error instanceof Problem) return error.message;
@@ -83,6 +85,66 @@ class Checker {
       if (shape.length > 2) throw new Problem(`${name} has shape [${shape.join(", ")}]`);
       if ((per === "token") !== (shape[0] === "T") || shape.slice(1).includes("T")) {
         throw new Problem(`${name} is per ${per} but has shape [${shape.join(", ")}]`);
+      }
+    }
+  }
+
+  /** Each storage is one role's, or all roles do the same to it; registers are nobody else's. */
+  private checkRoles(): void {
+    const { roles, body } = this.kernel;
+    const owners = new Map<StorageId, number | undefined>();
+    const each = (stmts: readonly Stmt[], see: (stmt: Stmt) => void): void => {
+      for (const stmt of stmts) {
+        if (stmt.kind === "loop") each(stmt.body, see);
+        else see(stmt);
+      }
+    };
+    each(body, (stmt) => {
+      const { role } = stmt;
+      if (role !== undefined && !(role < (roles ?? 0)))
+        throw new Problem(`there is no role ${role}`);
+      if (stmt.kind === "swap") return;
+      for (const id of writesOf(stmt)) {
+        if (owners.has(id) && owners.get(id) !== role) {
+          throw new Problem(`${this.storage(id).name} is written by two roles`);
+        }
+        owners.set(id, role);
+      }
+    });
+    each(body, (stmt) => {
+      for (const id of readsOf(stmt)) {
+        const owner = owners.get(id);
+        const { name, memory } = this.storage(id);
+        if (memory === "register" && owner !== undefined && owner !== stmt.role) {
+          throw new Problem(`${name} is another role's`);
+        }
+      }
+    });
+    this.checkSignals(body);
+  }
+
+  /** What another role writes in a turn is read behind its signal. */
+  private checkSignals(body: readonly Stmt[]): void {
+    /** Who wrote a shared storage, the signal behind that, and the roles that waited for it. */
+    const written = new Map<StorageId, { by: number; number: number | null; seen: Set<number> }>();
+    for (const stmt of body) {
+      const { role } = stmt;
+      if (stmt.kind === "loop") this.checkSignals(stmt.body);
+      if (role === undefined || stmt.kind === "loop") continue;
+      for (const one of written.values()) {
+        if (stmt.kind === "signal" && one.by === role) one.number ??= stmt.number;
+        if (stmt.kind === "await" && one.number === stmt.number) one.seen.add(role);
+      }
+      for (const id of readsOf(stmt)) {
+        const one = written.get(id);
+        if (one && one.by !== role && !one.seen.has(role)) {
+          throw new Problem(`${this.storage(id).name} is read before it is handed over`);
+        }
+      }
+      if (stmt.kind === "copy-async") continue;
+      for (const id of writesOf(stmt)) {
+        if (this.storage(id).memory !== "shared") continue;
+        written.set(id, { by: role, number: null, seen: new Set() });
       }
     }
   }
@@ -207,6 +269,10 @@ class Checker {
         if (!(stmt.pending >= 0)) throw new Problem("a wait for less than nothing");
         return;
       case "barrier":
+        return;
+      case "signal":
+      case "await":
+        if (stmt.role === undefined) throw new Problem("it belongs to a role");
         return;
     }
   }

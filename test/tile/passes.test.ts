@@ -4,22 +4,39 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { type Pass, Report, runPasses } from "../../compiler/support/pass.ts";
 import { interpretTile } from "../../compiler/tile/interpret.ts";
-import type { TileProgram } from "../../compiler/tile/ir.ts";
+import type { Storage, TileProgram } from "../../compiler/tile/ir.ts";
 import { parseTile } from "../../compiler/tile/parse.ts";
+import { divideRoles } from "../../compiler/tile/passes/divide-roles.ts";
+import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
 import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
+import { scaleAfter } from "../../compiler/tile/passes/scale-after.ts";
+import { registerPressure } from "../../compiler/tile/pressure.ts";
 import { printTile } from "../../compiler/tile/print.ts";
 import { verifyTile } from "../../compiler/tile/verify.ts";
 import { checkGolden, readGolden } from "../harness.ts";
 
 const folder = join(import.meta.dirname, "passes");
 
+const bytesOf = ({ shape }: Storage) => shape.reduce((a, b) => a * b, 2);
+const registersOf = (rows: number, cols: number) => (rows * cols) / 128;
+
 const passes: readonly Pass<TileProgram>[] = [
+  scaleAfter,
+  foldEarly((kernel) => registerPressure(kernel, registersOf)),
   placeOperands((rows) => rows <= 16),
   recomputeTiles,
-  pipelineCopies({ limitBytes: 2600, bytesOf: ({ shape }) => shape.reduce((a, b) => a * b, 2) }),
+  divideRoles({
+    limitBytes: 100000,
+    bytesOf,
+    registersOf,
+    registers: 100,
+    signals: 13,
+    foldsRows: () => true,
+  }),
+  pipelineCopies({ limitBytes: 2600, bytesOf }),
   insertBarriers,
 ];
 

@@ -26,7 +26,7 @@ test.each(exampleNames)("%s reads back as the same object, notes and all", (name
 });
 
 const every = `tile all {
-  kernel all threads 256 {
+  kernel all threads 256 roles 2 {
     param read token q: bf16[T, 32] heads H_q
     param read head gamma: f32[] heads H_gamma
     param read shared w: f16[32] heads H
@@ -49,7 +49,9 @@ const every = `tile all {
       copy-async first slab = q[t, 0]
       wait 0
       copy-async ahead next_slab = q[t - 16, 0]
-      barrier
+      @0 barrier
+      @0 signal 0
+      @1 await 0
       copy x[0:16, 0:32] = slab[0:16, 0:32]
       map x = select(ge(at(row, 1), token(col, t + 16)), mul(x, -1.5e-7), -inf)  // rule.lasp:4  y
       map x = mul(inside(row, t, T), add(rows@row, cols@col))
@@ -106,6 +108,8 @@ test("every statement and expression reads back", () => {
     "rotate-half": true,
     loop: true,
     barrier: true,
+    signal: true,
+    await: true,
   };
   const found = new Set([...statements(program.kernels[0]!.body)].map((stmt) => stmt.kind));
   expect([...found].sort()).toEqual(Object.keys(kinds).sort());
@@ -120,7 +124,7 @@ test("a note holds until the next one, within its body", () => {
     "rule.lasp:3  x = q  // the query",
   ]);
   const notes = loop.body.map((stmt) => stmt.note);
-  expect(notes.slice(4, 9)).toEqual([null, "rule.lasp:4  y", "rule.lasp:4  y", null, null]);
+  expect(notes.slice(6, 11)).toEqual([null, "rule.lasp:4  y", "rule.lasp:4  y", null, null]);
 });
 
 test.each([

@@ -107,3 +107,34 @@ test("storages are numbered in order", () => {
   const kernels = [{ ...kernel, storages }];
   expect(() => verifyTile({ ...program, kernels }, "some-pass")).toThrow("ids skip a number");
 });
+
+const divided = `tile p { kernel k threads 256 roles 2 {
+  param read token q: f32[T, 16] heads H
+  param write token o: f32[T, 16] heads H
+  register x: f32[16, 16]
+  register y: f32[16, 16]
+  shared handed: f32[16, 16]
+  loop t below T step 16 {
+    wait 0
+    @0 load x = q[t, 0]
+    @0 copy handed[0:16, 0:16] = x[0:16, 0:16]
+    @0 signal 0
+    @1 await 0
+    @1 copy y[0:16, 0:16] = handed[0:16, 0:16]
+    @1 store o[t, 0] = y
+  }
+}}`;
+
+test("a sound program with roles is sound", () => verifyTile(parseTile(divided), "the test"));
+
+test.each([
+  ["there is no role 1", "roles 2", "roles 1"],
+  ["x is written by two roles", "@1 await 0", "@1 await 0\n@1 load x = q[t, 0]"],
+  ["x is another role's", "@1 store o[t, 0] = y", "@1 store o[t, 0] = x"],
+  ["handed is read before it is handed over", "@1 await 0", ""],
+  ["handed is read before it is handed over", "@0 signal 0", ""],
+  ["it belongs to a role", "@0 signal 0", "signal 0"],
+])("%s", (message, part, broken) => {
+  const program = parseTile(divided.replace(part, broken));
+  expect(() => verifyTile(program, "the test")).toThrow(message);
+});

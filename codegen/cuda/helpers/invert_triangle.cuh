@@ -1,9 +1,10 @@
 // The strictly lower part L of a [size, size] array in shared memory becomes (I - L)^-1 - I, the rest of its
 // blocks on the diagonal zero. First blocks of 16 by substitution, a warp each; then pairs of blocks, the
-// inverse of [[A, 0], [C, B]] having B^-1 C A^-1 in the corner. Float32 throughout, by all threads.
-template <int size, int stride, int threads>
+// inverse of [[A, 0], [C, B]] having B^-1 C A^-1 in the corner. Float32 throughout, by so many threads in a row,
+// which meet at a barrier of their own.
+template <int size, int stride, int threads, int barrier>
 __device__ __forceinline__ void invert_triangle(float* a) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int thread = barrier == 0 ? threadIdx.x : threadIdx.x % threads, lane = thread % 32, warp = thread / 32;
   for (int block = warp; block < size / 16; block += threads / 32) {
     float* const d = a + block * 16 * (stride + 1);
     const int col = lane % 16;
@@ -19,7 +20,7 @@ __device__ __forceinline__ void invert_triangle(float* a) {
     #pragma unroll
     for (int row = 0; row < 16; row++) d[row * stride + col] = x[row];
   }
-  __syncthreads();
+  meet_at<barrier, threads>();
   #pragma unroll
   for (int width = 16; width < size; width *= 2) {
     // Each thread has pieces of four columns of the corners: C + C A', then that + B' of it.
@@ -30,7 +31,7 @@ __device__ __forceinline__ void invert_triangle(float* a) {
       float sums[most][4];
       #pragma unroll
       for (int i = 0; i < most; i++) {
-        const int piece = threadIdx.x + i * threads;
+        const int piece = thread + i * threads;
         if (piece >= pieces) continue;
         const int pair = piece / (width * width / 4), row = piece / (width / 4) % width, col = piece % (width / 4) * 4;
         const float* const corner = a + (pair * 2 + 1) * width * stride + pair * 2 * width;
@@ -45,17 +46,17 @@ __device__ __forceinline__ void invert_triangle(float* a) {
           for (int j = 0; j < 4; j++) sums[i][j] += factor * right[k * stride + j];
         }
       }
-      __syncthreads();
+      meet_at<barrier, threads>();
       #pragma unroll
       for (int i = 0; i < most; i++) {
-        const int piece = threadIdx.x + i * threads;
+        const int piece = thread + i * threads;
         if (piece >= pieces) continue;
         const int pair = piece / (width * width / 4), row = piece / (width / 4) % width, col = piece % (width / 4) * 4;
         float* const corner = a + (pair * 2 + 1) * width * stride + pair * 2 * width;
         #pragma unroll
         for (int j = 0; j < 4; j++) corner[row * stride + col + j] = sums[i][j];
       }
-      __syncthreads();
+      meet_at<barrier, threads>();
     }
   }
 }

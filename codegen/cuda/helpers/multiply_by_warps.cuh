@@ -4,7 +4,7 @@
 template <class Number, int depth, bool turn_left, bool turn_right, int down, int across, int height, int width>
 __device__ __forceinline__ void multiply_by_warps(float (&sums)[height][width], const unsigned char* left,
                                                   const unsigned char* right) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % (down * across);
   constexpr int row_blocks = height / 2, col_blocks = width / 2, pairs = (col_blocks + 1) / 2;
   constexpr int rows = row_blocks * 16 * down, cols = col_blocks * 8 * across;
   const int first_row = warp % down * 16, first_col = warp / down * (col_blocks * 8);

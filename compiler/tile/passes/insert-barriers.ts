@@ -9,11 +9,13 @@
  * since the last one, unless both are threads at their own elements of a vector. A loop's body is looked at twice, the second time with what its own end leaves
  * behind, so that one iteration cannot overtake the one before.
  *
+ * In a kernel with roles the threads of each wait for one another alone.
+ *
  * Needs: stage-operands. Guarantees: no two threads touch one shared element, one of them writing,
  * without a barrier between. What `reduce` and `cumsum` do inside is their own business (tile/ir.ts).
  */
 import type { Pass } from "../../support/pass.ts";
-import { readsOf, writesOf } from "../accesses.ts";
+import { ofRole, readsOf, writesOf } from "../accesses.ts";
 import type { Kernel, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
 
 export const insertBarriers: Pass<TileProgram> = {
@@ -49,8 +51,44 @@ function withBarriers(kernel: Kernel): Kernel {
     kernel.storages.filter((storage) => storage.memory === "shared").map((storage) => storage.id),
   );
   if (shared.size === 0) return kernel;
-  const body = guard(kernel.body, none(), kernel.storages);
+  const body =
+    kernel.roles === undefined
+      ? guard(kernel.body, none(), kernel.storages)
+      : withRoles(kernel, kernel.roles);
   return count(body) === count(kernel.body) ? kernel : { ...kernel, body };
+}
+
+/** Each role waits for its own threads, as if there were no other; see divide-roles. */
+function withRoles({ body, storages }: Kernel, roles: number): Stmt[] {
+  const guarded = Array.from({ length: roles }, (_, role) =>
+    behindBarriers(guard(ofRole(body, role), none(), storages)),
+  );
+  const inBody = (stmts: readonly Stmt[], isTurn: boolean): Stmt[] => {
+    // What a turn copies to where the one before read it, all must be done with.
+    const first = isTurn
+      ? stmts.find((one) => one.kind === "copy-async" && one.turns === "all")
+      : null;
+    return stmts.flatMap((stmt): Stmt[] => {
+      const { note } = stmt;
+      if (stmt === first) return [{ kind: "barrier", note }, stmt];
+      if (stmt.kind === "loop") return [{ ...stmt, body: inBody(stmt.body, true) }];
+      if (stmt.kind === "copy-async" && isTurn) return [stmt];
+      const own = guarded.flatMap((set, role): Stmt[] =>
+        set.has(stmt) ? [{ kind: "barrier", role, note }] : [],
+      );
+      return [...own, stmt];
+    });
+  };
+  return inBody(body, false);
+}
+
+function behindBarriers(stmts: readonly Stmt[]): ReadonlySet<Stmt> {
+  return new Set(
+    stmts.flatMap((stmt, i): Stmt[] => [
+      ...(i > 0 && stmts[i - 1]!.kind === "barrier" ? [stmt] : []),
+      ...(stmt.kind === "loop" ? behindBarriers(stmt.body) : []),
+    ]),
+  );
 }
 
 /** The statements with barriers; `pending` is left as it stands after them. */
@@ -61,7 +99,7 @@ function guard(
   outside: Pending = pending,
 ): Stmt[] {
   return stmts.flatMap((stmt): Stmt[] => {
-    if (stmt.kind === "barrier" || stmt.kind === "wait") {
+    if (stmt.kind === "barrier" || stmt.kind === "wait" || stmt.kind === "await") {
       clear(pending);
       return [stmt];
     }

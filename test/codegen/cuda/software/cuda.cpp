@@ -46,7 +46,9 @@ using std::min;
 struct Place { unsigned x, y, z; };
 static const Place* software_thread; static const Place* software_block;
 // What this library does for a kernel: see `Services` there.
-static struct { void (*barrier)(); const void* (*exchange)(const void*, unsigned); } software;
+static struct {
+  void (*barrier)(); const void* (*exchange)(const void*, unsigned); void (*meet)(unsigned, unsigned, bool);
+} software;
 alignas(1024) static unsigned char memory[228 * 1024];
 #define threadIdx (*software_thread)
 #define blockIdx (*software_block)
@@ -180,6 +182,8 @@ static inline void ptx_wgmma_commit_group_sync_aligned() {}
 static inline void ptx_wgmma_wait_group_sync_aligned() {}
 static inline void ptx_fence_proxy_async_shared_cta() {}
 static inline void ptx_(float&) {}
+static inline void ptx_bar_sync(unsigned number, unsigned threads) { software.meet(number, threads, true); }
+static inline void ptx_bar_arrive(unsigned number, unsigned threads) { software.meet(number, threads, false); }
 
 // --- copies in the background: made only when they are waited for ---
 struct Copying { unsigned to; const void* from; int bytes, given; };
@@ -208,8 +212,8 @@ static inline void ptx_cp_async_wait_group(unsigned pending) {
 extern "C" { extern float __start_shared_memory[] __attribute__((weak, visibility("hidden")));
              extern float __stop_shared_memory[] __attribute__((weak, visibility("hidden"))); }
 extern "C" void software_bind(const Place* thread, const Place* block, void (*barrier)(),
-                              const void* (*exchange)(const void*, unsigned)) {
-  software_thread = thread; software_block = block; software = {barrier, exchange};
+                              const void* (*exchange)(const void*, unsigned), void (*meet)(unsigned, unsigned, bool)) {
+  software_thread = thread; software_block = block; software = {barrier, exchange, meet};
 }
 extern "C" void software_poison() {
   for (float* x = __start_shared_memory; x < __stop_shared_memory; x++) *x = NAN;
@@ -282,8 +286,8 @@ void start(Stack& stack, std::vector<char>& memory, void (*run)()) {
 
 Place thread, block;
 Stack scheduler;
-enum class State { kReady, kAtWarp, kAtBlock, kDone };
-struct Fiber { Stack stack; std::vector<char> memory; State state; unsigned exchanges; };
+enum class State { kReady, kAtWarp, kAtBlock, kAtNumber, kDone };
+struct Fiber { Stack stack; std::vector<char> memory; State state; unsigned exchanges, number; };
 std::vector<Fiber> fibers;
 unsigned current;
 const Function* running;
@@ -295,6 +299,36 @@ void leave(State state) {
 }
 
 void barrier() { leave(State::kAtBlock); }
+
+// Barriers by number: who arrived, and of how many.
+struct Numbered { unsigned arrived, threads; } numbered[16];
+bool isOverrun;
+
+void meet(unsigned number, unsigned threads, bool waits) {
+  if (number == 0 && waits) return barrier();
+  Numbered& one = numbered[number];
+  // One that arrives a second time before the others were there has run ahead of them.
+  if ((one.arrived > 0 && one.threads != threads) || one.arrived == threads) isOverrun = true;
+  one.threads = threads;
+  one.arrived++;
+  if (!waits) return;
+  fibers[current].number = number;
+  leave(State::kAtNumber);
+}
+
+bool releaseNumbered() {
+  bool any = false;
+  for (unsigned number = 1; number < 16; number++) {
+    Numbered& one = numbered[number];
+    if (one.arrived == 0 || one.arrived < one.threads) continue;
+    one.arrived = 0;
+    any = true;
+    for (Fiber& fiber : fibers) {
+      if (fiber.state == State::kAtNumber && fiber.number == number) fiber.state = State::kReady;
+    }
+  }
+  return any;
+}
 
 // What the lanes of each warp show each other, in turns of two: nobody is two exchanges ahead.
 const unsigned kLargestRecord = 32;
@@ -321,6 +355,8 @@ bool release(unsigned first, unsigned count, State at) {
 
 bool runBlock(unsigned threads) {
   running->poison();
+  for (Numbered& one : numbered) one = {0, 0};
+  isOverrun = false;
   for (Fiber& fiber : fibers) {
     fiber.memory.resize(128 * 1024);
     start(fiber.stack, fiber.memory, runFiber);
@@ -341,8 +377,8 @@ bool runBlock(unsigned threads) {
         }
       } while (release(start, 32, State::kAtWarp));
     }
-    if (release(0, threads, State::kAtBlock)) continue;
-    return release(0, threads, State::kDone);
+    if (releaseNumbered() || release(0, threads, State::kAtBlock)) continue;
+    return release(0, threads, State::kDone) && !isOverrun;
   }
 }
 
@@ -514,8 +550,9 @@ API cuModuleLoadData(void** module, const char* image) {
   *module = written ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : nullptr;
   unlink(path);
   if (!*module) return kInvalidValue;
-  using Bind = void (*)(const Place*, const Place*, void (*)(), const void* (*)(const void*, unsigned));
-  ((Bind)dlsym(*module, "software_bind"))(&thread, &block, barrier, exchange);
+  using Bind = void (*)(const Place*, const Place*, void (*)(), const void* (*)(const void*, unsigned),
+                        void (*)(unsigned, unsigned, bool));
+  ((Bind)dlsym(*module, "software_bind"))(&thread, &block, barrier, exchange, meet);
   return 0;
 }
 API cuModuleUnload(void* module) { return dlclose(module); }
