@@ -5,11 +5,23 @@ import { modules } from "./files.ts";
 import { pythonName } from "./names.ts";
 
 /** What the function takes beside the definition's own inputs. */
-const extras = ["initial_state", "output_final_state", "cu_seqlens", "token_offset"] as const;
+const extras = [
+  "initial_state",
+  "output_final_state",
+  "cu_seqlens",
+  "token_offset",
+  "group",
+  "schedule",
+] as const;
+
+/** What ranges of a sequence are computed with, as `package/stages.py` has it. */
+export const stageNames = ["summary", "fold", "apply", "summary_bwd", "fold_bwd", "apply_bwd"];
 
 /** Names that the package has already: `from .api import plain` would hide its module `plain`. */
 const moduleNames = new Set(
-  ["api.py", "formula.py", ...Object.keys(modules)].map((path) => path.replace(".py", "")),
+  ["api.py", "formula.py", ...Object.keys(modules), ...stageNames].map((path) =>
+    path.replace(".py", ""),
+  ),
 );
 
 /** The definition's name as Python may call it. */
@@ -19,7 +31,7 @@ export function functionName(manifest: Manifest): string {
 
 /** The names of the function's own inputs, in order. */
 export function argumentNames(manifest: Manifest): string[] {
-  const taken = new Set<string>([...extras, "OPERATORS", functionName(manifest)]);
+  const taken = new Set<string>([...extras, "GROUPED", "OPERATORS", functionName(manifest)]);
   return manifest.inputs.map(({ name }) => {
     const free = pythonName(name, taken);
     taken.add(free);
@@ -40,12 +52,23 @@ export function printApi(options: ApiOptions): string {
   const name = functionName(manifest);
   const inputs = argumentNames(manifest);
   const state = stateType(manifest);
+  const hasState = manifest.states.length > 0;
   const writer = new TextWriter("    ");
   writer.line(`"""${manifest.name}, compiled by laspc from ${manifest.source}."""`).line();
   writer.line("from __future__ import annotations").line();
   if (manifest.states.length > 1) writer.line("from collections.abc import Mapping").line();
-  writer.line("from torch import Tensor").line();
-  writer.line("from .binding import OPERATORS").line().line();
+  if (hasState) writer.line("from typing import TYPE_CHECKING").line();
+  writer.line("from torch import Tensor");
+  writer
+    .line()
+    .line(`from .binding import ${hasState ? "GROUPED, " : ""}OPERATORS`)
+    .line();
+  if (hasState) {
+    writer.line("if TYPE_CHECKING:");
+    writer.indent(() => writer.line("from torch.distributed import ProcessGroup"));
+    writer.line();
+  }
+  writer.line();
   writer.line(`def ${name}(`);
   writer.indent(() => {
     for (const input of inputs) writer.line(`${input}: Tensor,`);
@@ -53,6 +76,10 @@ export function printApi(options: ApiOptions): string {
     writer.line("output_final_state: bool = False,");
     writer.line("cu_seqlens: Tensor | None = None,");
     if (hasPositions) writer.line("token_offset: int = 0,");
+    if (hasState) {
+      writer.line("group: ProcessGroup | None = None,");
+      writer.line('schedule: str = "auto",');
+    }
   });
   const several = manifest.outputs.length > 1;
   const outputs = several ? `tuple[${manifest.outputs.map(() => "Tensor").join(", ")}]` : "Tensor";
@@ -61,8 +88,14 @@ export function printApi(options: ApiOptions): string {
     docString(writer, options, inputs);
     const own = `${inputs.join(", ")}${inputs.length === 1 ? "," : ""}`;
     const offset = hasPositions ? ", token_offset" : "";
-    const call = `OPERATORS((${own}), initial_state, cu_seqlens${offset})`;
-    writer.line(`outputs, states = ${call}`);
+    const given = `(${own}), initial_state, cu_seqlens`;
+    if (hasState) {
+      writer.line("if group is not None:");
+      const call = `GROUPED(${given}, group, schedule${offset})`;
+      writer.indent(() => writer.line(`outputs, states = ${call}`));
+      writer.line("else:");
+      writer.indent(() => writer.line(`outputs, states = OPERATORS(${given}${offset})`));
+    } else writer.line(`outputs, states = OPERATORS(${given}${offset})`);
     const first = several
       ? `(${manifest.outputs.map((_, i) => `outputs[${i}]`).join(", ")})`
       : "outputs[0]";
@@ -123,6 +156,7 @@ function docString(
       writer.line("    a sequence is continued from its state; has no part in packed sequences.");
     }
   });
+  if (manifest.states.length > 0) writer.indent(() => groupText(writer));
   writer.line().line("Returns:");
   writer.indent(() => {
     const shapes = outputs.map((spec) => `${spec.name}: ${shapeText(spec)}`);
@@ -142,6 +176,32 @@ function docString(
     writer.line("ValueError: shapes do not fit each other or what is above, or devices differ.");
   });
   writer.line(`"""`);
+}
+
+function groupText(writer: TextWriter): void {
+  writer.line(
+    "group: the processes that share out the sequence; each calls with its own tokens, in the",
+  );
+  writer.line(
+    "    order of their ranks, as many as it has (or none). initial_state is given where the",
+  );
+  writer.line(
+    "    sequence begins, rank 0 (for a state that runs backwards the last rank). The final state",
+  );
+  writer.line(
+    "    is everywhere the one after that rank's tokens: on the last rank the whole sequence's.",
+  );
+  writer.line(
+    "    With cu_seqlens every rank says where its part of each of the N sequences lies.",
+  );
+  writer.line(
+    "    All ranks call, and all go backwards. Gradients of inputs without tokens are this rank's",
+  );
+  writer.line("    part: sum them over the group, as DDP does up to its division.");
+  writer.line(
+    'schedule: with a group, how states travel: "ring", from rank to rank; "allgather", all to',
+  );
+  writer.line('    all at once; "auto", the ring for two ranks, else all at once.');
 }
 
 /** The definition's first comment line, or its name. */

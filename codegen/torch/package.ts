@@ -5,8 +5,8 @@
  */
 import type { Op, Program } from "../../compiler/tensor/ir.ts";
 import { allOps } from "../../compiler/tensor/ir.ts";
-import type { Manifest } from "../../runtime/plan.ts";
-import { functionName, printApi } from "./api.ts";
+import type { FormSpec, Manifest } from "../../runtime/plan.ts";
+import { functionName, printApi, stageNames } from "./api.ts";
 import { tests, modules } from "./files.ts";
 import { printFunction, printedImports } from "./print.ts";
 import { printProject, printReadme } from "./readme.ts";
@@ -20,8 +20,8 @@ export interface PackageOptions {
   readonly packageName: string;
   /** The text of the definition's file. */
   readonly definition: string;
-  /** The forms as chunk loops, for tensors on the CPU. */
-  readonly loops: { readonly forward: Program; readonly backward: Program };
+  /** The forms as chunk loops, for tensors on the CPU: forward, backward, and the stages of `isStage`. */
+  readonly loops: ReadonlyMap<string, Program>;
   /** The forward token by token: what the package's tests compare with. */
   readonly tokens: Program;
   readonly noteOf: (op: Op) => string | null;
@@ -29,11 +29,15 @@ export interface PackageOptions {
   readonly tolerances: Record<"outputs" | "gradients", Readonly<Record<string, number>>>;
 }
 
+const gradientText = "d_x is the gradient of a loss at x.";
+
 /** The package's files by path. */
 export function torchPackage(options: PackageOptions): Map<string, string> {
   const { loops, tokens, noteOf, definition, packageName } = options;
-  const manifest = ownManifest(options.manifest);
-  const hasPositions = [...allOps(loops.forward.ops)].some((op) => op.kind === "token-index");
+  const manifest = ownManifest(options.manifest, loops);
+  const hasPositions = [...allOps(loops.get("forward")!.ops)].some(
+    (op) => op.kind === "token-index",
+  );
   const files = new Map<string, string>();
   const name = functionName(manifest);
   files.set("__init__.py", initText(manifest, name));
@@ -43,18 +47,14 @@ export function torchPackage(options: PackageOptions): Map<string, string> {
     printModule(
       `${manifest.name} in plain PyTorch, chunk by chunk: what runs where there is no GPU.`,
       ".tensor_ops",
-      [
-        printFunction(loops.forward, {
-          name: "forward",
-          summary: resultsText(loops.forward),
+      [...loops].map(([form, program]) =>
+        printFunction(program, {
+          name: form,
+          summary:
+            form === "backward" ? `${resultsText(program)} ${gradientText}` : resultsText(program),
           noteOf,
         }),
-        printFunction(loops.backward, {
-          name: "backward",
-          summary: `${resultsText(loops.backward)} d_x is the gradient of a loss at x.`,
-          noteOf,
-        }),
-      ],
+      ),
     ),
   );
   for (const [path, text] of Object.entries(modules)) files.set(path, text);
@@ -81,14 +81,22 @@ export function torchPackage(options: PackageOptions): Map<string, string> {
   return files;
 }
 
+/** Is the form one that a group of processes exchanges states with? */
+export function isStage(form: string): boolean {
+  return ["summary", "transition", "summary_bwd"].includes(form) || /^fold(_bwd)?_/.test(form);
+}
+
 /** The manifest without what PyTorch does not call. */
-function ownManifest(manifest: Manifest): Manifest {
+function ownManifest(manifest: Manifest, loops: ReadonlyMap<string, Program>): Manifest {
   const launched = Object.values(manifest.segments ?? {}).flat();
   const used = ["forward", "backward", "step", ...launched.map(({ form }) => form)];
+  used.push(...manifest.forms.map(({ name }) => name).filter(isStage));
   const cuda = manifest.targets.filter(({ target }) => target === "cuda");
   return {
     ...manifest,
-    forms: manifest.forms.filter(({ name }) => used.includes(name)),
+    forms: manifest.forms
+      .filter(({ name }) => used.includes(name))
+      .map((form) => ({ ...form, inputs: inputsOf(form, loops.get(form.name)) })),
     targets: cuda.map((target) => ({
       ...target,
       forms: target.forms.filter(({ form }) => used.includes(form)),
@@ -97,13 +105,22 @@ function ownManifest(manifest: Manifest): Manifest {
   };
 }
 
+/** The inputs as a form's loops take them; the reference may read more of them. */
+function inputsOf({ inputs }: FormSpec, loops: Program | undefined): FormSpec["inputs"] {
+  if (!loops) return inputs;
+  return loops.ops.flatMap((op) =>
+    op.kind === "input" ? inputs.filter(({ name }) => name === op.label) : [],
+  );
+}
+
 function initText(manifest: Manifest, name: string): string {
+  const stages = manifest.states.length > 0 ? stageNames : [];
   const segments = manifest.segments ? ["set_segment_length"] : [];
   return `"""${manifest.name} for PyTorch, compiled by laspc; see README.md beside this file."""
 
 from .api import ${name}
-${segments.map((one) => `from .segments import ${one}\n`).join("")}
-__all__ = [${[name, ...segments].map((one) => `"${one}"`).join(", ")}]
+${stages.length > 0 ? `from .binding import ${stages.join(", ")}\n` : ""}${segments.map((one) => `from .segments import ${one}\n`).join("")}
+__all__ = [${[name, ...stages, ...segments].map((one) => `"${one}"`).join(", ")}]
 `;
 }
 

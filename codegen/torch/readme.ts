@@ -42,6 +42,14 @@ export function printReadme(options: ReadmeOptions): string {
   const names = argumentNames(manifest);
   const dims = Object.entries(manifest.dims).map(([dim, size]) => `${dim} = ${size}`);
   const rows = manifest.inputs.map((spec, i) => `| \`${names[i]}\` | ${shapeText(spec)} |`);
+  const group =
+    manifest.states.length === 0
+      ? ""
+      : `
+With \`group=\` each process of a \`ProcessGroup\` calls with its own tokens of the sequence, in the order of their ranks;
+\`schedule\` says how states travel. Gradients of inputs without tokens are then each rank's own part. The stages it is
+made of, \`summary\`, \`fold\`, \`apply\`, \`summary_bwd\`, \`fold_bwd\` and \`apply_bwd\`, are exported for other schedules.
+`;
   const outputs = manifest.outputs.map((spec) => spec.name);
   const results = outputs.length > 1 ? `(${outputs.join(", ")})` : outputs[0];
   const state =
@@ -91,15 +99,15 @@ On a GPU the kernels in \`cuda/\` run, on PyTorch's current stream and in its me
 calls can be captured in CUDA graphs. The first call, which cannot, compiles them with the NVRTC that comes with
 PyTorch (or \`LASPC_NVRTC\`) and keeps them in \`~/.cache/laspc\` (or \`LASPC_CACHE\`). On the CPU \`formula.py\` runs,
 plain PyTorch printed from the definition.
-${
-  manifest.segments
-    ? `
+${group}${
+    manifest.segments
+      ? `
 Few long sequences are cut into segments that the GPU computes side by side. Their length follows from the shape;
 \`set_segment_length\` fixes it (\`"never"\`, or a number of tokens), and while \`torch.use_deterministic_algorithms\` is
 on nothing is cut, so that a sequence's bits do not depend on the batch it is in.
 `
-    : ""
-}
+      : ""
+  }
 ## Tests
 
 \`\`\`sh

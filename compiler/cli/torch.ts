@@ -1,9 +1,9 @@
 /** `laspc compile --emit torch`: a Python package in the place of an artifact. */
 import { basename, resolve } from "node:path";
 import { pythonWords } from "../../codegen/torch/names.ts";
-import { torchPackage } from "../../codegen/torch/package.ts";
+import { isStage, torchPackage } from "../../codegen/torch/package.ts";
 import { type Compiled, notesOf } from "../index.ts";
-import { toBackwardLoops, toLoops } from "../pipeline.ts";
+import { toBackwardLoops, toGradientSummary, toLoops } from "../pipeline.ts";
 import { Report } from "../support/pass.ts";
 import type { Source } from "../support/span.ts";
 import { toTokens } from "../tensor/tokens.ts";
@@ -16,7 +16,8 @@ export function torchFiles(
   compiled: Compiled,
   folder: string,
 ): ReadonlyMap<string, string> {
-  const { program } = compiled.sharded.forms.find(({ name }) => name === "forward")!;
+  const { forms } = compiled.sharded;
+  const { program } = forms.find(({ name }) => name === "forward")!;
   const inputs = compiled.manifest.inputs.map(({ dtype }) => dtype);
   const table = (prefix: string) => ({
     f32: toleranceOf(`${prefix}x`, "f32", inputs),
@@ -24,12 +25,26 @@ export function torchFiles(
     bf16: toleranceOf(`${prefix}x`, "bf16", inputs),
   });
   const forward = toLoops(program, new Report());
+  const backward = toBackwardLoops(forward, new Report());
+  const loops = new Map([
+    ["forward", forward],
+    ["backward", backward],
+  ]);
+  for (const form of forms.filter(({ name }) => isStage(name))) {
+    const isGradient = form.name === "summary_bwd";
+    loops.set(
+      form.name,
+      isGradient
+        ? toGradientSummary(backward, compiled.sharded)
+        : toLoops(form.program, new Report()),
+    );
+  }
   return torchPackage({
     manifest: compiled.manifest,
     files: compiled.files,
     packageName: packageName(folder),
     definition: source.text,
-    loops: { forward, backward: toBackwardLoops(forward, new Report()) },
+    loops,
     tokens: toTokens(program),
     noteOf: notesOf(source),
     tolerances: { outputs: table(""), gradients: table("d_") },

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .checks import checked_sizes
-from .signature import CallSizes, Form, Signature, Spec, shape_of
+from .signature import CallSizes, Form, Signature, shape_of
 
 State = Union[None, Tensor, Mapping[str, Tensor]]
 Implementation = Callable[
@@ -51,22 +51,41 @@ class Operators:
         token_offset: int = 0,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Outputs and final states. Raises as `checks.checked_sizes` says."""
-        states = self._given_states(initial_state)
+        states = self.given_states(initial_state)
         sizes = checked_sizes(self.signature, inputs, states, cu_seqlens, token_offset)
+        device = inputs[0].device
         initial = [
-            torch.zeros(shape_of(spec, sizes), dtype=spec.dtype, device=inputs[0].device)
-            if state is None
-            else state
-            for spec, state in zip(self._state_specs(), states)
+            self.zero_state(name, sizes, device) if state is None else state
+            for name, state in zip(self.signature.states, states)
         ]
         results = _as_tuple(self.forward(*inputs, *initial, cu_seqlens, token_offset))
         count = len(self.signature.outputs)
         return results[:count], results[count:]
 
-    def _state_specs(self) -> tuple[Spec, ...]:
-        return self.forward_form.inputs[len(self.signature.inputs) :]
+    def run(
+        self,
+        form_name: str,
+        known: Mapping[str, Tensor],
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+    ) -> dict[str, Tensor]:
+        """Outputs of any form, by name, from its inputs by name. Knows no gradient."""
+        form = self.signature.forms[form_name]
+        tensors = [known[spec.name] for spec in form.inputs]
+        device = tensors[0].device.type
+        if device.upper() not in self.implementations:
+            raise ValueError(f"{self.signature.name}: tensors are on {device}, not on cpu or cuda")
+        # The arithmetic is float32 by definition, whatever surrounds it.
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            found = self.implementations[device.upper()](form, tensors, cu_seqlens, sizes)
+        return {spec.name: x for spec, x in zip(form.outputs, found)}
 
-    def _given_states(self, initial_state: State) -> list[Optional[Tensor]]:
+    def zero_state(self, name: str, sizes: CallSizes, device: torch.device) -> Tensor:
+        """The state of no tokens."""
+        spec = next(x for x in self.forward_form.inputs if x.name == f"initial_{name}")
+        return torch.zeros(shape_of(spec, sizes), dtype=spec.dtype, device=device)
+
+    def given_states(self, initial_state: State) -> list[Optional[Tensor]]:
         name, states = self.signature.name, self.signature.states
         if initial_state is None:
             return [None for _ in states]

@@ -48,6 +48,10 @@ class Signature(NamedTuple):
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
     states: tuple[str, ...]
+    ways: Mapping[str, str]
+    """How each state runs through its sequence: "up", "down", or without a mask "both"."""
+    positional: bool
+    """The definition reads the places of tokens, or how many there are."""
     forms: Mapping[str, Form]
     cuda: Mapping[str, Any]
     """The kernels of each form for CUDA, as the manifest has them."""
@@ -83,10 +87,18 @@ def read_signature(folder: Path) -> Signature:
         inputs=_specs(manifest["inputs"]),
         outputs=_specs(manifest["outputs"]),
         states=tuple(state["name"] for state in manifest["states"]),
+        ways={state["name"]: _way(state) for state in manifest["states"]},
+        positional=manifest["positional"],
         forms={form.name: form for form in forms},
         cuda={form["form"]: form for form in cuda["forms"]},
         segments=manifest.get("segments", {}),
     )
+
+
+def _way(state: Mapping[str, Any]) -> str:
+    if not state["causal"]:
+        return "both"
+    return "down" if state["reverse"] else "up"
 
 
 def _specs(listed: list[Any]) -> tuple[Spec, ...]:

@@ -37,6 +37,7 @@ describe("the text", () => {
     expect(manifest.forms.map(({ name }) => name)).toEqual([
       "forward",
       "summary",
+      "fold_S",
       "step",
       "backward",
       "summary_bwd",

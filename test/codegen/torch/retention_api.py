@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
-from .binding import OPERATORS
+from .binding import GROUPED, OPERATORS
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def retention(
@@ -15,6 +20,8 @@ def retention(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
+    group: ProcessGroup | None = None,
+    schedule: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """Retention (RetNet, arXiv 2307.08621, equation 5): a constant decay for each head.
 
@@ -45,6 +52,15 @@ def retention(
             one behind the other in one row (B = 1); sequence i is the tokens cu_seqlens[i] to
             cu_seqlens[i + 1]. Begins with 0, never falls, ends with T. On a GPU its numbers are
             not checked, since that would wait for the GPU.
+        group: the processes that share out the sequence; each calls with its own tokens, in the
+            order of their ranks, as many as it has (or none). initial_state is given where the
+            sequence begins, rank 0 (for a state that runs backwards the last rank). The final state
+            is everywhere the one after that rank's tokens: on the last rank the whole sequence's.
+            With cu_seqlens every rank says where its part of each of the N sequences lies.
+            All ranks call, and all go backwards. Gradients of inputs without tokens are this rank's
+            part: sum them over the group, as DDP does up to its division.
+        schedule: with a group, how states travel: "ring", from rank to rank; "allgather", all to
+            all at once; "auto", the ring for two ranks, else all at once.
 
     Returns:
         o: [B, T, heads, V], float32,
@@ -55,5 +71,8 @@ def retention(
         TypeError: an argument is not a tensor, or of another dtype than above.
         ValueError: shapes do not fit each other or what is above, or devices differ.
     """
-    outputs, states = OPERATORS((q, k, v, gamma), initial_state, cu_seqlens)
+    if group is not None:
+        outputs, states = GROUPED((q, k, v, gamma), initial_state, cu_seqlens, group, schedule)
+    else:
+        outputs, states = OPERATORS((q, k, v, gamma), initial_state, cu_seqlens)
     return outputs[0], (states[0] if output_final_state else None)

@@ -122,3 +122,66 @@ def backward(
     d_v = cat(d_v_parts[::-1], sizes, 64)
     d_k = cat(d_k_parts[::-1], sizes, 64)
     return (d_q, d_k, d_v, d_gamma, d_S)
+
+
+def summary(
+    sizes: Sizes,
+    k: Tensor,  # [B, H, T, 64]
+    v: Tensor,  # [B, H, T, 64]
+    gamma: Tensor,  # [B, H]
+) -> tuple[Tensor, ...]:
+    """Gives summary_S, decay_S."""
+    # retention.lasp:6  scores = (q @ k.T) * causal_decay(log(gamma))
+    x = torch.log(gamma)
+    S = sizes.zeros(64, 64)
+    decay_S = sizes.zeros()
+    for chunk in chunks(sizes.T, 64):
+        k_rows = k[..., chunk.rows, :]
+        v_rows = v[..., chunk.rows, :]
+        # retention.lasp:7  return (scores @ v) / sqrt(K)
+        tokens_here = sizes.full(float(chunk.count))
+        log_decay_total = x * tokens_here
+        chunk_decay = torch.exp(log_decay_total)
+        x_2 = ((tokens_here - 1.0)[..., None] - sizes.count(chunk.count)).clamp(min=0.0)
+        log_decay_rest = x_2 * x[..., None]
+        to_end = torch.exp(log_decay_rest)
+        k_decayed = k_rows * to_end[..., None]
+        decay_S_2 = (sizes.full(1.0, chunk.count) * x[..., None]).sum(-1)
+        decay_S_3 = decay_S + decay_S_2
+        S, decay_S = S * chunk_decay[..., None, None] + k_decayed.mT @ v_rows, decay_S_3
+    return (S, decay_S)
+
+
+def fold_S(
+    sizes: Sizes,
+    initial_S: Tensor,  # [B, H, 64, 64]
+    summary_S: Tensor,  # [B, H, 64, 64]
+    decay_S: Tensor,  # [B, H]
+) -> tuple[Tensor, ...]:
+    """Gives final_S."""
+    final_S = initial_S * torch.exp(decay_S)[..., None, None] + summary_S
+    return (final_S,)
+
+
+def summary_bwd(
+    sizes: Sizes,
+    q: Tensor,  # [B, H, T, 64]
+    gamma: Tensor,  # [B, H]
+    d_o: Tensor,  # [B, H, T, 64]
+) -> tuple[Tensor, ...]:
+    """Gives d_summary_S."""
+    d_S = sizes.full(0.0, 64, 64)
+    for chunk in reversed(chunks(sizes.T, 64)):
+        q_rows = q[..., chunk.rows, :]
+        # retention.lasp:6  scores = (q @ k.T) * causal_decay(log(gamma))
+        x = torch.log(gamma)
+        # retention.lasp:7  return (scores @ v) / sqrt(K)
+        log_decay_sum = (sizes.count(chunk.count) + 1.0) * x[..., None]
+        from_start = torch.exp(log_decay_sum)
+        tokens_here = sizes.full(float(chunk.count))
+        log_decay_total = x * tokens_here
+        chunk_decay = torch.exp(log_decay_total)
+        d_o_rows = d_o[..., chunk.rows, :]
+        x_2 = d_S * chunk_decay[..., None, None] + q_rows.mT @ (d_o_rows / 8.0 * from_start[..., None])
+        d_S = x_2
+    return (d_S,)
