@@ -24,6 +24,8 @@ export interface Dialect {
   readonly barrier: string;
   /** condition ? a : b; the condition is a boolean expression. */
   readonly choose: (condition: string, a: string, b: string) => string;
+  /** The same of two floats, in an expression that is computed for each element of a tile. */
+  readonly select: (condition: string, a: string, b: string) => string;
   readonly call: (fn: MapFn, args: readonly string[]) => string;
   /** Element of a buffer as a float; `index` is an integer expression. */
   readonly read: (param: Param, index: string) => string;

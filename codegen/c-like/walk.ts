@@ -564,7 +564,7 @@ export class CLikeWalker {
       case "call": {
         if (expr.fn === "select") {
           const [test, a, b] = expr.args as [Expr, Expr, Expr];
-          return dialect.choose(
+          return dialect.select(
             this.condition(test, row, col),
             this.expr(a, row, col),
             this.expr(b, row, col),

@@ -199,9 +199,15 @@ function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean)
     unroll: "#pragma unroll",
     barrier: "__syncthreads();",
     choose: (condition, a, b) => `(${condition} ? ${a} : ${b})`,
-    // The hardware's own exponential is off by less than what 16 bits round away.
+    // Numbers and names cost nothing on either side.
+    select: (condition, a, b) =>
+      onTensorCores && /[([]/.test(a + b)
+        ? `${use("choose")}(${condition}, ${bare(a)}, ${bare(b)})`
+        : `(${condition} ? ${a} : ${b})`,
     call: (fn, args) =>
-      callText(fn, args, use).replace(/^expf(?=\()/, onTensorCores ? "__expf" : "expf"),
+      onTensorCores && fn === "exp"
+        ? `${use("exponential")}(${bare(args[0]!)})`
+        : callText(fn, args, use),
     read: (param, index) => {
       if (param.dtype === "f32") return at(param, index);
       return `${use(`from_${param.dtype as "f16" | "bf16"}`)}(${at(param, index)})`;

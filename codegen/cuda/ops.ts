@@ -7,11 +7,13 @@ import type { MapFn } from "../../compiler/tensor/ir.ts";
 import { bare, infix } from "../c-like/walk.ts";
 import arriveAt from "./helpers/arrive_at.cuh";
 import bf16 from "./helpers/bf16.cuh";
+import choose from "./helpers/choose.cuh";
 import closeCopies from "./helpers/close_copies.cuh";
 import closeProducts from "./helpers/close_products.cuh";
 import copyAsync from "./helpers/copy_async.cuh";
 import copyWordAsync from "./helpers/copy_word_async.cuh";
 import elu from "./helpers/elu.cuh";
+import exponential from "./helpers/exponential.cuh";
 import f16 from "./helpers/f16.cuh";
 import fromBf16 from "./helpers/from_bf16.cuh";
 import fromF16 from "./helpers/from_f16.cuh";
@@ -44,11 +46,13 @@ import waitForCopies from "./helpers/wait_for_copies.cuh";
 export const helpers = {
   arrive_at: arriveAt,
   bf16,
+  choose,
   close_copies: closeCopies,
   close_products: closeProducts,
   copy_async: copyAsync,
   copy_word_async: copyWordAsync,
   elu,
+  exponential,
   f16,
   from_bf16: fromBf16,
   from_f16: fromF16,

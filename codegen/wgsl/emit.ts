@@ -196,6 +196,7 @@ function dialectFor(
     unroll: null,
     barrier: "workgroupBarrier();",
     choose: (condition, a, b) => `select(${b}, ${a}, ${condition})`,
+    select: (condition, a, b) => `select(${b}, ${a}, ${condition})`,
     call: (fn, args) => wgslCall(fn, args, used),
     start: (param) => starts.get(param) ?? null,
     read: (param, at) => {

@@ -63,7 +63,8 @@ template <class To, class From> static To software_bits(From from) {
 }
 static inline float __int_as_float(int bits) { return software_bits<float>(bits); }
 static inline float __uint_as_float(unsigned bits) { return software_bits<float>(bits); }
-#define __expf expf
+static inline void ptx_ex2_approx_ftz_f32(float& to, float x) { to = exp2f(x); }
+static inline void ptx_slct_f32_s32(float& to, float a, float b, int sign) { to = sign >= 0 ? a : b; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline void ptx_cvt_f32_f16(float& to, unsigned short from) { to = software_bits<_Float16>(from); }
 static inline void ptx_cvt_rn_f16_f32(unsigned short& to, float from) {
