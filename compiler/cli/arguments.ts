@@ -1,6 +1,7 @@
 /** Command-line arguments: what each command takes, and clear errors for what it does not. */
 import { parseArgs } from "node:util";
 import type { Architecture } from "../../codegen/cuda/target.ts";
+import type { Model } from "../schedule/sweep.ts";
 import type { Mesh } from "../../runtime/plan.ts";
 import type { SlowLink } from "../../runtime/transports/slow.ts";
 import type { SegmentTokens } from "../../runtime/segments.ts";
@@ -48,6 +49,8 @@ const optionTypes = {
   segment: "string",
   simulate: "string",
   "device-speed": "string",
+  sweep: "string",
+  model: "string",
   compile: "boolean",
   passes: "string",
   check: "boolean",
@@ -105,8 +108,8 @@ export class Arguments {
   }
 
   /** `--link latency=20ms,bandwidth=1GB/s`: what every message takes besides; null: nothing. */
-  link(): SlowLink | null {
-    const text = this.text("link");
+  link(name: "link" | "simulate" = "link"): SlowLink | null {
+    const text = this.text(name);
     if (text === null) return null;
     const link = { latencyMs: 0, bandwidth: Infinity };
     for (const part of text.split(",")) {
@@ -116,7 +119,7 @@ export class Arguments {
       else if (bandwidth && Number(bandwidth[1]) > 0) {
         link.bandwidth = Number(bandwidth[1]) * { k: 1e3, M: 1e6, G: 1e9 }[bandwidth[2]!]!;
       } else {
-        throw new UsageError(`--link takes latency=20ms,bandwidth=1GB/s, not \`${text}\``);
+        throw new UsageError(`--${name} takes latency=20ms,bandwidth=1GB/s, not \`${text}\``);
       }
     }
     return link;
@@ -197,6 +200,39 @@ export class Arguments {
     return { seq: mesh["seq"]!, data: mesh["data"]! };
   }
 
+  /** `--sweep T=2K..4096K,devices=16..128`: one size, or each that doubling reaches; null for an axis not named. */
+  sweep(): { tokens: readonly number[] | null; devices: readonly number[] | null } {
+    const axes: Record<string, readonly number[]> = {};
+    for (const part of this.text("sweep")?.split(",") ?? []) {
+      const [, axis, low, high] = /^(T|devices)=(\d+[KM]?)(?:\.\.(\d+[KM]?))?$/.exec(part) ?? [];
+      const [from, to] = [sizeOf(low), sizeOf(high ?? low)];
+      if (axis === undefined || from < 1 || to < from) {
+        throw new UsageError(`--sweep takes T=2K..4096K,devices=16..128, not \`${part}\``);
+      }
+      const doublings = Math.floor(Math.log2(to / from));
+      axes[axis] = Array.from({ length: doublings + 1 }, (_, i) => from * 2 ** i);
+    }
+    return { tokens: axes["T"] ?? null, devices: axes["devices"] ?? null };
+  }
+
+  /** `--model parameters=1e9,layers=16,hidden=2048,vocabulary=64000`: what is around the attention; null: nothing. */
+  model(): Model | null {
+    const text = this.text("model");
+    if (text === null) return null;
+    const model = { parameters: NaN, layers: NaN, hidden: NaN, vocabulary: NaN };
+    for (const part of text.split(",")) {
+      const [name = "", size = ""] = part.split("=");
+      if (!Object.hasOwn(model, name)) model.parameters = NaN;
+      else model[name as keyof Model] = Number(size);
+    }
+    if (!Object.values(model).every((size) => size > 0 && Number.isFinite(size))) {
+      throw new UsageError(
+        `--model takes parameters=1e9,layers=16,hidden=2048,vocabulary=64000, not \`${text}\``,
+      );
+    }
+    return model;
+  }
+
   /** `--dim B=1,H=8 --dim K=64` as sizes by name. */
   dims(): Record<string, number> {
     const dims: Record<string, number> = {};
@@ -221,6 +257,13 @@ export class Arguments {
     }
     return file;
   }
+}
+
+/** `2K` is 2048; NaN for what is not a size. */
+function sizeOf(text = ""): number {
+  const [, digits = "", unit = ""] = /^(\d+)([KM]?)$/.exec(text) ?? [];
+  const size = wholeNumber(digits) ?? NaN;
+  return size * ({ K: 1024, M: 1024 ** 2 }[unit] ?? 1);
 }
 
 function wholeNumber(text: string): number | null {

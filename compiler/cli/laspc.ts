@@ -47,7 +47,7 @@ const commands: Readonly<Record<string, Command>> = {
   plan: {
     summary: "the communication schedule for N devices",
     usage:
-      "plan FILE --devices N [--mesh seq=4,data=2] [--schedule auto|ring|allgather|allscan|tree|ulysses|megatron|ring-attention] [--backward] [--overlap] [--entry NAME] [--dim ...] [--svg F] [--simulate nvlink|infiniband|dgx-a100|ethernet|loopback] [--device-speed h200|a100|F.json] [--json]",
+      "plan FILE --devices N [--mesh seq=4,data=2] [--schedule auto|ring|allgather|allscan|tree|ulysses|megatron|ring-attention] [--backward] [--overlap] [--entry NAME] [--dim ...] [--svg F] [--simulate nvlink|infiniband|dgx-a100|ethernet|loopback|latency=MS,bandwidth=RATE] [--device-speed h200|a100|F.json] [--sweep T=2K..4096K,devices=16..128] [--model parameters=N,layers=N,hidden=N,vocabulary=N] [--json]",
     load: () => import("./commands/plan.ts"),
   },
   bench: {

@@ -26,7 +26,15 @@ export interface Simulated extends Simulation {
   readonly plan: Plan;
 }
 
+/** `--simulate infiniband`, or `--simulate latency=20ms,bandwidth=1GB/s`: one link between all. */
 export function fabricOf(args: Arguments): { fabricName: string; fabric: Fabric } {
+  const text = args.text("simulate")!;
+  if (text.includes("=")) {
+    const { latencyMs, bandwidth } = args.link("simulate")!;
+    const link = { latencyS: latencyMs / 1e3, bytesPerS: bandwidth };
+    const fabric = { perNode: Infinity, within: link, between: link, source: "the command line" };
+    return { fabricName: text, fabric };
+  }
   const fabricName = args.choice("simulate", fabricNames, "nvlink");
   return { fabricName, fabric: fabrics[fabricName] };
 }
@@ -61,6 +69,7 @@ export function measuredSpeed(name: string, bytesPerS: number, launchS: number):
     name,
     bytesPerS,
     flopsPerS: { scalar: free, diagonal: free, dense: free },
+    matmulFlopsPerS: Infinity,
     launchS,
     processors: 1,
     segmented: { scalar: same, diagonal: same, dense: same },

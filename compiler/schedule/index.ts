@@ -44,7 +44,8 @@ export function planOf(
   return plan;
 }
 
-function isExchange(schedule: ScheduleName): schedule is ExchangeName {
+/** Whether states are exchanged; the others, the peers, move tokens or heads. */
+export function isExchange(schedule: ScheduleName): schedule is ExchangeName {
   return Object.hasOwn(exchanges, schedule);
 }
 

@@ -94,7 +94,8 @@ class Simulator {
   private readonly queues: readonly Queue[];
   private readonly messages = new Map<string, Message[]>();
   private readonly exchanges = new Map<Step, ReturnType<typeof messagesOf>>();
-  private readonly leaving: Leaving[] = [];
+  /** By sender, whose messages leave one after the other. */
+  private readonly leaving: Leaving[][];
   /** Steps whose messages are on their way, and when the last of them has left. */
   private readonly posted = new Map<Step, number>();
   private readonly portFree: number[];
@@ -125,6 +126,7 @@ class Simulator {
       T: lengthOf(partOf(sizes.T, rank % seq, seq)),
     }));
     this.done = plan.ranks.map(() => []);
+    this.leaving = plan.ranks.map(() => []);
     this.queues = plan.ranks.flatMap(({ rank, steps }) =>
       streams.map((stream) => ({
         rank,
@@ -280,7 +282,7 @@ class Simulator {
       const bytes = bytesTo(to);
       const leaving = bytes / link.bytesPerS;
       const sent = { rank, step: step.id, start, end: at + leaving, cause };
-      this.leaving.push({ at, key, to, bytes, link, sent });
+      this.leaving[rank]!.push({ at, key, to, bytes, link, sent });
       at = sent.end;
       this.bytesSent[rank]! += bytes;
     });
@@ -288,13 +290,15 @@ class Simulator {
   }
 
   private earliest(): Leaving | null {
-    return this.leaving.reduce<Leaving | null>((a, b) => (a && a.at <= b.at ? a : b), null);
+    let first: Leaving | null = null;
+    for (const [next] of this.leaving) if (next && (!first || next.at < first.at)) first = next;
+    return first;
   }
 
   /** A message reaches the port of its receiver, behind those that left before it. */
   private carry(message: Leaving): void {
     const { at, key, to, bytes, link, sent } = message;
-    this.leaving.splice(this.leaving.indexOf(message), 1);
+    this.leaving[sent.rank]!.shift();
     const arrival = Math.max(at + link.latencyS, this.portFree[to]!) + bytes / link.bytesPerS;
     this.portFree[to] = arrival;
     this.bytesReceived[to]! += bytes;

@@ -380,6 +380,28 @@ describe("the rest", () => {
     });
     expect(laspc(...common, "--device-speed", "abacus").stderr).toMatch(/one of h200, a100/);
     expect(laspc("plan", retention, "--simulate", "string").status).toBe(2);
+    const slow = ["plan", retention, "--simulate", "latency=20ms,bandwidth=1GB/s", "--dim", "T=64"];
+    expect(laspc(...slow).stdout).toMatch(/^ring +21\.\d+ ms/m);
+  });
+
+  test("plan --sweep costs every schedule at many lengths", () => {
+    const sweep = (...more: string[]) =>
+      laspc("plan", retention, "--simulate", "dgx-a100", "--device-speed", "a100", ...more);
+    const model = "parameters=1e9,layers=16,hidden=2048,vocabulary=64000";
+    const svg = join(folder, "sweep.svg");
+    const axes = ["--sweep", "T=2K..8K,devices=2..4"];
+    const { stdout, status } = sweep(...axes, "--model", model, "--svg", svg);
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/^4 devices +ring .* ring-attention$/m);
+    expect(stdout).toMatch(/^8K( +\d\.\d\de\+\d){7}$/m);
+    expect(stdout).toMatch(/^longest( +8K){7}$/m);
+    expect(readFileSync(svg, "utf8")).toContain("4 devices: tokens/s");
+    const report = JSON.parse(sweep(...axes, "--json").stdout);
+    expect(report.points.length).toBe(7 * 3 * 2);
+    expect(report.points[0]).toMatchObject({ schedule: "ring", devices: 2, tokens: 2048 });
+    expect(sweep("--sweep", "T=2K..x").stderr).toMatch(/--sweep takes T=2K\.\.4096K/);
+    expect(sweep(...axes, "--model", "layers=3").stderr).toMatch(/--model takes parameters=/);
+    expect(laspc("plan", retention, ...axes).stderr).toMatch(/--sweep goes with --simulate/);
   });
 
   test("dump shows every level, after any pass", () => {

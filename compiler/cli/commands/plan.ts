@@ -1,9 +1,12 @@
-/** laspc plan: the schedule for N devices as text, JSON or SVG; --simulate costs it on a fabric. */
+/** laspc plan: the schedule for N devices as text, JSON or SVG; --simulate costs it on a fabric, --sweep at many sizes. */
 import { printPlan } from "../../schedule/print.ts";
 import { planOf, scheduleNames } from "../../schedule/index.ts";
 import type { Sizes } from "../../../runtime/layout.ts";
 import { planToSvg } from "../../schedule/svg.ts";
-import { Arguments } from "../arguments.ts";
+import { sweepToSvg } from "../../schedule/sweep-svg.ts";
+import { sweep } from "../../schedule/sweep.ts";
+import { Arguments, UsageError } from "../arguments.ts";
+import { printSweep, sweepJson, sweepTitle } from "../sweep.ts";
 import { compileFile, readSource, say, writeWhole } from "../files.ts";
 import {
   type Setting,
@@ -30,11 +33,16 @@ export async function run(argv: readonly string[]): Promise<number> {
       "svg",
       "simulate",
       "device-speed",
+      "sweep",
+      "model",
       "json",
     ],
     "plan",
   );
   if (args.text("simulate") !== null) return runSimulation(args);
+  for (const name of ["sweep", "model"] as const) {
+    if (args.text(name) !== null) throw new UsageError(`--${name} goes with --simulate FABRIC`);
+  }
   const schedule = args.choice("schedule", [...scheduleNames, "auto"], "auto");
   const backward = args.flag("backward");
   const overlap = args.flag("overlap");
@@ -70,6 +78,8 @@ async function runSimulation(args: Arguments): Promise<number> {
     ...fabricOf(args),
     speed: await deviceSpeedOf(args),
   };
+  if (args.text("sweep") !== null) return runSweep(args, setting);
+  if (args.text("model") !== null) throw new UsageError("--model goes with --sweep");
   const all = simulateAll(setting);
   const chosen = chosenSchedule(schedule, manifest, setting.mesh, setting.sizes, setting.fabric);
   const simulated = all.get(chosen);
@@ -79,6 +89,21 @@ async function runSimulation(args: Arguments): Promise<number> {
   if (args.flag("json")) {
     process.stdout.write(`${JSON.stringify(simulationJson(setting, all), null, 2)}\n`);
   } else process.stdout.write(printSimulation(setting, chosen, all));
+  return 0;
+}
+
+/** Every schedule at every length and number of devices. */
+async function runSweep(args: Arguments, setting: Setting): Promise<number> {
+  if (args.text("mesh") !== null) throw new UsageError("--sweep takes devices=N..M, not --mesh");
+  const { manifest, sizes, backward, mesh } = setting;
+  const { tokens, devices } = args.sweep();
+  const axes = { tokens: tokens ?? [sizes.T], devices: devices ?? [mesh.seq] };
+  const model = args.model();
+  const swept = sweep(manifest, sizes, axes, setting, backward, model);
+  await drawn(args, sweepToSvg(swept, setting.speed, sweepTitle(setting, model)));
+  if (args.flag("json")) {
+    process.stdout.write(`${JSON.stringify(sweepJson(setting, model, swept), null, 2)}\n`);
+  } else process.stdout.write(printSweep(setting, model, swept));
   return 0;
 }
 
