@@ -66,29 +66,34 @@ function segmentsOf({ states, forms }: Sharded): Pick<Manifest, "segments"> {
     over: "segments",
     args: renamed((S) => [[`initial_${S}`, `segment_${S}`], last(`final_${S}`)]),
   } as const;
-  const backward = [
-    ...ranges,
-    { ...exchange, args: renamed((S) => [last(`final_${S}`)]) },
-    // Behind a normalisation the cotangents depend on what the segment begins with.
-    {
-      form: "summary_bwd",
-      over: "segments",
-      args: renamed((S) => [[`initial_${S}`, `segment_${S}`]]),
-    },
-    { form: "exchange_bwd", over: "sequences", args: {} },
-    {
-      form: "backward",
-      over: "segments",
-      args: renamed((S) => [
-        [`initial_${S}`, `segment_${S}`],
-        [`d_final_${S}`, `d_segment_${S}`],
-        last(`d_initial_${S}`),
-      ]),
-    },
-  ] as const;
+  const backward = (form: string) =>
+    [
+      ...ranges,
+      { ...exchange, args: renamed((S) => [last(`final_${S}`)]) },
+      // Behind a normalisation the cotangents depend on what the segment begins with.
+      {
+        form: "summary_bwd",
+        over: "segments",
+        args: renamed((S) => [[`initial_${S}`, `segment_${S}`]]),
+      },
+      { form: "exchange_bwd", over: "sequences", args: {} },
+      {
+        form,
+        over: "segments",
+        args: renamed((S) => [
+          [`initial_${S}`, `segment_${S}`],
+          [`d_final_${S}`, `d_segment_${S}`],
+          last(`d_initial_${S}`),
+        ]),
+      },
+    ] as const;
   const hasGradients = forms.some(({ name }) => name === "exchange_bwd");
+  const gradients = forms.filter(({ name }) => hasGradients && name.startsWith("backward"));
   return {
-    segments: { forward: [...ranges, exchange, forward], ...(hasGradients && { backward }) },
+    segments: {
+      forward: [...ranges, exchange, forward],
+      ...Object.fromEntries(gradients.map(({ name }) => [name, backward(name)])),
+    },
   };
 }
 
@@ -111,7 +116,7 @@ function formSpec(name: string, program: Program): FormSpec {
     inputs: inputs.map((op) => tensorSpec(op.label, op.per, op.dtype, op.type.shape, program, op)),
     outputs: program.outputs.map((out) => ({
       ...tensorSpec(out.label, out.per, out.dtype, typed.get(out.value)!.shape, program, null),
-      ...(name === "backward" ? { headsOf: out.label.replace(/^d_/, "") } : {}),
+      ...(name.startsWith("backward") ? { headsOf: out.label.replace(/^d_/, "") } : {}),
     })),
   };
 }

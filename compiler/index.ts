@@ -5,6 +5,7 @@ import { type Files, manifestOf, referenceCode, targetCode } from "./artifact.ts
 import { type CheckedAttention, checkFile } from "./check/check.ts";
 import {
   toBackwardLoops,
+  toFixedLoops,
   toForms,
   toGradient,
   toGradientSummary,
@@ -12,6 +13,7 @@ import {
   toLoops,
   toScans,
   toStep,
+  withoutShared,
 } from "./pipeline.ts";
 import { type Diagnostic, type Outcome, hasErrors } from "./support/diagnostic.ts";
 import { type Note, type Observer, Report } from "./support/pass.ts";
@@ -35,6 +37,8 @@ export interface CompileOptions {
   readonly targets: readonly Target[];
   /** Also the form `backward`, the gradients of all inputs. */
   readonly backward?: boolean;
+  /** Also the form `backward_fixed`, without gradients of inputs that all tokens share. */
+  readonly fixedShared?: boolean;
   /** The forward keeps the states before each piece of so many tokens for the gradient; null: none. */
   readonly cacheStates?: number | null;
   /** Also the forms `local` and `join`, the forward in two parts. */
@@ -128,7 +132,9 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
         ? toBackwardLoops(forward!, report, watch)
         : form.name === "summary_bwd"
           ? toGradientSummary(gradient!, sharded)
-          : (form.name === "step" ? toStep : toLoops)(form.program, report, watch);
+          : form.name === "backward_fixed"
+            ? toFixedLoops(gradient!, report)
+            : (form.name === "step" ? toStep : toLoops)(form.program, report, watch);
     loops.push({ ...form, program: own });
   }
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
@@ -154,12 +160,13 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
         );
         return { tier, lowered, passes };
       };
-      const fits = ({ tier, lowered }: ReturnType<typeof lower>) =>
-        lowered.program.kernels.every((kernel) => tier.fits?.(kernel) ?? true);
-      const fast = target.forForm?.(form.program) ?? target;
-      let made = lower(fast);
-      if (fast !== target && !fits(made)) made = lower(target);
-      const { tier, lowered, passes } = made;
+      const variants = target.variants?.(form.program) ?? [target];
+      let made: ReturnType<typeof lower> | null = null;
+      for (const variant of variants) {
+        made = lower(variant);
+        if (made.lowered.program.kernels.every((kernel) => variant.fits?.(kernel) ?? true)) break;
+      }
+      const { tier, lowered, passes } = made!;
       // What does not fit is not legal, so it is not printed.
       const legal = report.limitations.length === 0 ? lowered.program.kernels : [];
       const kernels = legal.map((kernel) => ({
@@ -176,11 +183,13 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   return { value, diagnostics: checked.diagnostics };
 }
 
-function withGradients(sharded: Sharded, { backward }: CompileOptions): Sharded {
+function withGradients(sharded: Sharded, { backward, fixedShared }: CompileOptions): Sharded {
   if (!backward) return sharded;
   const [forward] = sharded.forms as [Form];
   const program = toGradient(forward.program);
   const forms: Form[] = [...sharded.forms, { name: "backward", program }];
+  const fixed = withoutShared(program);
+  if (fixedShared && fixed !== program) forms.push({ name: "backward_fixed", program: fixed });
   if (forms.some(({ name }) => name === "summary")) {
     forms.push({ name: "summary_bwd", program: toGradientSummary(program, sharded) });
   }

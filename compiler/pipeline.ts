@@ -13,6 +13,7 @@ import { fuse } from "./tensor/passes/fuse.ts";
 import { rightProduct } from "./tensor/passes/right-product.ts";
 import { type Sharded, shard, summaryOfGradient } from "./tensor/passes/shard.ts";
 import { simplify } from "./tensor/passes/simplify.ts";
+import { unstack } from "./tensor/passes/unstack.ts";
 import { toTokens } from "./tensor/tokens.ts";
 import { verifyTensor } from "./tensor/verify.ts";
 import { type Lowered, fromTensor } from "./tile/from-tensor.ts";
@@ -52,6 +53,15 @@ export const backwardPasses: readonly Pass<Program>[] = [
   // Sums of cotangents from several loops stand outside of them until now.
   fuse,
   simplify,
+  // Last, when it is plain what else reads the states.
+  unstack,
+];
+
+/** On the gradients of all inputs, where only those of some are wanted. */
+export const fewerGradientPasses: readonly Pass<Program>[] = [
+  // What only the others need goes first; then states may be free.
+  simplify,
+  unstack,
 ];
 
 /** The attention as scans: what is classified, sharded, and evaluated as the reference. */
@@ -85,6 +95,17 @@ export function toBackwardLoops(
   return runPasses(backwardPasses, loops, verifyTensor, report, observe);
 }
 
+/** The same without those of inputs that all tokens share: decays of heads, weights. */
+export function toFixedLoops(gradient: Program, report: Report): Program {
+  return runPasses(fewerGradientPasses, withoutShared(gradient), verifyTensor, report);
+}
+
+/** A form of gradients without those of inputs that all tokens share. */
+export function withoutShared(gradient: Program): Program {
+  const outputs = gradient.outputs.filter(({ per }) => per !== "head" && per !== "shared");
+  return outputs.length === gradient.outputs.length ? gradient : { ...gradient, outputs };
+}
+
 /** The gradients of a form, token by token: what the reference evaluates. */
 export function toGradient(form: Program): Program {
   return runPasses([differentiate], toTokens(form), verifyTensor, new Report());
@@ -100,12 +121,13 @@ export function toGradientSummary(gradient: Program, { states }: Sharded): Progr
 /** A form as kernels that are legal for a target. */
 export function toKernels(
   form: Program,
-  target: Pick<Target, "limits" | "legalize">,
+  target: Pick<Target, "limits" | "prepare" | "legalize">,
   options: { readonly name: string; readonly noteOf: (op: Op) => string | null },
   report: Report,
   observe?: Observer<TileProgram>,
 ): Lowered {
-  const lowered = fromTensor(form, { ...options, limits: target.limits });
+  const prepared = runPasses(target.prepare ?? [], form, verifyTensor, report);
+  const lowered = fromTensor(prepared, { ...options, limits: target.limits });
   verifyTile(lowered.program, "from-tensor");
   observe?.("from-tensor", lowered.program, true);
   const program = runPasses(target.legalize, lowered.program, verifyTile, report, observe);

@@ -161,7 +161,8 @@ class Grower {
     const [lhs, rhs] = [first, second].map((pick) => this.find(pick, (s) => s.length === 1));
     const square = this.find(first, (shape) => shape.length === 2 && shape[0] === shape[1]);
     const rhs2 = square && this.find(second, (s) => s.length === 2 && s[0] === this.side(square));
-    if (square && rhs2 && detail % 3 === 0) {
+    if (square && detail % 5 === 4) this.add({ kind: "invert", arg: square }, detail);
+    else if (square && rhs2 && detail % 3 === 0) {
       const upper = detail % 2 === 0;
       this.add({ kind: "solve", matrix: square, rhs: rhs2, upper }, detail);
     } else if (first % 3 === 0 && tile) this.add({ kind: "transpose", arg: tile }, detail);

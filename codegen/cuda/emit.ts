@@ -34,8 +34,7 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   const shared = sharedLayout(kernel, onTensorCores);
   const swapped = new Set(swapsIn(kernel.body).flatMap(({ a, b }) => [a, b]));
   const isDynamic = onTensorCores || shared.sizeBytes > staticSharedBytes;
-  // One block a processor is enough: a lower bound on blocks would make the compiler spill.
-  const bounds = `__launch_bounds__(${kernel.threads}, 1)`;
+  const bounds = `__launch_bounds__(${kernel.threads}, ${blocksBeside(kernel, shared.sizeBytes)})`;
   writer.line(`extern "C" __global__ void ${bounds} ${kernel.name}(`);
   writer.indent(() => {
     for (const param of kernel.params) {
@@ -80,6 +79,24 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   };
 }
 
+/** Half of a processor's shared memory, less what the system takes of it for each block. */
+const halfOfShared = 113 * 1024;
+
+/**
+ * Blocks of a processor at least: one is enough where a state is carried, and a bound would make the compiler spill. Of
+ * blocks for single chunks two hide what either waits for.
+ */
+function blocksBeside({ body, storages, threads }: Kernel, sharedBytes: number): number {
+  const isAlone = body.some(({ kind }) => kind === "loop") || sharedBytes > halfOfShared;
+  const most = Math.max(
+    0,
+    ...storages.map(({ memory, shape: [rows = 1, cols] }) =>
+      memory === "register" && cols !== undefined ? (rows * cols) / threads : 0,
+    ),
+  );
+  return isAlone || most > 32 ? 1 : 2;
+}
+
 function swapsIn(body: readonly Stmt[]): readonly Swap[] {
   return body.flatMap((stmt) =>
     stmt.kind === "swap" ? [stmt] : stmt.kind === "loop" ? swapsIn(stmt.body) : [],
@@ -120,16 +137,23 @@ function writeBody(walker: CLikeWalker, kernel: Kernel): void {
   writer.restore(lines);
 }
 
-/** A branch for each role, its threads counted from 0. */
-function writeRoles(walker: FragmentWalker, kernel: Kernel, roles: number): void {
+/**
+ * A branch for each role, its threads counted from 0. The largest role has the first threads: where those of a
+ * role begin is a multiple of their number, so that helpers find their warps by what is left of it.
+ */
+function writeRoles(walker: FragmentWalker, kernel: Kernel, roles: readonly number[]): void {
   const { writer } = walker;
-  const threads = kernel.threads / roles;
+  const order = [...roles.keys()].sort((a, b) => roles[b]! - roles[a]!);
   // Told so, the compiler knows that a warp has one role.
-  writer.line(`const int role = __shfl_sync(0xffffffffu, threadIdx.x / ${threads}, 0);`);
-  for (let role = 0; role < roles; role++) {
-    const head = role === 0 ? "if (role == 0) {" : `else if (role == ${role}) {`;
+  writer.line("const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);");
+  let first = 0;
+  order.forEach((role, n) => {
+    const threads = roles[role]!;
+    first += threads;
+    const isLast = n === order.length - 1;
+    const head = `if (group < ${first / 128}) {`;
     const body = ofRole(kernel.body, role);
-    writer.block(role === roles - 1 ? "else {" : head, () => {
+    writer.block(n === 0 ? head : isLast ? "else {" : `else ${head}`, () => {
       walker.inRole(role, () => {
         const lines = writer.capture(() => {
           walker.declareRegisters(body);
@@ -139,7 +163,7 @@ function writeRoles(walker: FragmentWalker, kernel: Kernel, roles: number): void
         writer.restore(lines);
       });
     });
-  }
+  });
 }
 
 /** The names by which statements call their threads, where `lines` do. */

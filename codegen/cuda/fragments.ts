@@ -117,7 +117,7 @@ export class FragmentWalker extends CLikeWalker {
 
   /** The statements of a role, as its threads execute them. */
   inRole(role: number, body: () => void): void {
-    [this.role, this.threads] = [role, this.kernel.threads / this.kernel.roles!];
+    [this.role, this.threads] = [role, this.kernel.roles![role]!];
     body();
     [this.role, this.threads] = [null, this.kernel.threads];
   }
@@ -135,7 +135,7 @@ export class FragmentWalker extends CLikeWalker {
       case "signal":
       case "await": {
         const name = this.use(stmt.kind === "signal" ? "arrive_at" : "meet_at");
-        const number = 1 + this.kernel.roles! + stmt.number;
+        const number = 1 + this.kernel.roles!.length + stmt.number;
         return void writer.line(`${name}<${number}, ${this.kernel.threads}>();`);
       }
       default:
@@ -250,6 +250,10 @@ export class FragmentWalker extends CLikeWalker {
     const { dtype } = this.storage(narrow.storage);
     const word = `*(unsigned*)(${this.inTile(narrow.storage, "row", "col")})`;
     const register = this.nameOf((narrow === dst ? src : dst).storage);
+    if (this.warpsOf(dst.rows, dst.cols).colBlocks % 2 === 0) {
+      this.copyBlocks(dst, narrow.storage, register, narrow === dst);
+      return;
+    }
     const pair = [`${register}[i][2 * j]`, `${register}[i][2 * j + 1]`];
     this.eachPair(dst.rows, dst.cols, () => {
       if (narrow === dst) {
@@ -262,6 +266,48 @@ export class FragmentWalker extends CLikeWalker {
       writer.line(`${pair[1]} = ${from}((unsigned short)(bits >> 16));`);
     });
     if (narrow === dst) writer.line(`${this.use("show_to_products")}();`);
+  }
+
+  /** Between registers and a 16-bit tile, 16 rows and columns of a warp at a time. */
+  private copyBlocks(
+    { rows, cols }: Window,
+    tile: StorageId,
+    name: string,
+    isStore: boolean,
+  ): void {
+    const { writer } = this;
+    const warps = this.warpsOf(rows, cols);
+    const { shape, dtype } = this.storage(tile);
+    const words = [0, 2].flatMap((col) =>
+      [0, 1].map((half) => [0, 1].map((n) => `${name}[2 * i + ${half}][4 * j + ${col + n}]`)),
+    );
+    const warp = warps.down === 1 ? "" : `warp % ${warps.down} * 16`;
+    const down = warps.rowBlocks === 1 ? "" : `i * ${16 * warps.down}`;
+    const across = warps.colBlocks === 2 ? "" : "j * 16";
+    const part = this.firstCol(warps, "").replace(/ \+ $/, "");
+    const sum = (parts: readonly string[]) => parts.filter((one) => one !== "").join(" + ") || "0";
+    const [row, col] = [sum([down, warp]), sum([across, part])];
+    this.activeWarps(warps, () => {
+      this.fixedLoop("i", warps.rowBlocks, () => {
+        this.fixedLoop("j", warps.colBlocks / 2, () => {
+          if (isStore) {
+            const packed = words.map((pair) => this.packed(dtype, pair)).join(", ");
+            const place = `${this.nameOf(tile)}, ${shape[0]}, ${row}, ${col}`;
+            writer.line(`${this.use("store_matrices")}(${place}, ${packed});`);
+            return;
+          }
+          const from = this.use(`from_${dtype as "f16" | "bf16"}`);
+          const at = this.inTile(tile, `${row} + lane % 16`, `${col} + lane / 16 * 8`);
+          writer.line("unsigned words[4];");
+          writer.line(`${this.use("load_matrices")}(words, ${this.use("shared_address")}(${at}));`);
+          words.forEach(([low, high], n) => {
+            writer.line(`${low} = ${from}((unsigned short)words[${n}]);`);
+            writer.line(`${high} = ${from}((unsigned short)(words[${n}] >> 16));`);
+          });
+        });
+      });
+    });
+    if (isStore) writer.line(`${this.use("show_to_products")}();`);
   }
 
   private packed(dtype: Storage["dtype"], pair: readonly string[]): string {

@@ -24,6 +24,7 @@ import loadMatricesTransposed from "./helpers/load_matrices_transposed.cuh";
 import meetAt from "./helpers/meet_at.cuh";
 import multiplyByWarpgroups from "./helpers/multiply_by_warpgroups.cuh";
 import multiplyByWarps from "./helpers/multiply_by_warps.cuh";
+import multiplyTf32 from "./helpers/multiply_tf32.cuh";
 import openProducts from "./helpers/open_products.cuh";
 import packBf16 from "./helpers/pack_bf16.cuh";
 import packF16 from "./helpers/pack_f16.cuh";
@@ -34,6 +35,7 @@ import sigmoid from "./helpers/sigmoid.cuh";
 import silu from "./helpers/silu.cuh";
 import softplus from "./helpers/softplus.cuh";
 import square from "./helpers/square.cuh";
+import storeMatrices from "./helpers/store_matrices.cuh";
 import sumDownColumns from "./helpers/sum_down_columns.cuh";
 import tileDescriptor from "./helpers/tile_descriptor.cuh";
 import toBf16 from "./helpers/to_bf16.cuh";
@@ -63,6 +65,7 @@ export const helpers = {
   meet_at: meetAt,
   multiply_by_warpgroups: multiplyByWarpgroups,
   multiply_by_warps: multiplyByWarps,
+  multiply_tf32: multiplyTf32,
   open_products: openProducts,
   pack_bf16: packBf16,
   pack_f16: packF16,
@@ -73,6 +76,7 @@ export const helpers = {
   silu,
   softplus,
   square,
+  store_matrices: storeMatrices,
   sum_down_columns: sumDownColumns,
   tile_descriptor: tileDescriptor,
   to_bf16: toBf16,

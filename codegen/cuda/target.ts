@@ -3,7 +3,7 @@
  * what is float32, and single tokens, on ordinary cores.
  */
 import { Report } from "../../compiler/support/pass.ts";
-import { divideRoles } from "../../compiler/tile/passes/divide-roles.ts";
+import { type Sharing, divideRoles } from "../../compiler/tile/passes/divide-roles.ts";
 import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
 import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
@@ -15,6 +15,7 @@ import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
 import { type Program, allOps } from "../../compiler/tensor/ir.ts";
+import { split } from "../../compiler/tensor/passes/split.ts";
 import { emitCuda } from "./emit.ts";
 import { fragmentRegisters, sharedBytesOf, sumsInRegisters, warpsOf } from "./fragments.ts";
 
@@ -41,6 +42,21 @@ const place = placeOperands(sumsInRegisters);
 export const architectures = { sm_80: 163, sm_86: 99, sm_89: 99, sm_90: 227 } as const;
 export type Architecture = keyof typeof architectures;
 
+/**
+ * Threads of the role that carries the state and of the other, and registers for tiles: what a thread may have less
+ * what addresses and products take.
+ */
+const sharings: readonly Sharing[] = [
+  [
+    { threads: 128, registers: 160 },
+    { threads: 128, registers: 160 },
+  ],
+  [
+    { threads: 256, registers: 96 },
+    { threads: 128, registers: 96 },
+  ],
+];
+
 const onOrdinaryCores: Target = {
   name: "cuda",
   segments: true,
@@ -55,11 +71,22 @@ const elementwise: Target = { ...onOrdinaryCores, limits: { ...limits, columnBlo
 
 /** The target for GPUs of an architecture and those with as much shared memory. */
 export function cudaTargetFor(architecture: Architecture): Target {
-  const fast = tensorTarget(architectures[architecture] * 1024);
+  const whole = tensorTarget(architectures[architecture] * 1024);
+  // Where a kernel finds no roles all its threads wait for each other; side by side chunks do not.
+  const fits = (kernel: Kernel) => whole.fits!(kernel);
+  const onTensorCores: readonly Target[] = [
+    {
+      ...whole,
+      fits: (kernel) => fits(kernel) && (!carries(kernel) || kernel.roles !== undefined),
+    },
+    { ...whole, prepare: [split] },
+    whole,
+    onOrdinaryCores,
+  ];
   return {
     ...onOrdinaryCores,
-    forForm: (form) =>
-      suitsTensorCores(form) ? fast : multiplies(form) ? onOrdinaryCores : elementwise,
+    variants: (form) =>
+      suitsTensorCores(form) ? onTensorCores : [multiplies(form) ? onOrdinaryCores : elementwise],
   };
 }
 
@@ -86,14 +113,14 @@ function tensorTarget(sharedBytes: number): Target {
     const bytes = bytesOf(placed(whole));
     return (bytes <= sharedBytes ? 0 : 1000 + bytes / 1024) + pressureOf(whole);
   };
-  // A warpgroup each; sixteen barriers are there, one for all and one for each role among them.
+  // Sixteen barriers are there, one for all and one for each role among them.
   const divide = divideRoles({
     limitBytes: sharedBytes,
     bytesOf: sharedBytesOf,
-    registersOf: (rows, cols) => fragmentRegisters(rows, cols, 4),
-    registers: 160,
+    sharings,
+    registersOf: (rows, cols, threads) => fragmentRegisters(rows, cols, threads / 32),
     signals: 13,
-    foldsRows: (rows, cols) => warpsOf(rows, cols, 4).across === 1,
+    foldsRows: (rows, cols, threads) => warpsOf(rows, cols, threads / 32).across === 1,
   });
   const pipeline = pipelineCopies({ limitBytes: sharedBytes, bytesOf: sharedBytesOf });
   return {
@@ -113,6 +140,11 @@ function tensorTarget(sharedBytes: number): Target {
 
 /** What kernels on tensor cores go through. */
 export const tensorPasses = tensorTarget(architectures.sm_90 * 1024).legalize;
+
+/** Does it go from chunk to chunk? */
+function carries({ body }: Kernel): boolean {
+  return body.some(({ kind }) => kind === "loop");
+}
 
 /** Where a chunk has more than one token, and tensors are stored no finer. */
 function suitsTensorCores(form: Program): boolean {

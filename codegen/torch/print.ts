@@ -334,6 +334,7 @@ class FunctionPrinter {
       case "rows":
         return this.rows(op.arg);
       case "input":
+      case "invert":
       case "scan":
       case "scan-state":
       case "delta":

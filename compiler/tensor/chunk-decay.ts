@@ -120,10 +120,7 @@ export class ChunkDecay {
       return build.mul(product, reach!, { span, name: "inter" });
     }
     if (reach === null) return build.matmul(a, S, { span, name: "inter" });
-    if (this.axis === "scalar") {
-      // A row's factor is as well the product's: that spares a decayed copy of the row.
-      return build.mul(build.matmul(a, S, { span }), reach, { span, name: "inter" });
-    }
+    // Also where it is as well the product's: the decay's gradient then needs no product of its own.
     const name = `${build.opOf(a)?.name ?? "q"}_decayed`;
     return build.matmul(build.mul(a, reach, { span, name }), S, { span, name: "inter" });
   }

@@ -194,6 +194,8 @@ class Interpreter {
       }
       case "solve":
         return this.solve(op);
+      case "invert":
+        return this.invert(op);
       case "scan":
         return op.causal ? this.scan(op, op).out : this.readWhole(op);
       case "delta":
@@ -219,7 +221,9 @@ class Interpreter {
           return ndArray(arg.shape.slice(1), arg.data.subarray(at, at + width));
         }
         const data = arg.data.subarray(first * width, (first + count) * width);
-        return ndArray([...(single ? [] : [count]), ...arg.shape.slice(1)], data);
+        const rows = ndArray([...(single ? [] : [count]), ...arg.shape.slice(1)], data);
+        // The last chunk's square is smaller than those before it.
+        return this.types.get(op.arg)!.shape[1] === chunkDim ? withColumns(rows, [count]) : rows;
       }
       default:
         return assertNever(op);
@@ -325,6 +329,20 @@ class Interpreter {
     return out;
   }
 
+  private invert(op: Op & { kind: "invert" }): NdArray {
+    const { data, shape } = this.get(op.arg);
+    const [size] = shape as [number, number];
+    const out = ndArray(shape, new Float64Array(size * size));
+    for (let i = 0; i < size; i++) {
+      for (let j = 0; j < i; j++) {
+        let sum = data[i * size + j]!;
+        for (let k = j + 1; k < i; k++) sum += data[i * size + k]! * out.data[k * size + j]!;
+        out.data[i * size + j] = sum;
+      }
+    }
+    return out;
+  }
+
   /**
    * S_t = D_t S_{t-1} + sum of k_t w_t^T; with a reader also o_t = q_t S. `values`: the w of each write,
    * which for a delta depend on the state.
@@ -416,7 +434,9 @@ class Interpreter {
       const { shape } = this.types.get(id)!;
       const perToken = !single && shape[0] === chunkDim;
       const count = single || perToken ? T : starts.length;
-      return ndArray([count, ...shape.slice(perToken ? 1 : 0).map((dim) => this.size(dim))]);
+      const widths = shape.slice(perToken ? 1 : 0);
+      const isSquare = perToken && widths[0] === chunkDim;
+      return ndArray([count, ...(isSquare ? [this.chunk] : widths.map((dim) => this.size(dim)))]);
     });
     for (const at of starts) {
       this.window = { first: at, count: Math.min(step, T - at), single };
@@ -432,7 +452,9 @@ class Interpreter {
       op.yields.forEach((id, i) => {
         const { shape, data } = yields[i]!;
         const perChunk = !single && this.types.get(id)!.shape[0] !== chunkDim;
-        data.set(this.get(id).data, (perChunk ? at / step : at) * elementsOf(shape.slice(1)));
+        const value = this.get(id);
+        const all = perChunk || single ? value : withColumns(value, shape.slice(1));
+        data.set(all.data, (perChunk ? at / step : at) * elementsOf(shape.slice(1)));
       });
       if (piece !== null) {
         carries.forEach((all, i) => part(all, Math.floor(at / piece)).data.set(states[i]!.data));
@@ -445,6 +467,17 @@ class Interpreter {
     });
     return ndArray([]);
   }
+}
+
+/** Rows made longer with zeros, or cut off. */
+function withColumns(array: NdArray, [cols]: readonly number[]): NdArray {
+  const [rows, own] = array.shape as [number, number];
+  if (array.shape.length !== 2 || own === cols) return array;
+  const out = ndArray([rows, cols!]);
+  for (let i = 0; i < rows; i++) {
+    out.data.set(array.data.subarray(i * own, i * own + Math.min(own, cols!)), i * cols!);
+  }
+  return out;
 }
 
 /** Part n of what is stacked along its first axis; shares the data. */

@@ -205,6 +205,12 @@ export interface Solve extends OpBase {
   readonly upper: boolean;
 }
 
+/** (I - L)^-1 - I, L the part of the square `arg` [C, C] strictly below its diagonal. Made by `split`. */
+export interface Invert extends OpBase {
+  readonly kind: "invert";
+  readonly arg: ValueId;
+}
+
 /** Which part of the state a decay scales. */
 export type DecayAxis = "none" | "scalar" | "key" | "value";
 
@@ -350,6 +356,7 @@ export type Op =
   | Causal
   | BlockMask
   | Solve
+  | Invert
   | Scan
   | ScanState
   | Delta
@@ -408,6 +415,7 @@ export function operands(op: Op): readonly ValueId[] {
     case "rotate-half":
     case "transpose":
     case "cumsum":
+    case "invert":
     case "rows":
       return [op.arg];
     case "matmul":
@@ -459,6 +467,7 @@ export function mapOperands<O extends Op>(op: O, f: (id: ValueId) => ValueId): O
       case "rotate-half":
       case "transpose":
       case "cumsum":
+      case "invert":
       case "rows":
         return { ...any, arg: f(any.arg) };
       case "matmul":

@@ -227,6 +227,7 @@ class TensorParser {
         };
       case "rotate-half":
       case "transpose":
+      case "invert":
       case "rows":
         return { ...base, kind, arg: arg(0) };
       case "cumsum":

@@ -82,6 +82,7 @@ export function resultType(
     }
     case "rotate-half":
     case "cumsum":
+    case "invert":
       return typeOf(draft.arg);
     case "matmul": {
       const [lhs, rhs] = [shape(draft.lhs), shape(draft.rhs)];

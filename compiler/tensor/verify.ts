@@ -114,6 +114,8 @@ class Checker {
     if (shape.length > most) fail(`%${id} has rank ${shape.length}`);
     shape.forEach((dim, axis) => {
       const isCount = dim === chunkCountDim || pieceOf(dim) !== null;
+      // A square of each chunk, stacked over tokens, has a row for each token.
+      if (op.kind === "result" && axis === 1 && dim === chunkDim) return;
       if (!((isStacked || op.kind === "scan-state") && axis === 0 && isCount)) {
         this.checkDim(dim, region);
       }
@@ -168,6 +170,10 @@ class Checker {
         const [matrix, rhs] = [this.shapeOf(op.matrix), this.shapeOf(op.rhs)];
         this.expectShape(op.id, "the matrix", matrix, [rhs[0]!, rhs[0]!]);
         return this.expectRank(op.rhs, this.typeOf(op.rhs), 2);
+      }
+      case "invert": {
+        const [size] = this.shapeOf(op.arg);
+        return this.expectShape(op.id, "the triangle", this.shapeOf(op.arg), [size!, size!]);
       }
       case "causal":
         return this.checkCausal(op, region);

@@ -28,6 +28,7 @@ import {
   type ValueId,
   operands,
   chunkCountDim,
+  chunkDim,
   pieceOf,
   tokenDim,
 } from "../tensor/ir.ts";
@@ -69,16 +70,17 @@ export function fromTensor(program: Program, options: LoweringOptions): Lowered 
   return new Lowering(program, options).run();
 }
 
-/** A value that some kernel writes, and where. */
+/** A value that some kernel writes, and where; of a square of chunks the length decides how wide it is. */
 interface Written {
   readonly buffer: string;
-  readonly param: Param;
+  readonly param: (chunk: number) => Param;
 }
 
 class Lowering {
   private readonly ops: ReadonlyMap<ValueId, Op>;
   private readonly written = new Map<ValueId, Written>();
-  private readonly workspaces: Workspace[] = [];
+  /** Buffers between kernels, for chunks of a length. */
+  private readonly workspaces: ((chunk: number) => Workspace)[] = [];
   private readonly program: Program;
   private readonly options: LoweringOptions;
 
@@ -95,8 +97,7 @@ class Lowering {
     const rest = program.outputs.filter((out) => this.isRest(out.value));
     const count = loops.length + (rest.length > 0 ? 1 : 0);
     const nameOf = (i: number) => (count > 1 ? `${options.name}_${i + 1}` : options.name);
-    const isStacked = this.workspaces.some(isPerChunk);
-    const fitted = isStacked ? this.alike(loops, nameOf) : null;
+    const fitted = this.isTied() ? this.alike(loops, nameOf) : null;
     const kernels = loops.map(
       (loop, i) =>
         fitted?.kernels[i] ?? this.fitted(nameOf(i), loop, [], this.chunksFor([loop])).kernel,
@@ -105,10 +106,16 @@ class Lowering {
       const chunks = this.chunksFor([]);
       kernels.push(this.fitted(nameOf(loops.length), null, rest, chunks).kernel);
     }
-    const workspaces = this.workspaces.map((work) =>
-      isPerChunk(work) ? { ...work, chunk: fitted!.chunk } : work,
-    );
+    const workspaces = this.workspaces.map((workspace) => workspace(fitted?.chunk ?? 0));
     return { program: { name: options.name, kernels }, workspaces };
+  }
+
+  /** Does what one kernel hands to another depend on the length of chunks? */
+  private isTied(): boolean {
+    const [some, other] = [64, 32].map((chunk) =>
+      JSON.stringify(this.workspaces.map((workspace) => workspace(chunk))),
+    );
+    return some !== other;
   }
 
   /** Chunk lengths that all of some loops can have, the target's first choice first. */
@@ -161,7 +168,8 @@ class Lowering {
     }
     for (const op of this.program.ops) {
       if (op.kind === "input") {
-        this.written.set(op.id, { buffer: op.label, param: this.inputParam(op) });
+        const param = this.inputParam(op);
+        this.written.set(op.id, { buffer: op.label, param: () => param });
         continue;
       }
       const outputs = this.program.outputs.filter((out) => out.value === op.id);
@@ -169,22 +177,44 @@ class Lowering {
       if (isOutput) {
         const { label, dtype, per } = outputs[0]!;
         const param = this.param(label, op, shareOf(per), dtype, "H");
-        this.written.set(op.id, { buffer: label, param });
-      } else if (op.kind === "result" && reads.has(op.id)) {
-        const { shape } = op.type;
-        const isStacked = shape[0] === chunkCountDim || pieceOf(shape[0]) !== null;
-        const per = isStacked ? "chunk" : op.part === "yield" ? "token" : "state";
-        const name = `work_${op.name ?? "value"}_${op.id}`;
-        // What is kept of states for products alone is kept as those take it.
-        const isFactor = this.options.limits.narrowFactors && shape[0] === chunkCountDim;
-        const dtype = isFactor ? this.factors : "f32";
-        const param = this.param(name, op, per, dtype, "H");
-        this.written.set(op.id, { buffer: name, param });
-        const dims = param.shape.filter((dim): dim is number => dim !== "T");
-        const { chunk } = param;
-        this.workspaces.push({ name, per, dtype, dims, ...(chunk !== undefined && { chunk }) });
-      }
+        this.written.set(op.id, { buffer: label, param: () => param });
+      } else if (op.kind === "result" && reads.has(op.id)) this.planWorkspace(op);
     }
+  }
+
+  private planWorkspace(op: Result): void {
+    const { shape } = op.type;
+    const isStacked = shape[0] === chunkCountDim || pieceOf(shape[0]) !== null;
+    const per = isStacked ? "chunk" : op.part === "yield" ? "token" : "state";
+    const name = `work_${op.name ?? "value"}_${op.id}`;
+    // What is kept of states for products alone is kept as those take it.
+    const isFactor = shape[0] === chunkCountDim || (per === "token" && this.isFactor(op.id));
+    const dtype = this.options.limits.narrowFactors && isFactor ? this.factors : "f32";
+    const param = (chunk: number) => this.param(name, op, per, dtype, "H", chunk);
+    this.written.set(op.id, { buffer: name, param });
+    this.workspaces.push((chunk) => {
+      const { shape: dims, chunk: piece } = param(chunk);
+      const own = dims.filter((dim): dim is number => dim !== "T");
+      const length = per === "chunk" ? { chunk: piece ?? chunk } : {};
+      return { name, per, dtype, dims: own, ...length };
+    });
+  }
+
+  /** Do products alone read a value, row by row? */
+  private isFactor(value: ValueId): boolean {
+    return this.program.ops.every((op) => {
+      if (op.kind !== "chunks") return true;
+      const { ops } = op.region;
+      const factors = new Set<ValueId>();
+      for (const inner of ops) {
+        if (inner.kind === "rows" && inner.arg === value) factors.add(inner.id);
+        else if (inner.kind === "transpose" && factors.has(inner.arg)) factors.add(inner.id);
+        else if (inner.kind !== "matmul" && operands(inner).some((id) => factors.has(id))) {
+          return false;
+        }
+      }
+      return ![...op.carries, ...op.yields].some((id) => factors.has(id));
+    });
   }
 
   private get factors(): Dtype {
@@ -202,10 +232,13 @@ class Lowering {
     per: Param["per"],
     dtype: Param["dtype"],
     heads: string,
+    chunk = 0,
   ): Param {
     const piece = pieceOf(op.type.shape[0]);
     const own = op.type.shape.filter((dim) => dim !== chunkCountDim && pieceOf(dim) === null);
-    const shape = own.map((dim) => (dim === tokenDim ? "T" : this.sizeOf(dim)));
+    const shape = own.map((dim) =>
+      dim === tokenDim ? "T" : dim === chunkDim ? chunk : this.sizeOf(dim),
+    );
     const param: Param = { name, access: "read", per, dtype, shape, heads };
     return piece === null ? param : { ...param, chunk: piece };
   }
@@ -255,7 +288,8 @@ class Lowering {
     const bufferOf = (value: ValueId): string | null => {
       const at = this.written.get(value);
       if (!at || this.isMadeBy(value, loop)) return null;
-      used.set(at.buffer, { ...at.param, ...chunked(at.param), access: "read" });
+      const param = at.param(chunk);
+      used.set(at.buffer, { ...param, ...chunked(param), access: "read" });
       return at.buffer;
     };
     const write = (param: Param): string => {
@@ -282,7 +316,7 @@ class Lowering {
           if (op.kind !== "result" || op.part !== part || !at) return [];
           const outputs = this.program.outputs.filter((out) => out.value === op.id);
           const labels = outputs.length > 0 ? outputs.map((out) => out.label) : [at.buffer];
-          return labels.map((label) => ({ op, param: { ...at.param, name: label } }));
+          return labels.map((label) => ({ op, param: { ...at.param(chunk), name: label } }));
         });
       for (const { op, param } of stored("yield")) {
         lowering.store("body", loop.yields[op.index]!, write(param));
@@ -408,8 +442,9 @@ class Lowering {
       const axis = types.get(value)!.length - 1;
       if (axis < 1) continue;
       const axisClass = classes.classOf(value, axis);
+      if (!classes.canCut(axisClass)) continue;
       const extent = sizeOf(types.get(value)![axis]!);
-      if (!classes.canCut(axisClass) || extent <= block) continue;
+      if (extent <= block) continue;
       const isCut = (id: ValueId, at: number) => classes.classOf(id, at) === axisClass;
       return { ...whole, isCut, block, extent };
     }
@@ -420,11 +455,6 @@ class Lowering {
 /** How a kernel writes an output: what heads or all share, it writes its share of. */
 function shareOf(per: Output["per"]): Param["per"] {
   return per === "token" || per === "chunk" ? per : "state";
-}
-
-/** Is there one part for each chunk, however long chunks are? */
-function isPerChunk({ per, chunk }: Workspace): boolean {
-  return per === "chunk" && chunk === undefined;
 }
 
 /** Registers a thread needs for the kernel's tiles. */

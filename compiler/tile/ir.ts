@@ -310,8 +310,8 @@ export interface Kernel {
   readonly params: readonly Param[];
   readonly grid: readonly GridAxis[];
   readonly threads: number;
-  /** Into how many roles the threads are divided evenly; see `StmtBase.role`. */
-  readonly roles?: number;
+  /** How many threads each role has, `threads` in all; see `StmtBase.role`. */
+  readonly roles?: readonly number[];
   readonly storages: readonly Storage[];
   readonly body: readonly Stmt[];
 }

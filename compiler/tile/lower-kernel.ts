@@ -130,7 +130,10 @@ export class KernelLowering {
 
   /** Writes a value to a buffer. */
   store(phase: Phase, value: ValueId, buffer: string): void {
-    const { storage } = this.materialize(value, phase, buffer);
+    this.materialize(value, phase, buffer);
+    // Whoever reads a square of a chunk takes its columns behind the last token for zeros.
+    const isSquare = this.rank(value) === 2 && this.typeOf(value).shape[1] === chunkDim;
+    const { storage } = isSquare ? this.cleaned(value, [1], phase, 0) : this.cells.get(value)!;
     this.emit(phase, this.noteOf(value), {
       kind: "store",
       src: storage.id,
@@ -262,6 +265,13 @@ export class KernelLowering {
         const how = { upper: op.upper, transpose };
         this.emit(phase, note, { kind: "solve", dst, matrix: matrix.storage.id, ...how });
         return ["zero", rhs.padding[1] === "data" ? "finite" : rhs.padding[1]!];
+      }
+      case "invert": {
+        const triangle = this.cleaned(op.arg, [0, 1], phase, 0);
+        const expr = this.readStorage(triangle.storage, "same");
+        this.emit(phase, note, { kind: "map", dst, expr });
+        this.emit(phase, note, { kind: "invert", dst });
+        return ["zero", "zero"];
       }
       case "rotate-half": {
         const src = this.materialize(op.arg, phase);
@@ -760,7 +770,8 @@ export class KernelLowering {
       param,
       ...(this.source.isPerChunk(param) && { token }),
       row: rank > 0 ? this.start(id, 0) : none,
-      col: rank > 1 ? this.start(id, 1) : none,
+      // Columns of a square are counted from the chunk's first token.
+      col: rank > 1 && this.typeOf(id).shape[1] !== chunkDim ? this.start(id, 1) : none,
     };
   }
 
@@ -828,6 +839,7 @@ function isExpression(op: Op): boolean {
     case "transpose":
     case "cumsum":
     case "solve":
+    case "invert":
     case "scan":
     case "scan-state":
     case "delta":

@@ -53,7 +53,7 @@ class TileParser {
     const name = reader.next();
     reader.expect("threads");
     const threads = reader.number();
-    const roles = reader.accept("roles") ? { roles: reader.number() } : {};
+    const roles = reader.accept("roles") ? { roles: this.numbers() } : {};
     reader.expect("{");
     for (;;) {
       if (reader.accept("param")) params.push(this.param());
@@ -63,6 +63,12 @@ class TileParser {
     }
     const body = this.body();
     return { name, params, grid, threads, ...roles, storages: this.storages, body };
+  }
+
+  private numbers(): number[] {
+    const found: number[] = [];
+    while (this.reader.peek() !== "{") found.push(this.reader.number());
+    return found;
   }
 
   private extent(): number | "T" {

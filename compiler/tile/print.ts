@@ -41,7 +41,7 @@ export function printTile(program: TileProgram): string {
 }
 
 function printKernel(kernel: Kernel, writer: TextWriter): void {
-  const roles = kernel.roles === undefined ? "" : ` roles ${kernel.roles}`;
+  const roles = kernel.roles === undefined ? "" : ` roles ${kernel.roles.join(" ")}`;
   writer.block(`kernel ${kernel.name} threads ${kernel.threads}${roles} {`, () => {
     for (const param of kernel.params) writer.line(paramText(param));
     for (const axis of kernel.grid) {

@@ -53,10 +53,11 @@ export interface EmitContext {
 
 export interface Target {
   readonly name: "wgsl" | "cuda" | "cpu";
-  /** The faster variant of the target that suits a form ... */
-  readonly forForm?: (form: Program) => Target;
-  /** ... unless one of its kernels does not fit then. */
+  /** Variants of the target that suit a form, the best first: the first whose kernels all fit is taken, or the last. */
+  readonly variants?: (form: Program) => readonly Target[];
   readonly fits?: (kernel: Kernel) => boolean;
+  /** What a form's loops go through before they become kernels. */
+  readonly prepare?: readonly Pass<Program>[];
   /** Do its devices cut sequences into segments where they would be idle? */
   readonly segments?: boolean;
   readonly limits: Limits;

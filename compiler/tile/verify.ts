@@ -91,7 +91,10 @@ class Checker {
 
   /** Each storage is one role's, or all roles do the same to it; registers are nobody else's. */
   private checkRoles(): void {
-    const { roles, body } = this.kernel;
+    const { roles, body, threads } = this.kernel;
+    if (roles && roles.reduce((sum, one) => sum + one, 0) !== threads) {
+      throw new Problem(`roles of ${roles.join(" and ")} threads are not ${threads} in all`);
+    }
     const owners = new Map<StorageId, number | undefined>();
     const each = (stmts: readonly Stmt[], see: (stmt: Stmt) => void): void => {
       for (const stmt of stmts) {
@@ -101,7 +104,7 @@ class Checker {
     };
     each(body, (stmt) => {
       const { role } = stmt;
-      if (role !== undefined && !(role < (roles ?? 0)))
+      if (role !== undefined && !(role < (roles ?? []).length))
         throw new Problem(`there is no role ${role}`);
       if (stmt.kind === "swap") return;
       for (const id of writesOf(stmt)) {

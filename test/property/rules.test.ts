@@ -16,6 +16,7 @@ import { interpretTensor } from "../../compiler/tensor/interpret.ts";
 import type { Program } from "../../compiler/tensor/ir.ts";
 import { type NdArray, ndArray } from "../../compiler/tensor/nd-array.ts";
 import { parseTensor } from "../../compiler/tensor/parse.ts";
+import { split } from "../../compiler/tensor/passes/split.ts";
 import { printTensor } from "../../compiler/tensor/print.ts";
 import { rmseRatio, tolerances } from "../../compiler/tolerance.ts";
 import { interpretTile } from "../../compiler/tile/interpret.ts";
@@ -45,7 +46,7 @@ const cpuLimits: Limits = {
   columnBlocks: [],
   tileRegisters: Infinity,
 };
-const kernelTargets: Record<string, Pick<Target, "limits" | "legalize">> = {
+const kernelTargets: Record<string, Pick<Target, "limits" | "prepare" | "legalize">> = {
   cpu: { limits: cpuLimits, legalize: [turnFactors] },
   // Blocks of 16 columns, so that small sizes are cut too.
   wgsl: {
@@ -53,6 +54,7 @@ const kernelTargets: Record<string, Pick<Target, "limits" | "legalize">> = {
     limits: { ...wgslTarget.limits, chunks: [16], columnBlocks: [16], tileRegisters: 0 },
   },
   cuda: cudaTarget,
+  "cuda, side by side": { ...cudaTarget, prepare: [split] },
 };
 
 function headInputs(compiled: Compiled, rule: RandomRule): Map<string, NdArray> {
@@ -136,7 +138,7 @@ test("definition = scans = loops = kernels", () => {
 
 test("gradients token by token = of chunk loops = of kernels", () => {
   fc.assert(
-    fc.property(randomRule, fc.constantFrom("cpu", "wgsl", "cuda"), (rule, target) => {
+    fc.property(randomRule, fc.constantFrom(...Object.keys(kernelTargets)), (rule, target) => {
       const dims = { K: rule.K, V: rule.V };
       const compiled = compileText(rule.text, { dims, backward: true });
       const { T } = rule;

@@ -11,7 +11,9 @@ import { fuse } from "../../compiler/tensor/passes/fuse.ts";
 import { rightProduct } from "../../compiler/tensor/passes/right-product.ts";
 import { canSegment, segmentForms } from "../../compiler/tensor/passes/segment.ts";
 import { shard } from "../../compiler/tensor/passes/shard.ts";
+import { split } from "../../compiler/tensor/passes/split.ts";
 import { simplify } from "../../compiler/tensor/passes/simplify.ts";
+import { unstack } from "../../compiler/tensor/passes/unstack.ts";
 import { printTensor } from "../../compiler/tensor/print.ts";
 import { verifyTensor } from "../../compiler/tensor/verify.ts";
 import { checkGolden, readGolden } from "../harness.ts";
@@ -37,7 +39,7 @@ function runPass(text: string, pass: (tokens: number | null) => Pass<Program>): 
 }
 
 describe("goldens", () => {
-  const passes = { simplify, chunk, fuse, differentiate };
+  const passes = { simplify, chunk, fuse, differentiate, split, unstack };
   for (const [name, pass] of Object.entries(passes)) {
     test(name, () => checkGolden(join(folder, `${name}.ir`), (text) => runPass(text, () => pass)));
   }
@@ -66,7 +68,7 @@ describe("goldens", () => {
   test("each pass has its golden", () => {
     const files = readdirSync(folder).map((name) => name.replace(".ir", ""));
     const names = ["chunk", "differentiate", "fuse", "right-product"];
-    names.push("segment", "shard", "simplify");
+    names.push("segment", "shard", "simplify", "split", "unstack");
     expect(files.sort()).toEqual(names);
     const source = readdirSync(join(import.meta.dirname, "../../compiler/tensor/passes"));
     expect(source.map((name) => name.replace(".ts", "")).sort()).toEqual(files.sort());

@@ -38,6 +38,7 @@ test("the generator makes every kind of op", () => {
     causal: true,
     "block-mask": true,
     solve: true,
+    invert: true,
     delta: true,
     scan: true,
     "scan-state": true,

@@ -32,7 +32,12 @@ const passes: readonly Pass<TileProgram>[] = [
     limitBytes: 100000,
     bytesOf,
     registersOf,
-    registers: 100,
+    sharings: [
+      [
+        { threads: 128, registers: 100 },
+        { threads: 128, registers: 100 },
+      ],
+    ],
     signals: 13,
     foldsRows: () => true,
   }),

@@ -26,7 +26,7 @@ test.each(exampleNames)("%s reads back as the same object, notes and all", (name
 });
 
 const every = `tile all {
-  kernel all threads 256 roles 2 {
+  kernel all threads 256 roles 128 128 {
     param read token q: bf16[T, 32] heads H_q
     param read head gamma: f32[] heads H_gamma
     param read shared w: f16[32] heads H

@@ -108,7 +108,7 @@ test("storages are numbered in order", () => {
   expect(() => verifyTile({ ...program, kernels }, "some-pass")).toThrow("ids skip a number");
 });
 
-const divided = `tile p { kernel k threads 256 roles 2 {
+const divided = `tile p { kernel k threads 256 roles 128 128 {
   param read token q: f32[T, 16] heads H
   param write token o: f32[T, 16] heads H
   register x: f32[16, 16]
@@ -128,7 +128,7 @@ const divided = `tile p { kernel k threads 256 roles 2 {
 test("a sound program with roles is sound", () => verifyTile(parseTile(divided), "the test"));
 
 test.each([
-  ["there is no role 1", "roles 2", "roles 1"],
+  ["there is no role 1", "roles 128 128", "roles 256"],
   ["x is written by two roles", "@1 await 0", "@1 await 0\n@1 load x = q[t, 0]"],
   ["x is another role's", "@1 store o[t, 0] = y", "@1 store o[t, 0] = x"],
   ["handed is read before it is handed over", "@1 await 0", ""],

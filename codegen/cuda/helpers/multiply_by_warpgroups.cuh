@@ -5,7 +5,7 @@ __device__ __forceinline__ void multiply_by_warpgroups(float (&sums)[height][wid
                                                        const unsigned char* right) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   constexpr int rows = height / 2 * 64, cols = width * 4 * across;
-  const int first_col = across == 1 ? 0 : __shfl_sync(0xffffffffu, threadIdx.x / 128, 0) * (width * 4);
+  const int first_col = across == 1 ? 0 : __shfl_sync(0xffffffffu, threadIdx.x / 128 % across, 0) * (width * 4);
   open_products();
   #pragma unroll
   for (int k = 0; k < depth; k += 16) {

@@ -2,9 +2,10 @@
 import { turnFactors } from "../../../codegen/cpu/legalize.ts";
 import { tensorPasses } from "../../../codegen/cuda/target.ts";
 import { wgslTarget } from "../../../codegen/wgsl/target.ts";
-import { algebraPasses, formPasses } from "../../pipeline.ts";
+import { algebraPasses, backwardPasses, formPasses } from "../../pipeline.ts";
 import { segmentName, segmentSummary } from "../../tensor/passes/segment.ts";
 import { shardName, shardSummary } from "../../tensor/passes/shard.ts";
+import { split } from "../../tensor/passes/split.ts";
 import { Arguments } from "../arguments.ts";
 
 export function run(argv: readonly string[]): number {
@@ -14,6 +15,8 @@ export function run(argv: readonly string[]): number {
     { name: shardName, summary: shardSummary },
     { name: segmentName, summary: segmentSummary },
     ...formPasses,
+    ...backwardPasses,
+    split,
     { name: "from-tensor", summary: "lower chunk loops to kernels on tiles" },
     ...wgslTarget.legalize,
     ...tensorPasses,

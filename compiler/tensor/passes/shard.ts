@@ -66,6 +66,7 @@ export interface Form {
     | "join"
     | "step"
     | "backward"
+    | "backward_fixed"
     | "summary_bwd"
     | "transition"
     | "exchange"

@@ -1,5 +1,5 @@
 /**
- * Divide-roles: one half of the threads carries the state on, the other computes what comes of it, side by side.
+ * Divide-roles: some of the threads carry the state on, the others compute what comes of it, side by side.
  *
  *   loop t below T step 64 {                    loop t below T step 64 {
  *     copy S_bf16 = S                             @0 copy S_bf16 = S
@@ -28,22 +28,30 @@ import { ofRole, onStorages, readsOf, writesOf } from "../accesses.ts";
 import type { Copy, Kernel, Loop, Stmt, Storage, StorageId, Store, TileProgram } from "../ir.ts";
 import { registerPressure } from "../pressure.ts";
 
+/** How threads are divided: for each role how many, and registers of one that tiles may take. */
+export type Sharing = readonly [RoleThreads, RoleThreads];
+export interface RoleThreads {
+  readonly threads: number;
+  readonly registers: number;
+}
+
 export interface RoleLimits {
   /** Shared memory, in bytes. */
   readonly limitBytes: number;
   readonly bytesOf: (storage: Storage) => number;
-  /** Registers of a thread for a tile among the threads of one role, and how many there are. */
-  readonly registersOf: (rows: number, cols: number) => number;
-  readonly registers: number;
+  /** The ways to share out threads; of those that work out as well the first is taken. */
+  readonly sharings: readonly Sharing[];
+  /** Registers of a thread for a tile among so many threads. */
+  readonly registersOf: (rows: number, cols: number, threads: number) => number;
   /** Numbers that signals may have. */
   readonly signals: number;
-  /** Do a role's threads fold rows of a tile without scratch? */
-  readonly foldsRows: (rows: number, cols: number) => boolean;
+  /** Do so many threads fold rows of a tile without scratch? */
+  readonly foldsRows: (rows: number, cols: number, threads: number) => boolean;
 }
 
 export const divideRoles = (limits: RoleLimits): Pass<TileProgram> => ({
   name: "divide-roles",
-  summary: "let one half of the threads carry the state on and the other use it",
+  summary: "let some of the threads carry the state on and the others use it",
   run: (program) => {
     const kernels = program.kernels.map((kernel) => divided(kernel, limits) ?? kernel);
     const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
@@ -76,7 +84,7 @@ function divided(kernel: Kernel, limits: RoleLimits): Kernel | null {
     ),
     noStatements,
   ];
-  for (const stmt of productsInTiles(shape, storages, carried, slices[state]!)) cuts.add(stmt);
+  for (const stmt of productsInTiles(kernel, shape, carried, slices[state]!)) cuts.add(stmt);
   slices[output] = slice(
     shape,
     (stmt) => stmt.kind === "store" && (!isOwnStore(stmt) || cuts.has(stmt)),
@@ -96,22 +104,49 @@ function divided(kernel: Kernel, limits: RoleLimits): Kernel | null {
   if (Math.max(...parts) > mostOfWork * whole) return null;
 
   const division = new Division(kernel, shape, slices, cuts).kernel();
-  if (division === null) return null;
-  const result = onlyUsed(withoutScratch(division, limits));
-  const shared = result.storages.filter(({ memory }) => memory === "shared");
-  if (shared.reduce((sum, one) => sum + limits.bytesOf(one), 0) > limits.limitBytes) return null;
-  const { body } = result;
-  if (count(body, "signal") > limits.signals) return null;
+  if (division === null || count(division.body, "signal") > limits.signals) return null;
+  // The longest of the roles' chains decides.
+  const length = (sharing: Sharing) =>
+    Math.max(...sharing.map(({ threads }, role) => parts[role]! / threads));
+  const best = [...limits.sharings].sort((one, other) => length(one) - length(other));
+  for (const sharing of best) {
+    const found = shared(division, sharing, limits);
+    if (found !== null) return found;
+  }
+  return null;
+}
+
+/** The divided kernel with threads shared out, where that fits. */
+function shared(division: Kernel, sharing: Sharing, limits: RoleLimits): Kernel | null {
+  const roles = sharing.map(({ threads }) => threads);
+  const threads = roles.reduce((sum, one) => sum + one, 0);
+  const whole = onlyUsed(withoutScratch({ ...division, threads, roles }, limits));
+  const tiles = whole.storages.filter(({ memory }) => memory === "shared");
+  const bytes = tiles.reduce((sum, one) => sum + limits.bytesOf(one), 0);
+  if (bytes > limits.limitBytes || sharesScratch(whole)) return null;
   const fits = (kernel: Kernel) =>
-    [state, output].every((role) => {
-      const own = { ...kernel, body: ofRole(kernel.body, role) };
-      return registerPressure(own, limits.registersOf) <= limits.registers;
+    sharing.every(({ threads: own, registers }, role) => {
+      const held = (rows: number, cols: number) => limits.registersOf(rows, cols, own);
+      return registerPressure({ ...kernel, body: ofRole(kernel.body, role) }, held) <= registers;
     });
   const later = {
-    ...result,
-    body: body.map((stmt) => (stmt.kind === "loop" ? awaitLate(stmt) : stmt)),
+    ...whole,
+    body: whole.body.map((stmt) => (stmt.kind === "loop" ? awaitLate(stmt) : stmt)),
   };
-  return [later, result].find(fits) ?? null;
+  return [later, whole].find(fits) ?? null;
+}
+
+/** Do both roles fold by way of the same scratch? */
+function sharesScratch({ body }: Kernel): boolean {
+  const users = new Set<number | undefined>();
+  const see = (stmts: readonly Stmt[]): void => {
+    for (const stmt of stmts) {
+      if (stmt.kind === "loop") see(stmt.body);
+      else if (stmt.kind === "reduce" && stmt.scratch !== null) users.add(stmt.role);
+    }
+  };
+  see(body);
+  return users.size > 1;
 }
 
 /** What role 1 can do before it waits for role 0 it does before. */
@@ -338,15 +373,23 @@ function handedOver(
   return { cuts, pulled };
 }
 
-/** Copies to shared memory of what role 0 has from products: role 1 takes them from there. */
+/**
+ * Copies to shared memory of what role 0 has from products, and stores of it in 16 bits: role 1 takes them from
+ * there.
+ */
 function productsInTiles(
+  { params, storages }: Kernel,
   { loop }: Shape,
-  storages: readonly Storage[],
   carried: ReadonlySet<StorageId>,
   own: ReadonlySet<Stmt>,
 ): readonly Stmt[] {
   const computed = new Set<StorageId>();
+  const isNarrow = (name: string) => params.find((param) => param.name === name)!.dtype !== "f32";
   return loop.body.filter((stmt) => {
+    if (stmt.kind === "store") {
+      const isOwn = computed.has(stmt.src) && isTile(storages[stmt.src]!);
+      return isOwn && !carried.has(stmt.src) && isNarrow(stmt.view.param);
+    }
     const from = readsOf(stmt).some((id) => computed.has(id)) || isDear(stmt);
     const [dst] = writesOf(stmt);
     if (dst === undefined || carried.has(dst) || !own.has(stmt)) return false;
@@ -393,7 +436,7 @@ class Division {
     ];
     return this.isBroken
       ? null
-      : onlyUsed({ ...this.whole, roles: 2, storages: this.storages, body });
+      : onlyUsed({ ...this.whole, roles: [0, 0], storages: this.storages, body });
   }
 
   private statement(stmt: Stmt): Stmt[] {
@@ -553,7 +596,8 @@ function withoutScratch(kernel: Kernel, { foldsRows }: RoleLimits): Kernel {
     if (stmt.kind === "loop") return { ...stmt, body: stmt.body.map(alone) };
     if (stmt.kind !== "reduce" || stmt.scratch === null || stmt.axis !== "col") return stmt;
     const [rows, cols] = kernel.storages[stmt.src]!.shape as [number, number];
-    return foldsRows(rows, cols) ? { ...stmt, scratch: null } : stmt;
+    const threads = kernel.roles![stmt.role ?? 0]!;
+    return foldsRows(rows, cols, threads) ? { ...stmt, scratch: null } : stmt;
   };
   return { ...kernel, body: kernel.body.map(alone) };
 }

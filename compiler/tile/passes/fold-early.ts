@@ -8,7 +8,8 @@
  *   map x = mul(matmul, k)                 mma d_k += scores^T @ q
  *   reduce sums = sum col x                store d_k[t, 0] = d_k
  *
- * Of the tile only a vector is kept, so registers are free for what follows.
+ * Of the tile only a vector is kept, so registers are free for what follows. What is loaded into shared memory
+ * anyway, 16-bit tiles and vectors, is loaded first: nothing then waits for its place.
  * Done where the kernel then needs fewer. Guarantees: the same values, bit for bit.
  */
 import type { Pass } from "../../support/pass.ts";
@@ -21,7 +22,7 @@ export const foldEarly = (registersOf: (kernel: Kernel) => number): Pass<TilePro
   summary: "fold tiles as soon as they can be computed, where that takes fewer registers",
   run: (program) => {
     const kernels = program.kernels.map((kernel) => {
-      const body = inOrder(kernel.body, kernel);
+      const body = inOrder(loadsFirst(kernel.body, kernel), kernel);
       if (isSame(body, kernel.body)) return kernel;
       const early = { ...kernel, body };
       return registersOf(early) < registersOf(kernel) ? early : kernel;
@@ -30,6 +31,21 @@ export const foldEarly = (registersOf: (kernel: Kernel) => number): Pass<TilePro
     return same ? program : { ...program, kernels };
   },
 });
+
+/** Loads of what products read as it is, and of vectors, at the top of each list. */
+function loadsFirst(stmts: readonly Stmt[], kernel: Kernel): readonly Stmt[] {
+  const body = stmts.map((stmt) =>
+    stmt.kind === "loop" ? { ...stmt, body: loadsFirst(stmt.body, kernel) } : stmt,
+  );
+  const written = body.flatMap(writesOf);
+  const isFree = (stmt: Stmt): boolean => {
+    if (stmt.kind !== "load" || written.filter((id) => id === stmt.dst).length > 1) return false;
+    const param = kernel.params.find(({ name }) => name === stmt.view.param)!;
+    const isShared = kernel.storages[stmt.dst]!.memory === "shared";
+    return isShared || (param.dtype !== "f32" && param.per !== "state");
+  };
+  return [...body.filter(isFree), ...body.filter((stmt) => !isFree(stmt))];
+}
 
 function inOrder(stmts: readonly Stmt[], kernel: Kernel): readonly Stmt[] {
   let body: Stmt[] = stmts.map((stmt) => {

@@ -54,7 +54,7 @@ function withBarriers(kernel: Kernel): Kernel {
   const body =
     kernel.roles === undefined
       ? guard(kernel.body, none(), kernel.storages)
-      : withRoles(kernel, kernel.roles);
+      : withRoles(kernel, kernel.roles.length);
   return count(body) === count(kernel.body) ? kernel : { ...kernel, body };
 }
 

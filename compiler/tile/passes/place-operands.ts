@@ -22,6 +22,7 @@ import type { Pass } from "../../support/pass.ts";
 import type { Dtype } from "../../tensor/ir.ts";
 import type {
   CumSumStmt,
+  Invert,
   Kernel,
   Load,
   Loop,
@@ -133,6 +134,8 @@ class Placer {
         return this.summed(stmt);
       case "solve":
         return this.solved(stmt);
+      case "invert":
+        return this.inverted(stmt);
       case "rotate-half":
         return this.rotated(stmt);
       case "reduce": {
@@ -288,6 +291,15 @@ class Placer {
     this.free.push(square);
     this.inverses.set(matrix, { tile, isTurned });
     return tile;
+  }
+
+  /** In a float32 tile in shared memory. */
+  private inverted(stmt: Invert): Stmt[] {
+    this.forget(stmt);
+    const { dst, note } = stmt;
+    const square = this.tileOf(this.storages[dst]!.shape, "triangle", "f32", 4);
+    this.free.push(square);
+    return [this.copy(square, dst, note), { ...stmt, dst: square }, this.copy(dst, square, note)];
   }
 
   private rotated(stmt: RotateHalfStmt): Stmt[] {

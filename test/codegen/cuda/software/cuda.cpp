@@ -63,6 +63,7 @@ template <class To, class From> static To software_bits(From from) {
 }
 static inline float __int_as_float(int bits) { return software_bits<float>(bits); }
 static inline float __uint_as_float(unsigned bits) { return software_bits<float>(bits); }
+static inline unsigned __float_as_uint(float x) { return software_bits<unsigned>(x); }
 static inline void ptx_ex2_approx_ftz_f32(float& to, float x) { to = exp2f(x); }
 static inline void ptx_slct_f32_s32(float& to, float a, float b, int sign) { to = sign >= 0 ? a : b; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
@@ -91,6 +92,7 @@ static inline void __syncwarp() { software_exchange(0); }
 template <class Value> static inline Value __shfl_xor_sync(unsigned, Value value, int distance) {
   return software_exchange(value)[software_lane ^ distance];
 }
+struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static inline float __shfl_up_sync(unsigned, float value, int distance) {
@@ -123,6 +125,13 @@ static inline void ptx_ldmatrix_sync_aligned_m8n8_x4_shared_b16(unsigned& a, uns
 static inline void ptx_ldmatrix_sync_aligned_m8n8_x4_trans_shared_b16(unsigned& a, unsigned& b, unsigned& c, unsigned& d, unsigned address) {
   unsigned to[4]; software_ldmatrix(to, address, true); a = to[0], b = to[1], c = to[2], d = to[3];
 }
+static inline void ptx_stmatrix_sync_aligned_m8n8_x4_shared_b16(unsigned address, unsigned a, unsigned b, unsigned c, unsigned d) {
+  struct Row { unsigned address, words[4]; };
+  const Row mine = {address, {a, b, c, d}};
+  const Row* all = software_exchange(mine);
+  for (int m = 0; m < 4; m++) memcpy(memory + all[8 * m + software_lane / 4].address + software_lane % 4 * 4, &mine.words[m], 4);
+  __syncwarp();
+}
 struct Factors { unsigned a[4], b[2]; };
 template <class Float>
 static inline void software_mma(float& d0, float& d1, float& d2, float& d3, Float number, const Factors& mine) {
@@ -145,6 +154,20 @@ static inline void ptx_mma_sync_aligned_m16n8k16_row_col_f32_f16_f16_f32(float& 
     unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
   auto number = [](unsigned bits) { return (float)software_bits<_Float16>((unsigned short)bits); };
   software_mma(d0, d1, d2, d3, number, {{a0, a1, a2, a3}, {b0, b1}});
+}
+
+static inline void ptx_mma_sync_aligned_m16n8k8_row_col_f32_tf32_tf32_f32(float& d0, float& d1, float& d2, float& d3,
+    unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  const Factors* all = software_exchange(Factors{{a0, a1, a2, a3}, {b0, b1}});
+  // Of the factors' bits eleven count.
+  auto number = [](unsigned bits) { return __uint_as_float(bits & 0xffffe000u); };
+  float* const sums[2][2] = {{&d0, &d1}, {&d2, &d3}};
+  for (int half = 0; half < 2; half++) for (int next = 0; next < 2; next++) for (int k = 0; k < 8; k++) {
+    const Factors& left = all[software_lane / 4 * 4 + k % 4];
+    const Factors& right = all[(software_lane % 4 * 2 + next) * 4 + k % 4];
+    *sums[half][next] += number(left.a[half + k / 4 * 2]) * number(right.b[k / 4]);
+  }
+  __syncwarp();
 }
 
 // --- products of a warpgroup: factors in shared memory, as their descriptors say (PTX ISA 8.7, 9.7.15.5) ---

@@ -1,0 +1,515 @@
+/**
+ * Split: what a loop that carries states computes without them goes into a loop before it, and most of what
+ * comes of the states into one behind; neither carries anything, so that their chunks run side by side.
+ *
+ *   %loop = chunks (%S = %S0) {              %before = chunks () {
+ *     ...                                      ...
+ *     %L = mul (%k @ %b^T), %mask              %L = mul (%k @ %b^T), %mask
+ *     %rhs = add %v, (%k @ %S)                 %N = invert %L
+ *     %w = solve %L, %rhs                      yield %N
+ *     carry %S + %k^T @ %w           =>      }
+ *     yield ...                              %loop = chunks (%S = %S0) {
+ *   }                                          %N = rows %before
+ *                                              %rhs = add %v, (%k @ %S)
+ *                                              %w = add %rhs, (%N @ %rhs)
+ *                                              carry %S + %k^T @ %w
+ *                                              yield %S, %w
+ *                                            }
+ *                                            %behind = chunks () { ... rows %S, rows %w ... yield ... }
+ *
+ * What goes before: squares of a chunk that take products, triangles inverted, and folded vectors. They are small,
+ * and what they are made of is read again rather than stored. A loop is cut behind where more than a few
+ * products would stand beside those that carry the states on: its states before each chunk are stored then,
+ * and what takes an inverse; the rest is computed again. A triangle is inverted once for all loops.
+ *
+ * Needs: fuse, differentiate. Guarantees: the same values; as many loops with states as before.
+ * Source: the kernels of DeltaNet (Yang et al., arXiv 2406.06484, section 3.2) and GLA (arXiv 2312.06635) are cut
+ * like this by hand; loop distribution as in Kennedy and McKinley (1990).
+ */
+import type { Pass } from "../../support/pass.ts";
+import type { LoopOrigin, RegionOwner } from "../build.ts";
+import {
+  type Chunks,
+  type Op,
+  type Program,
+  type ValueId,
+  chunkDim,
+  mapOperands,
+  operands,
+} from "../ir.ts";
+import { Rewriter, indexOps, loopOriginOf, originOf, resultOf } from "../rewrite.ts";
+import { simplify } from "./simplify.ts";
+
+/** Products that one role can do beside those that carry the states on. */
+const mostBeside = 3;
+
+export const split: Pass<Program> = {
+  name: "split",
+  summary:
+    "compute side by side what loops need no states for, or need them for once they are known",
+  run: (program, report) => {
+    const inverted = simplify.run(withInverses(program), report);
+    const next = new Splitter(inverted).run();
+    return next === null ? program : simplify.run(next, report);
+  },
+};
+
+// --- triangles --------------------------------------------------------------------------------
+
+/** Solves become products with an inverse, where no state is needed for that. */
+function withInverses(program: Program): Program {
+  const rewriter = new Rewriter(program);
+  const { build, get } = rewriter;
+  const facts = new Map(loopsOf(program).map((loop) => [loop.id, new Facts(program, loop)]));
+  let known: Facts | null = null;
+  const copy = (op: Op): void => {
+    const matrix = op.kind === "solve" && known?.op(op.matrix);
+    const isTurned = matrix && matrix.kind === "transpose";
+    const triangle = matrix && (isTurned ? matrix.arg : matrix.id);
+    const isApart =
+      op.kind === "solve" && triangle && isTurned === op.upper && known!.isFree(triangle);
+    if (!isApart) return rewriter.copy(op);
+    const inverse = build.add({ kind: "invert", arg: get(triangle) }, { span: op.span });
+    const factor = op.upper ? build.transpose(inverse, { span: op.span }) : inverse;
+    const right = get(op.rhs);
+    const sum = build.map("add", [right, build.matmul(factor, right, originOf(op))], originOf(op));
+    rewriter.set(op.id, sum);
+  };
+  for (const op of program.ops) {
+    if (op.kind !== "chunks") {
+      if (!rewriter.has(op.id)) rewriter.copy(op);
+      continue;
+    }
+    known = facts.get(op.id)!;
+    const owner = rebuilt(rewriter, op, () => {
+      for (const inner of op.region.ops) copy(inner);
+      return { carries: op.carries.map(get), yields: op.yields.map(get) };
+    });
+    known = null;
+    bindResults(rewriter, program, op, owner);
+  }
+  return rewriter.finish(program.outputs);
+}
+
+function rebuilt(
+  rewriter: Rewriter,
+  op: Chunks,
+  body: () => { carries: ValueId[]; yields: ValueId[] },
+): RegionOwner {
+  const { build, get } = rewriter;
+  const states = op.region.params.map((param, i) => ({
+    name: param.name,
+    type: param.type,
+    init: op.inits[i] === null ? null : get(op.inits[i]!),
+  }));
+  return build.region(
+    "chunks",
+    states,
+    op.reverse,
+    (values) => {
+      op.region.params.forEach((param, i) => rewriter.set(param.id, values[i]!));
+      return body();
+    },
+    loopOriginOf(op),
+  );
+}
+
+function bindResults(rewriter: Rewriter, program: Program, op: Chunks, owner: RegionOwner): void {
+  for (const result of program.ops) {
+    if (result.kind !== "result" || result.of !== op.id) continue;
+    if (result.part === "yield" && owner.yields[result.index] === undefined) continue;
+    rewriter.set(result.id, resultOf(rewriter.build, owner, result));
+  }
+  rewriter.set(op.id, owner.op);
+}
+
+// --- what is known of a loop --------------------------------------------------------------------
+
+function loopsOf(program: Program): readonly Chunks[] {
+  return program.ops.filter((op): op is Chunks => op.kind === "chunks");
+}
+
+type StateOf = (outer: ValueId) => string | null;
+
+function stateText(loop: Chunks, index: number): string {
+  return `state ${loop.id} ${index}`;
+}
+
+/** What the values of one loop depend on. */
+class Facts {
+  readonly loop: Chunks;
+  private readonly ops: ReadonlyMap<ValueId, Op>;
+  private readonly outer: ReadonlyMap<ValueId, Op>;
+  private readonly memo = new Map<string, boolean>();
+  private readonly keys = new Map<ValueId, number>();
+
+  constructor(program: Program, loop: Chunks) {
+    this.loop = loop;
+    this.ops = new Map(loop.region.ops.map((op) => [op.id, op]));
+    this.outer = indexOps(program);
+  }
+
+  /** An op of the loop's body; undefined for states and what stands outside. */
+  op = (id: ValueId): Op | undefined => this.ops.get(id);
+
+  private some(what: string, id: ValueId, test: (id: ValueId) => boolean | null): boolean {
+    const key = `${what} ${id}`;
+    const known = this.memo.get(key);
+    if (known !== undefined) return known;
+    const op = this.ops.get(id);
+    const found =
+      test(id) ?? (op !== undefined && operands(op).some((arg) => this.some(what, arg, test)));
+    this.memo.set(key, found);
+    return found;
+  }
+
+  /** Does a value depend on the carried states? */
+  isCarried(id: ValueId): boolean {
+    return this.some("carried", id, (at) =>
+      this.loop.region.params.some((param) => param.id === at) ? true : null,
+    );
+  }
+
+  /** Can a value be known before any loop with states has run? */
+  isFree(id: ValueId): boolean {
+    return !this.some("bound", id, (at) => {
+      if (this.loop.region.params.some((param) => param.id === at)) return true;
+      const op = this.ops.get(at);
+      const source = op === undefined ? at : op.kind === "rows" ? op.arg : null;
+      if (source === null) return null;
+      const given = this.outer.get(source)!;
+      return given.kind === "result" || given.type.shape.length > 2;
+    });
+  }
+
+  private takes(what: string, id: ValueId, test: (op: Op) => boolean): boolean {
+    return this.some(what, id, (at) => {
+      const op = this.ops.get(at);
+      return op !== undefined && test(op) ? true : null;
+    });
+  }
+
+  takesProducts(id: ValueId): boolean {
+    return this.takes("product", id, isProduct);
+  }
+
+  takesInverse(id: ValueId): boolean {
+    return this.takes("inverse", id, ({ kind }) => kind === "invert");
+  }
+
+  takesFold(id: ValueId): boolean {
+    return this.takes("fold", id, ({ kind }) => kind === "reduce" || kind === "cumsum");
+  }
+
+  shape(id: ValueId) {
+    return this.ops.get(id)?.type.shape ?? [];
+  }
+
+  isSquare(id: ValueId): boolean {
+    const [rows, cols] = this.shape(id);
+    return rows === chunkDim && cols === chunkDim;
+  }
+
+  isVector(id: ValueId): boolean {
+    return this.shape(id).length === 1 && this.shape(id)[0] === chunkDim;
+  }
+
+  /** A product, or what one is added to. */
+  isSum(id: ValueId): boolean {
+    const op = this.ops.get(id);
+    if (op === undefined) return false;
+    if (isProduct(op)) return true;
+    return op.kind === "map" && op.fn === "add" && op.args.some((arg) => this.isProduct(arg));
+  }
+
+  private isProduct(id: ValueId): boolean {
+    const op = this.ops.get(id);
+    return op !== undefined && isProduct(op);
+  }
+
+  /** The ops that values depend on, short of those `given`. */
+  slice(values: readonly ValueId[], given: (id: ValueId) => boolean = () => false): Set<ValueId> {
+    const found = new Set<ValueId>();
+    const visit = (id: ValueId) => {
+      const op = this.ops.get(id);
+      if (op === undefined || found.has(id) || given(id)) return;
+      found.add(id);
+      operands(op).forEach(visit);
+    };
+    values.forEach(visit);
+    return found;
+  }
+
+  /** A number that equal values of all loops share; `stateOf`: the state that a stacked value is of, in words. */
+  number(id: ValueId, numbers: Map<string, number>, stateOf: StateOf): number {
+    const known = this.keys.get(id);
+    if (known !== undefined) return known;
+    const text = this.text(id, numbers, stateOf);
+    const number = numbers.get(text) ?? numbers.size;
+    numbers.set(text, number);
+    this.keys.set(id, number);
+    return number;
+  }
+
+  private text(id: ValueId, numbers: Map<string, number>, stateOf: StateOf): string {
+    const at = this.loop.region.params.findIndex((param) => param.id === id);
+    const op = this.ops.get(id);
+    if (at >= 0) return stateText(this.loop, at);
+    if (op === undefined) return `%${id}`;
+    if (op.kind === "rows") return stateOf(op.arg) ?? `rows %${op.arg}`;
+    const { id: _id, name: _name, span: _span, ...own } = mapOperands(op, () => -1 as ValueId);
+    return JSON.stringify([own, operands(op).map((arg) => this.number(arg, numbers, stateOf))]);
+  }
+}
+
+function isProduct(op: Op): boolean {
+  return op.kind === "matmul" && op.type.shape.length === 2;
+}
+
+// --- the cut ------------------------------------------------------------------------------------
+
+/** How one loop is cut: values of its body that the loop before gives, and its yields that go behind. */
+interface Cut {
+  readonly facts: Facts;
+  /** Values that the loop before computes. */
+  readonly before: Set<ValueId>;
+  /** Values that it stores for a loop behind. */
+  readonly stored: Set<ValueId>;
+  /** By number. */
+  readonly behind: Set<number>;
+}
+
+class Splitter {
+  private readonly program: Program;
+  private readonly rewriter: Rewriter;
+  private readonly cuts = new Map<ValueId, Cut>();
+  private readonly numbers = new Map<string, number>();
+  /** What values of a loop's body became outside of it. */
+  private readonly outside = new Map<ValueId, ValueId>();
+
+  constructor(program: Program) {
+    this.program = program;
+    this.rewriter = new Rewriter(program);
+  }
+
+  /** null: nothing is worth it. */
+  run(): Program | null {
+    const carrying = loopsOf(this.program).filter((loop) => loop.region.params.length > 0);
+    for (const loop of carrying) this.cut(loop);
+    for (const loop of carrying) this.shareInverses(loop);
+    const cuts = [...this.cuts.values()];
+    if (cuts.every(({ before, behind }) => before.size + behind.size === 0)) return null;
+    const { rewriter } = this;
+    for (const op of this.program.ops) {
+      if (op.kind === "chunks") this.loop(op);
+      else if (!rewriter.has(op.id) && op.kind !== "result") rewriter.copy(op);
+    }
+    return rewriter.finish(this.program.outputs);
+  }
+
+  private cut(loop: Chunks): void {
+    const facts = new Facts(this.program, loop);
+    const chain = facts.slice(loop.carries);
+    const products = (values: ReadonlySet<ValueId>) =>
+      [...values].filter((id) => isProduct(facts.op(id)!) && !this.goesBefore(facts, id)).length;
+    const rest = [...loop.yields.keys()].filter((i) => !chain.has(loop.yields[i]!));
+    const beside = facts.slice(
+      rest.map((i) => loop.yields[i]!),
+      (id) => chain.has(id),
+    );
+    const behind = new Set(products(beside) > mostBeside ? rest : []);
+    const kept = loop.yields.filter((_, i) => !behind.has(i));
+    const cut: Cut = { facts, before: new Set(), stored: new Set(), behind };
+    this.cuts.set(loop.id, cut);
+    const visit = (id: ValueId, seen: Set<ValueId>, isBehind: boolean): void => {
+      if (seen.has(id)) return;
+      seen.add(id);
+      if (this.goesBefore(facts, id) && (!isBehind || facts.takesInverse(id))) cut.before.add(id);
+      else if (isBehind && this.isKept(cut, id, chain)) cut.stored.add(id);
+      else for (const arg of this.readsOf(facts, id)) visit(arg, seen, isBehind);
+    };
+    const main = new Set<ValueId>();
+    for (const id of [...loop.carries, ...kept]) visit(id, main, false);
+    const others = new Set<ValueId>();
+    for (const i of behind) visit(loop.yields[i]!, others, true);
+    // For vectors alone it is not worth a loop.
+    if ([...cut.before].every((id) => facts.isVector(id))) cut.before.clear();
+  }
+
+  private readsOf(facts: Facts, id: ValueId): readonly ValueId[] {
+    const op = facts.op(id);
+    return op === undefined ? [] : operands(op);
+  }
+
+  /** Is a value made of inputs, small, and more work than reading it? */
+  private goesBefore(facts: Facts, id: ValueId): boolean {
+    // What is turned is read turned.
+    const op = facts.op(id);
+    if (op === undefined || op.kind === "transpose" || !facts.isFree(id)) return false;
+    if (facts.isSquare(id)) return facts.takesProducts(id);
+    return facts.isVector(id) && facts.takesFold(id);
+  }
+
+  /** Is a value of the loop stored for a loop behind, not computed there again? */
+  private isKept({ facts }: Cut, id: ValueId, chain: ReadonlySet<ValueId>): boolean {
+    const isState = facts.loop.region.params.some((param) => param.id === id);
+    return isState || (chain.has(id) && facts.isSum(id) && facts.takesInverse(id));
+  }
+
+  /** A number that values of several loops share which are equal: a state, and what is stored of it, too. */
+  private numberOf(facts: Facts, id: ValueId): number {
+    return facts.number(id, this.numbers, (outer) => {
+      const op = this.program.ops.find((one) => one.id === outer);
+      if (op?.kind !== "result" || op.part !== "yield") return null;
+      const owner = loopsOf(this.program).find((one) => one.id === op.of)!;
+      const at = owner.region.params.findIndex((param) => param.id === owner.yields[op.index]);
+      return at < 0 ? null : stateText(owner, at);
+    });
+  }
+
+  /** What takes an inverse in this loop and is there in one before it is read from that. */
+  private shareInverses(loop: Chunks): void {
+    const cut = this.cuts.get(loop.id)!;
+    const { facts, before, behind } = cut;
+    const earlier = [...this.cuts.values()].filter(({ facts: other }) => other.loop.id < loop.id);
+    const found = new Map<number, { cut: Cut; id: ValueId }>();
+    for (const other of earlier) {
+      for (const { id } of other.facts.loop.region.ops) {
+        const number = this.numberOf(other.facts, id);
+        const isOwn = other.facts.isCarried(id) && other.facts.isSum(id);
+        if (isOwn && other.facts.takesInverse(id)) found.set(number, { cut: other, id });
+      }
+    }
+    const seen = new Set<ValueId>();
+    const visit = (id: ValueId): void => {
+      if (seen.has(id) || before.has(id)) return;
+      seen.add(id);
+      const same = facts.isSum(id) ? found.get(this.numberOf(facts, id)) : undefined;
+      if (same !== undefined) {
+        same.cut.stored.add(same.id);
+        this.sameAs.set(id, same.id);
+      } else for (const arg of this.readsOf(facts, id)) visit(arg);
+    };
+    for (const i of behind) visit(loop.yields[i]!);
+  }
+
+  /** Values that one of an earlier loop is equal to. */
+  private readonly sameAs = new Map<ValueId, ValueId>();
+
+  // --- building ---------------------------------------------------------------------------------
+
+  private loop(op: Chunks): void {
+    const cut = this.cuts.get(op.id);
+    const { rewriter } = this;
+    if (cut === undefined) {
+      const owner = rebuilt(rewriter, op, () => {
+        for (const inner of op.region.ops) rewriter.copy(inner);
+        return { carries: op.carries.map(rewriter.get), yields: op.yields.map(rewriter.get) };
+      });
+      return bindResults(rewriter, this.program, op, owner);
+    }
+    if (cut.before.size > 0) this.loopBefore(op);
+    const kept = [...op.yields.keys()].filter((i) => !cut.behind.has(i));
+    const stored = [...cut.stored].filter((id) => kept.every((i) => op.yields[i] !== id));
+    const wanted = [...kept.map((i) => op.yields[i]!), ...stored];
+    const owner = rebuilt(rewriter, op, () => {
+      const body = this.body(op, cut.before);
+      return { carries: op.carries.map(body), yields: wanted.map(body) };
+    });
+    const yields = new Map<number, ValueId>();
+    kept.forEach((i, n) => {
+      yields.set(i, owner.yields[n]!);
+      this.outside.set(op.yields[i]!, owner.yields[n]!);
+    });
+    stored.forEach((id, n) => this.outside.set(id, owner.yields[kept.length + n]!));
+    if (cut.behind.size > 0) {
+      const numbers = [...cut.behind];
+      const given = new Set([...cut.before, ...cut.stored, ...this.sameAs.keys()]);
+      const behind = this.besides(op, () => {
+        const body = this.body(op, given);
+        return numbers.map((i) => body(op.yields[i]!));
+      });
+      numbers.forEach((i, n) => yields.set(i, behind.yields[n]!));
+    }
+    for (const result of this.program.ops) {
+      if (result.kind !== "result" || result.of !== op.id) continue;
+      const now =
+        result.part === "yield"
+          ? yields.get(result.index)!
+          : resultOf(rewriter.build, owner, result);
+      rewriter.set(result.id, now);
+    }
+  }
+
+  /** The loop before, of all loops: the first that needs one makes it. */
+  private loopBefore(first: Chunks): void {
+    const open = [...this.cuts.values()].filter(({ before }) =>
+      [...before].some((id) => !this.outside.has(id)),
+    );
+    if (open.length === 0) return;
+    const wanted = open.flatMap(({ facts, before }) =>
+      [...before].map((id) => ({ loop: facts.loop, id, number: this.numberOf(facts, id) })),
+    );
+    // What several loops need is computed once.
+    const once = wanted.filter(
+      ({ number }, n) => wanted.findIndex((one) => one.number === number) === n,
+    );
+    const longest = open.flatMap(({ facts: { loop } }) => loop.longest ?? []);
+    const owner = this.besides(
+      first,
+      () => {
+        const bodies = new Map(
+          open.map(({ facts }) => [facts.loop.id, this.body(facts.loop, new Set())]),
+        );
+        return once.map(({ loop, id }) => bodies.get(loop.id)!(id));
+      },
+      { longest: longest.length > 0 ? Math.min(...longest) : null },
+    );
+    for (const { id, number } of wanted) {
+      const at = once.findIndex((one) => one.number === number);
+      this.outside.set(id, owner.yields[at]!);
+    }
+  }
+
+  /** A loop that carries nothing. */
+  private besides(op: Chunks, yields: () => ValueId[], origin: LoopOrigin = {}): RegionOwner {
+    const { build } = this.rewriter;
+    const body = () => ({ carries: [], yields: yields() });
+    return build.region("chunks", [], op.reverse, body, { ...loopOriginOf(op), ...origin });
+  }
+
+  /** Computes values of a loop's body where it is called; those `given` are read. */
+  private body(op: Chunks, given: ReadonlySet<ValueId>): (id: ValueId) => ValueId {
+    const { rewriter } = this;
+    const { build } = rewriter;
+    const facts = this.cuts.get(op.id)!.facts;
+    const local = new Map<ValueId, ValueId>();
+    const get = (id: ValueId): ValueId => {
+      const known = local.get(id);
+      if (known !== undefined) return known;
+      const made = make(id);
+      local.set(id, made);
+      return made;
+    };
+    const make = (id: ValueId): ValueId => {
+      const inner = facts.op(id);
+      if (given.has(id)) {
+        const arg = this.outside.get(this.sameAs.get(id) ?? id)!;
+        return build.add({ kind: "rows", arg }, inner ? originOf(inner) : {});
+      }
+      if (inner === undefined) return rewriter.get(id);
+      const at = inner.kind === "rows" ? rewriter.get : get;
+      const { id: _id, type, name, span, ...draft } = mapOperands(inner, at);
+      return build.add(draft, { name, span }, type);
+    };
+    // In the body's own order, so that what it prints stays near its text.
+    const needed = facts.slice([...op.carries, ...op.yields]);
+    return (id) => {
+      const own = facts.slice([id], (value) => given.has(value));
+      for (const inner of op.region.ops) {
+        if (own.has(inner.id) && needed.has(inner.id)) get(inner.id);
+      }
+      return get(id);
+    };
+  }
+}
