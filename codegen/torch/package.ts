@@ -50,8 +50,9 @@ export function torchPackage(options: PackageOptions): Map<string, string> {
       [...loops].map(([form, program]) =>
         printFunction(program, {
           name: form,
-          summary:
-            form === "backward" ? `${resultsText(program)} ${gradientText}` : resultsText(program),
+          summary: form.startsWith("backward")
+            ? `${resultsText(program)} ${gradientText}`
+            : resultsText(program),
           noteOf,
         }),
       ),
@@ -89,7 +90,13 @@ export function isStage(form: string): boolean {
 /** The manifest without what PyTorch does not call. */
 function ownManifest(manifest: Manifest, loops: ReadonlyMap<string, Program>): Manifest {
   const launched = Object.values(manifest.segments ?? {}).flat();
-  const used = ["forward", "backward", "step", ...launched.map(({ form }) => form)];
+  const used = [
+    "forward",
+    "backward",
+    "backward_fixed",
+    "step",
+    ...launched.map(({ form }) => form),
+  ];
   used.push(...manifest.forms.map(({ name }) => name).filter(isStage));
   const cuda = manifest.targets.filter(({ target }) => target === "cuda");
   return {

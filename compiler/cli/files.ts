@@ -50,6 +50,8 @@ export async function compileFile(
     dtype?: Dtype;
     /** Also the gradients. */
     backward?: boolean;
+    /** Also those without what all tokens share. */
+    fixedShared?: boolean;
     overlap?: boolean;
     cacheStates?: number | null;
   } = {},
@@ -61,6 +63,7 @@ export async function compileFile(
     entry: args.text("entry"),
     targets,
     backward: extra.backward ?? false,
+    fixedShared: extra.fixedShared ?? false,
     overlap: extra.overlap ?? false,
     cacheStates: extra.cacheStates ?? null,
   });

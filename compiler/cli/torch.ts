@@ -3,7 +3,7 @@ import { basename, resolve } from "node:path";
 import { pythonWords } from "../../codegen/torch/names.ts";
 import { isStage, torchPackage } from "../../codegen/torch/package.ts";
 import { type Compiled, notesOf } from "../index.ts";
-import { toBackwardLoops, toGradientSummary, toLoops } from "../pipeline.ts";
+import { toBackwardLoops, toFixedLoops, toGradientSummary, toLoops } from "../pipeline.ts";
 import { Report } from "../support/pass.ts";
 import type { Source } from "../support/span.ts";
 import { toTokens } from "../tensor/tokens.ts";
@@ -30,6 +30,9 @@ export function torchFiles(
     ["forward", forward],
     ["backward", backward],
   ]);
+  if (forms.some(({ name }) => name === "backward_fixed")) {
+    loops.set("backward_fixed", toFixedLoops(backward, new Report()));
+  }
   for (const form of forms.filter(({ name }) => isStage(name))) {
     const isGradient = form.name === "summary_bwd";
     loops.set(

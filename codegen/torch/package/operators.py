@@ -37,8 +37,11 @@ class Operators:
         self.namespace = _free_namespace(f"laspc_{signature.name}")
         # The registrations last as long as this object.
         self._library = torch.library.Library(self.namespace, "FRAGMENT")
-        for form in (self.forward_form, self.backward_form):
-            self._define(form)
+        #: The gradients without those of inputs that all tokens share, where a call wants none of these.
+        self.fixed_form = signature.forms.get("backward_fixed")
+        for form in (self.forward_form, self.backward_form, self.fixed_form):
+            if form is not None:
+                self._define(form)
         self._differentiate()
         self.forward = getattr(torch.ops, self.namespace).forward.default
         self.backward = getattr(torch.ops, self.namespace).backward.default
@@ -155,8 +158,13 @@ class Operators:
 
         def gradient(ctx: Any, *cotangents: Tensor) -> tuple[Optional[Tensor], ...]:
             *tensors, cu_seqlens = ctx.saved_tensors
-            gradients = self.backward(*tensors, *cotangents, cu_seqlens, ctx.token_offset)
-            return (*_as_tuple(gradients)[:count], None, None)
+            names = [f"d_{spec.name}" for spec in self.forward_form.inputs]
+            wanted = {name for name, is_needed in zip(names, ctx.needs_input_grad) if is_needed}
+            call, form = self._gradients_of(wanted)
+            known = dict(zip(_tensor_names(self.backward_form), (*tensors, *cotangents)))
+            found = call(*(known[name] for name in _tensor_names(form)), cu_seqlens, ctx.token_offset)
+            by_name = dict(zip((spec.name for spec in form.outputs), _as_tuple(found)))
+            return (*(by_name.get(name) for name in names), None, None)
 
         def no_gradient(ctx: Any, *_: Tensor) -> Any:
             raise NotImplementedError(f"{self.signature.name} has no second derivatives")
@@ -164,13 +172,27 @@ class Operators:
         def forget(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             return None
 
+        last = () if self.fixed_form is None else (("backward_fixed", no_gradient, forget),)
         for name, backward, setup in (
             ("forward", gradient, save),
             ("backward", no_gradient, forget),
+            *last,
         ):
             torch.library.register_autograd(
                 f"{self.namespace}::{name}", backward, setup_context=setup, lib=self._library
             )
+
+
+    def _gradients_of(self, wanted: set[str]) -> tuple[Callable[..., Any], Form]:
+        """The operator that gives the gradients of such names, and no more than needs be."""
+        fixed = self.fixed_form
+        if fixed is not None and wanted <= {spec.name for spec in fixed.outputs}:
+            return getattr(torch.ops, self.namespace).backward_fixed.default, fixed
+        return self.backward, self.backward_form
+
+
+def _tensor_names(form: Form) -> list[str]:
+    return [spec.name for spec in form.inputs]
 
 
 def _free_namespace(wanted: str) -> str:

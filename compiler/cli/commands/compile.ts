@@ -29,6 +29,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     await chosenTargets(targets, args.architecture()),
     {
       backward: true,
+      fixedShared: isPackage,
       cacheStates: args.cacheStates(),
     },
   );
