@@ -238,14 +238,19 @@ export function messagesOf(step: Step, rank: number, ranks: number) {
 }
 
 /** Every send meets a recv of the same size, in order, and the other way round. */
-function messageProblem(plan: Plan, { inputs, forms }: Manifest): string | null {
+function messageProblem(plan: Plan, manifest: Manifest): string | null {
+  const { inputs, forms } = manifest;
   const sent = new Map<string, string[]>();
   const received = new Map<string, string[]>();
   const push = (map: Map<string, string[]>, key: string, size: string) =>
     map.set(key, [...(map.get(key) ?? []), size]);
   for (const { rank, steps } of plan.ranks) {
     const states = forms.find(({ name }) => name === "forward")?.inputs ?? [];
-    const given = [...inputs, ...states.filter(({ per }) => per === "state")];
+    const given = [
+      ...inputs,
+      ...states.filter(({ per }) => per === "state"),
+      ...cotangentsOf(manifest),
+    ];
     const buffers = new Map<string, Buffer>(
       given.map((spec) => [spec.name, { spec, layout: "tokens" }]),
     );
