@@ -21,6 +21,7 @@ import {
   tokenDim,
 } from "./ir.ts";
 import { type NdArray, elementsOf, ndArray } from "./nd-array.ts";
+import { type Rounding, factorsOf, roundedArray, rounds } from "./rounding.ts";
 
 export interface InterpretSizes {
   /** Tokens here. */
@@ -32,13 +33,17 @@ export interface InterpretSizes {
   readonly chunk?: number;
 }
 
-/** Outputs by label. Inputs by label: token tensors [T, ...], states [K, V], the rest as declared. */
+/**
+ * Outputs by label. Inputs by label: token tensors [T, ...], states [K, V], the rest as declared. With `rounding`
+ * what narrower arithmetic makes of them, else the meaning.
+ */
 export function interpretTensor(
   program: Program,
   inputs: ReadonlyMap<string, NdArray>,
   sizes: InterpretSizes,
+  rounding: Rounding | null = null,
 ): Map<string, NdArray> {
-  const interpreter = new Interpreter(program, inputs, sizes);
+  const interpreter = new Interpreter(program, inputs, sizes, rounding);
   for (const op of program.ops) interpreter.run(op);
   return new Map(program.outputs.map((out) => [out.label, interpreter.get(out.value)]));
 }
@@ -57,11 +62,18 @@ class Interpreter {
   private readonly program: Program;
   private readonly inputs: ReadonlyMap<string, NdArray>;
   private readonly sizes: InterpretSizes;
+  private readonly rounding: Rounding | null;
 
-  constructor(program: Program, inputs: ReadonlyMap<string, NdArray>, sizes: InterpretSizes) {
+  constructor(
+    program: Program,
+    inputs: ReadonlyMap<string, NdArray>,
+    sizes: InterpretSizes,
+    rounding: Rounding | null,
+  ) {
     this.program = program;
     this.inputs = inputs;
     this.sizes = sizes;
+    this.rounding = rounding;
   }
 
   get(id: ValueId): NdArray {
@@ -71,7 +83,16 @@ class Interpreter {
   }
 
   run(op: Op): void {
-    this.values.set(op.id, this.evaluate(op));
+    if (this.rounding === null || !rounds(op)) {
+      this.values.set(op.id, this.evaluate(op));
+      return;
+    }
+    const { result, factor } = this.rounding;
+    const factors = factorsOf(op).map((id) => [id, this.get(id)] as const);
+    for (const [id, value] of factors) this.values.set(id, roundedArray(value, factor));
+    const found = roundedArray(this.evaluate(op), result);
+    for (const [id, value] of factors) this.values.set(id, value);
+    this.values.set(op.id, found);
   }
 
   private size(dim: Dim): number {
