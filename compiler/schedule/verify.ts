@@ -292,25 +292,30 @@ function deadlock(plan: Plan): string | null {
       waits: null as readonly string[] | null,
     })),
   );
-  for (let moved = true; moved;) {
-    moved = false;
-    for (const queue of queues) {
-      const { rank, steps } = queue;
-      const step = steps[queue.at];
-      if (!step || step.after.some((id) => !done[rank]!.has(id))) continue;
+  // Takes a queue as far as it goes; gives whether it moved.
+  const advance = (queue: (typeof queues)[number]): boolean => {
+    const { rank, steps } = queue;
+    const from = queue.at;
+    let hasSent = false;
+    for (; queue.at < steps.length; queue.at++) {
+      const step = steps[queue.at]!;
+      if (step.after.some((id) => !done[rank]!.has(id))) break;
       if (queue.waits === null) {
         const { sends, waits } = messagesOf(step, rank, plan.ranks.length);
         for (const key of sends) mail.set(key, count(key) + 1);
+        hasSent ||= sends.length > 0;
         queue.waits = waits;
-        moved = true;
       }
-      if (queue.waits.some((key) => count(key) === 0)) continue;
+      if (queue.waits.some((key) => count(key) === 0)) break;
       for (const key of queue.waits) mail.set(key, count(key) - 1);
       done[rank]!.add(step.id);
-      queue.at++;
       queue.waits = null;
-      moved = true;
     }
+    return hasSent || queue.at > from;
+  };
+  for (let moved = true; moved;) {
+    moved = false;
+    for (const queue of queues) moved = advance(queue) || moved;
   }
   const stuck = plan.ranks.find(({ rank, steps }) => done[rank]!.size < steps.length);
   if (!stuck) return null;
