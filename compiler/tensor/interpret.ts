@@ -21,6 +21,7 @@ import {
   tokenDim,
 } from "./ir.ts";
 import { type NdArray, elementsOf, ndArray } from "./nd-array.ts";
+import { collectTypes, decayAt, part, startsPiece } from "./interpret-parts.ts";
 import { type Rounding, factorsOf, roundedArray, rounds } from "./rounding.ts";
 
 export interface InterpretSizes {
@@ -466,44 +467,4 @@ class Interpreter {
     });
     return ndArray([]);
   }
-}
-
-/** Part n of what is stacked along its first axis; shares the data. */
-function part({ shape, data }: NdArray, n: number): NdArray {
-  const size = elementsOf(shape.slice(1));
-  return ndArray(shape.slice(1), data.subarray(n * size, (n + 1) * size));
-}
-
-/** Is a step of `count` tokens the first that runs of its piece of `length` tokens? */
-function startsPiece(
-  { first, count }: { readonly first: number; readonly count: number },
-  tokens: number,
-  length: number,
-  reverse: boolean,
-): boolean {
-  if (!reverse) return first % length === 0;
-  return (first + count) % length === 0 || first + count === tokens;
-}
-
-function decayAt(
-  log: NdArray,
-  op: Scan | ScanState | Delta,
-  t: number,
-  x: number,
-  y: number,
-): number {
-  const width = op.axis === "scalar" ? 1 : log.shape.at(-1)!;
-  const perToken = log.shape.length === (op.axis === "scalar" ? 1 : 2);
-  const along = op.axis === "key" ? x : op.axis === "value" ? y : 0;
-  return log.data[(perToken ? t * width : 0) + along]!;
-}
-
-function collectTypes(ops: readonly Op[], into = new Map<ValueId, TensorType>()) {
-  for (const op of ops) {
-    into.set(op.id, op.type);
-    if (op.kind !== "recurrence" && op.kind !== "chunks") continue;
-    for (const param of op.region.params) into.set(param.id, param.type);
-    collectTypes(op.region.ops, into);
-  }
-  return into;
 }
