@@ -56,9 +56,12 @@ export async function callRank(
   const answer = await reader.bytes(proofBytes).catch(() => null);
   const expected = proofOf(token, "listener", theirs, ours, ranks);
   if (answer === null || !timingSafeEqual(answer, expected)) {
-    throw new Error("it does not share this rank's token (LASPC_TOKEN)");
+    throw new RefusedError("it does not share this rank's token (LASPC_TOKEN)");
   }
 }
+
+/** The listener closed without an answer, as it does for a false token, and when it ends; or answered falsely. */
+export class RefusedError extends Error {}
 
 /** The listener's part: the caller's rank. **Errors:** a stranger. */
 export async function answerRank(

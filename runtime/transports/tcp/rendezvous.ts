@@ -5,7 +5,7 @@
 import { lookup } from "node:dns/promises";
 import { type Server, type Socket, connect, createServer } from "node:net";
 import { failureOf } from "../../mailbox.ts";
-import { answerRank, callRank } from "./handshake.ts";
+import { RefusedError, answerRank, callRank } from "./handshake.ts";
 import { Links, type LinksOptions } from "./links.ts";
 import { ByteReader, type Frame, fromJson, toJson } from "./wire.ts";
 
@@ -185,6 +185,7 @@ class Rendezvous {
 
   private async call(peer: number, { host, port }: Address): Promise<void> {
     const { rank, token } = this.options;
+    let refusals = 0;
     while (this.failure === null) {
       const socket = (this.calling = connect({ host, port }));
       let isSilent = false;
@@ -201,7 +202,12 @@ class Rendezvous {
         socket.destroy();
         const { message } = error as Error;
         // Nobody there yet, or a link that lets nothing through; anything else will not get better.
-        const mayCome = isSilent || message === "its connection closed";
+        // One that closes without an answer may just be ending; a false token is refused again.
+        if (error instanceof RefusedError && !isSilent) refusals += 1;
+        const mayCome =
+          isSilent ||
+          message === "its connection closed" ||
+          (error instanceof RefusedError && refusals < 2);
         if (!mayCome && this.failure === null) {
           throw new Error(`rank ${peer} at ${host}:${port}: ${message}`, { cause: error });
         }
