@@ -7,6 +7,7 @@
  *   f16    0.001  one rounding to 11 bits (2^-12), states and sums in float32
  */
 import type { Dtype, MapFn } from "./tensor/ir.ts";
+import { roundingTo } from "./tensor/rounding.ts";
 
 export const tolerances = { f32: 1e-5, f16: 1e-3, bf16: 5e-3 } as const satisfies Record<
   Dtype,
@@ -38,6 +39,32 @@ export function toleranceOf(name: string, dtype: Dtype, inputs: readonly Dtype[]
   const narrow = (["bf16", "f16"] as const).find((candidate) => inputs.includes(candidate));
   if (dtype === "f32" && narrow) return fromNarrow[narrow][isGradient ? "gradient" : "value"];
   return (isGradient ? gradients : tolerances)[dtype];
+}
+
+/**
+ * How an output beyond its tolerance is judged: by the RMS error that rounding alone makes of the definition, in the
+ * worst of several instances of it. A gradient whose terms cancel (that of a query, where one token is normalised,
+ * exactly) has no digits of its own, and a product of one token that is small beside its terms has fewer; such
+ * numbers are right to the size of what was summed. `times` of it pass. For float32 that is what kernels do beyond one
+ * rounding of each result, by chunks and in other orders; the table leaves fifty times. In 16 bits factors are what
+ * costs, and kernels round them no more often than this. Where nothing cancels both are less than the table allows,
+ * from some ten tokens on, so that nothing passes there that would not have.
+ */
+export function roundingOfDtypes(inputs: readonly Dtype[]) {
+  const narrow = (["bf16", "f16"] as const).find((candidate) => inputs.includes(candidate));
+  const factorBits = { f32: 24, f16: 11, bf16: 8 }[narrow ?? "f32"];
+  const stretches = [1, 1.1, 1.2, 1.3, 1.45, 1.6, 1.75, 1.9];
+  return {
+    instances: stretches.map((stretch) => roundingTo(24, factorBits, stretch)),
+    times: narrow ? 1 : 16,
+  };
+}
+
+/** RMS(reference - x). */
+export function rmsError(reference: ArrayLike<number>, x: ArrayLike<number>): number {
+  let error = 0;
+  for (let i = 0; i < reference.length; i++) error += (reference[i]! - x[i]!) ** 2;
+  return error === 0 ? 0 : Math.sqrt(error / reference.length);
 }
 
 /** RMS(reference - x) / RMS(reference); 0 for equal tensors, also when both are zero or empty. */

@@ -11,6 +11,7 @@ clean() {
 }
 trap clean EXIT
 clean
+mkdir -p out
 ip link add $bridge type bridge
 ip link set $bridge up
 for rank in 0 1 2 3; do

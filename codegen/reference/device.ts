@@ -16,17 +16,22 @@ import { interpretTensor } from "../../compiler/tensor/interpret.ts";
 import type { Program } from "../../compiler/tensor/ir.ts";
 import { parseTensor } from "../../compiler/tensor/parse.ts";
 import { type NdArray, ndArray } from "../../compiler/tensor/nd-array.ts";
+import type { Rounding } from "../../compiler/tensor/rounding.ts";
 
 export interface ReferenceBuffer extends DeviceBuffer {
   /** Kept in float64 whatever the dtype says. */
   readonly data: Float64Array;
 }
 
-/** `programs`: each form's program, by the form's name; without them the artifact's own are read. */
+/**
+ * `programs`: each form's program, by the form's name; without them the artifact's own are read. With `rounding` what
+ * narrower arithmetic makes of them.
+ */
 export function createReferenceDevice(
   programs: ReadonlyMap<string, Program> = new Map(),
+  rounding: Rounding | null = null,
 ): ReferenceDevice {
-  return new ReferenceDevice(programs);
+  return new ReferenceDevice(programs, rounding);
 }
 
 export class ReferenceDevice implements Device {
@@ -34,8 +39,11 @@ export class ReferenceDevice implements Device {
   readonly description = "reference: float64 interpreter";
   private programs: ReadonlyMap<string, Program>;
 
-  constructor(programs: ReadonlyMap<string, Program>) {
+  private readonly rounding: Rounding | null;
+
+  constructor(programs: ReadonlyMap<string, Program>, rounding: Rounding | null) {
     this.programs = programs;
+    this.rounding = rounding;
   }
 
   async load(artifact: ArtifactFiles): Promise<void> {
@@ -86,7 +94,7 @@ export class ReferenceDevice implements Device {
             takePart(spec, args.get(spec.name) as ReferenceBuffer, b, h, own, first),
           );
         }
-        const outputs = interpretTensor(program, inputs, own);
+        const outputs = interpretTensor(program, inputs, own, this.rounding);
         for (const spec of form.outputs) {
           const to = args.get(spec.name) as ReferenceBuffer;
           putPart(spec, to, outputs.get(spec.name)!, b, h, own, first);

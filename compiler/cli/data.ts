@@ -12,7 +12,7 @@ import { type Compiled, check } from "../index.ts";
 import type { Source } from "../support/span.ts";
 import type { Input } from "../tensor/ir.ts";
 import { type Arguments, UsageError, UserError } from "./arguments.ts";
-import { writeWhole } from "./files.ts";
+import { writeTogether, writeWhole } from "./files.ts";
 
 export interface Data {
   /** Sizes that the input files tell, for dims nobody gave. */
@@ -212,7 +212,8 @@ export async function writeOutputs(
   tensors: ReadonlyMap<string, HostTensor>,
 ): Promise<void> {
   if (extname(folder) === ".safetensors") return writeWhole(folder, writeSafetensors(tensors));
-  for (const [name, tensor] of tensors) {
-    await writeWhole(join(folder, `${name}.npy`), writeNpy(tensor));
-  }
+  const files = [...tensors].map(
+    ([name, tensor]) => [join(folder, `${name}.npy`), writeNpy(tensor)] as const,
+  );
+  await writeTogether(new Map(files));
 }

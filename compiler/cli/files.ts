@@ -1,6 +1,6 @@
 /** Reading and writing, so that commands do not: sources, and outputs that are whole or not there. */
 import { randomUUID } from "node:crypto";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import type { Dtype } from "../tensor/ir.ts";
 import type { Target } from "../tile/target.ts";
@@ -20,10 +20,42 @@ export async function readSource(path: string): Promise<Source> {
 
 /** Writes next to the target and renames, so that nobody sees half a file. */
 export async function writeWhole(path: string, content: string | Uint8Array): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
-  const staged = `${path}.${randomUUID()}.part`;
-  await writeFile(staged, content);
-  await rename(staged, path);
+  await writeTogether(new Map([[path, content]]));
+}
+
+/**
+ * Files that belong together: none takes its place before all are written, and if one cannot be, none does.
+ * **Errors:** the path that cannot be written, and why.
+ */
+export async function writeTogether(
+  files: ReadonlyMap<string, string | Uint8Array>,
+): Promise<void> {
+  const suffix = `.${randomUUID()}.part`;
+  let current = "";
+  try {
+    for (const [path, content] of files) {
+      current = path;
+      await mkdir(dirname(path), { recursive: true });
+      // A rename onto a folder would fail only when others have taken their places.
+      if (await isFolder(path)) throw new UserError(`cannot write ${path}: it is a folder`);
+      await writeFile(`${path}${suffix}`, content);
+    }
+    for (const path of files.keys()) {
+      current = path;
+      await rename(`${path}${suffix}`, path);
+    }
+  } catch (error) {
+    const staged = [...files.keys()].map((path) => `${path}${suffix}`);
+    await Promise.all(staged.map((path) => rm(path, { force: true }).catch(() => {})));
+    if (error instanceof UserError) throw error;
+    throw new UserError(
+      `cannot write ${current}: ${(error as NodeJS.ErrnoException).code ?? error}`,
+    );
+  }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => null))?.isDirectory() ?? false;
 }
 
 export function say(text: string): void {

@@ -238,14 +238,19 @@ export function messagesOf(step: Step, rank: number, ranks: number) {
 }
 
 /** Every send meets a recv of the same size, in order, and the other way round. */
-function messageProblem(plan: Plan, { inputs, forms }: Manifest): string | null {
+function messageProblem(plan: Plan, manifest: Manifest): string | null {
+  const { inputs, forms } = manifest;
   const sent = new Map<string, string[]>();
   const received = new Map<string, string[]>();
   const push = (map: Map<string, string[]>, key: string, size: string) =>
     map.set(key, [...(map.get(key) ?? []), size]);
   for (const { rank, steps } of plan.ranks) {
     const states = forms.find(({ name }) => name === "forward")?.inputs ?? [];
-    const given = [...inputs, ...states.filter(({ per }) => per === "state")];
+    const given = [
+      ...inputs,
+      ...states.filter(({ per }) => per === "state"),
+      ...cotangentsOf(manifest),
+    ];
     const buffers = new Map<string, Buffer>(
       given.map((spec) => [spec.name, { spec, layout: "tokens" }]),
     );
@@ -287,25 +292,30 @@ function deadlock(plan: Plan): string | null {
       waits: null as readonly string[] | null,
     })),
   );
-  for (let moved = true; moved;) {
-    moved = false;
-    for (const queue of queues) {
-      const { rank, steps } = queue;
-      const step = steps[queue.at];
-      if (!step || step.after.some((id) => !done[rank]!.has(id))) continue;
+  // Takes a queue as far as it goes; gives whether it moved.
+  const advance = (queue: (typeof queues)[number]): boolean => {
+    const { rank, steps } = queue;
+    const from = queue.at;
+    let hasSent = false;
+    for (; queue.at < steps.length; queue.at++) {
+      const step = steps[queue.at]!;
+      if (step.after.some((id) => !done[rank]!.has(id))) break;
       if (queue.waits === null) {
         const { sends, waits } = messagesOf(step, rank, plan.ranks.length);
         for (const key of sends) mail.set(key, count(key) + 1);
+        hasSent ||= sends.length > 0;
         queue.waits = waits;
-        moved = true;
       }
-      if (queue.waits.some((key) => count(key) === 0)) continue;
+      if (queue.waits.some((key) => count(key) === 0)) break;
       for (const key of queue.waits) mail.set(key, count(key) - 1);
       done[rank]!.add(step.id);
-      queue.at++;
       queue.waits = null;
-      moved = true;
     }
+    return hasSent || queue.at > from;
+  };
+  for (let moved = true; moved;) {
+    moved = false;
+    for (const queue of queues) moved = advance(queue) || moved;
   }
   const stuck = plan.ranks.find(({ rank, steps }) => done[rank]!.size < steps.length);
   if (!stuck) return null;

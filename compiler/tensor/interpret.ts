@@ -21,6 +21,8 @@ import {
   tokenDim,
 } from "./ir.ts";
 import { type NdArray, elementsOf, ndArray } from "./nd-array.ts";
+import { collectTypes, decayAt, part, startsPiece, withColumns } from "./interpret-parts.ts";
+import { type Rounding, factorsOf, roundedArray, rounds } from "./rounding.ts";
 
 export interface InterpretSizes {
   /** Tokens here. */
@@ -32,13 +34,17 @@ export interface InterpretSizes {
   readonly chunk?: number;
 }
 
-/** Outputs by label. Inputs by label: token tensors [T, ...], states [K, V], the rest as declared. */
+/**
+ * Outputs by label. Inputs by label: token tensors [T, ...], states [K, V], the rest as declared. With `rounding`
+ * what narrower arithmetic makes of them, else the meaning.
+ */
 export function interpretTensor(
   program: Program,
   inputs: ReadonlyMap<string, NdArray>,
   sizes: InterpretSizes,
+  rounding: Rounding | null = null,
 ): Map<string, NdArray> {
-  const interpreter = new Interpreter(program, inputs, sizes);
+  const interpreter = new Interpreter(program, inputs, sizes, rounding);
   for (const op of program.ops) interpreter.run(op);
   return new Map(program.outputs.map((out) => [out.label, interpreter.get(out.value)]));
 }
@@ -57,11 +63,18 @@ class Interpreter {
   private readonly program: Program;
   private readonly inputs: ReadonlyMap<string, NdArray>;
   private readonly sizes: InterpretSizes;
+  private readonly rounding: Rounding | null;
 
-  constructor(program: Program, inputs: ReadonlyMap<string, NdArray>, sizes: InterpretSizes) {
+  constructor(
+    program: Program,
+    inputs: ReadonlyMap<string, NdArray>,
+    sizes: InterpretSizes,
+    rounding: Rounding | null,
+  ) {
     this.program = program;
     this.inputs = inputs;
     this.sizes = sizes;
+    this.rounding = rounding;
   }
 
   get(id: ValueId): NdArray {
@@ -71,7 +84,16 @@ class Interpreter {
   }
 
   run(op: Op): void {
-    this.values.set(op.id, this.evaluate(op));
+    if (this.rounding === null || !rounds(op)) {
+      this.values.set(op.id, this.evaluate(op));
+      return;
+    }
+    const { result, factor } = this.rounding;
+    const factors = factorsOf(op).map((id) => [id, this.get(id)] as const);
+    for (const [id, value] of factors) this.values.set(id, roundedArray(value, factor));
+    const found = roundedArray(this.evaluate(op), result);
+    for (const [id, value] of factors) this.values.set(id, value);
+    this.values.set(op.id, found);
   }
 
   private size(dim: Dim): number {
@@ -467,55 +489,4 @@ class Interpreter {
     });
     return ndArray([]);
   }
-}
-
-/** Rows made longer with zeros, or cut off. */
-function withColumns(array: NdArray, [cols]: readonly number[]): NdArray {
-  const [rows, own] = array.shape as [number, number];
-  if (array.shape.length !== 2 || own === cols) return array;
-  const out = ndArray([rows, cols!]);
-  for (let i = 0; i < rows; i++) {
-    out.data.set(array.data.subarray(i * own, i * own + Math.min(own, cols!)), i * cols!);
-  }
-  return out;
-}
-
-/** Part n of what is stacked along its first axis; shares the data. */
-function part({ shape, data }: NdArray, n: number): NdArray {
-  const size = elementsOf(shape.slice(1));
-  return ndArray(shape.slice(1), data.subarray(n * size, (n + 1) * size));
-}
-
-/** Is a step of `count` tokens the first that runs of its piece of `length` tokens? */
-function startsPiece(
-  { first, count }: { readonly first: number; readonly count: number },
-  tokens: number,
-  length: number,
-  reverse: boolean,
-): boolean {
-  if (!reverse) return first % length === 0;
-  return (first + count) % length === 0 || first + count === tokens;
-}
-
-function decayAt(
-  log: NdArray,
-  op: Scan | ScanState | Delta,
-  t: number,
-  x: number,
-  y: number,
-): number {
-  const width = op.axis === "scalar" ? 1 : log.shape.at(-1)!;
-  const perToken = log.shape.length === (op.axis === "scalar" ? 1 : 2);
-  const along = op.axis === "key" ? x : op.axis === "value" ? y : 0;
-  return log.data[(perToken ? t * width : 0) + along]!;
-}
-
-function collectTypes(ops: readonly Op[], into = new Map<ValueId, TensorType>()) {
-  for (const op of ops) {
-    into.set(op.id, op.type);
-    if (op.kind !== "recurrence" && op.kind !== "chunks") continue;
-    for (const param of op.region.params) into.set(param.id, param.type);
-    collectTypes(op.region.ops, into);
-  }
-  return into;
 }

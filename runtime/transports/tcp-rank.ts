@@ -111,7 +111,7 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
       await links.send(0, "result", 0, toJson(numbers));
       await links.send(0, "tensors", 0, writeSafetensors(tensors));
     }
-    await Promise.race([finished, lost]);
+    await Promise.race([finished, lost, lateEnd(run, collected)]);
     await links.leave();
   } catch (error) {
     const { message } = error as Error;
@@ -130,6 +130,30 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
     run,
     collected.map(({ numbers, tensors }) => ({ ...numbers!, tensors: tensors! })),
   );
+}
+
+/**
+ * Rejects when what ends the run stays away: on rank 0 a rank's results, which a link may lose that its heartbeats pass;
+ * elsewhere rank 0's word that it has all. Who waits for less, in a recv, gives up first, and so names the link: rank 0
+ * waits that long again, and the others for rank 0.
+ */
+function lateEnd(
+  { launch: { rank }, timeoutMs = defaultTimeoutMs }: TcpRun,
+  collected: readonly { readonly numbers?: Numbers; readonly tensors?: RankResult["tensors"] }[],
+): Promise<never> {
+  const limitMs = (rank === 0 ? 2 : 3) * timeoutMs;
+  return new Promise((_, reject) => {
+    const giveUp = () => {
+      const late = collected.flatMap((one, from) => (one.numbers && one.tensors ? [] : [from]));
+      const what =
+        rank === 0
+          ? `the results of rank ${late.join(", ")}`
+          : "rank 0's word that it has all results";
+      reject(new Error(`waited ${limitMs} ms for ${what}`));
+    };
+    // It holds up nothing: connections keep the process alive while there is something to wait for.
+    setTimeout(giveUp, limitMs).unref();
+  });
 }
 
 function descriptionOf({ manifest, plan, sizes }: TcpRun): Record<string, string> {

@@ -2,6 +2,7 @@
 import { spawnSync } from "node:child_process";
 import {
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   readdirSync,
@@ -233,6 +234,15 @@ describe("run", () => {
     const all = join(folder, "all.safetensors");
     expect(laspc("run", retention, ...small, "--output", all).status).toBe(0);
     expect([...readSafetensors(readFileSync(all)).keys()]).toEqual(["o", "final_S"]);
+  });
+
+  test("an output that cannot be written leaves none of them", () => {
+    const out = join(folder, "half");
+    mkdirSync(join(out, "final_S.npy"), { recursive: true });
+    const run = laspc("run", retention, ...small, "--output", out);
+    expect(run.status).toBe(1);
+    expect(run.stderr).toContain(`cannot write ${join(out, "final_S.npy")}: it is a folder`);
+    expect(readdirSync(out)).toEqual(["final_S.npy"]);
   });
 
   test.each([

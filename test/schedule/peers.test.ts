@@ -35,7 +35,8 @@ describe.skipIf(!available)(`bytes of an attention with q, k and v${why}`, () =>
   let compiled: Compiled;
   let device: Device;
   beforeAll(async () => {
-    compiled = compileExample("linear-attention", { targets: await targetsFor(["cpu"]) });
+    const targets = await targetsFor(["cpu"]);
+    compiled = compileExample("linear-attention", { targets, backward: true });
     device = await openDevice("cpu", compiled, { threads: 1, poison: true });
   });
   afterAll(() => device?.close());
@@ -75,6 +76,45 @@ describe.skipIf(!available)(`bytes of an attention with q, k and v${why}`, () =>
     );
   });
 
+  test.each([
+    [2, 64, 2],
+    [4, 128, 8],
+  ])("with gradients: %d ranks, %d tokens, %d heads", async (P, T, H) => {
+    const B = 2;
+    const sizes = sizesOf({ T, B, H });
+    const [N, d] = [T, H * 64];
+    const state = (B * d * d * 4) / H;
+    const ranks = Array.from({ length: P }, (_, rank) => rank);
+    const others = (P - 1) / P;
+    const tokens = (B * N * d * 4) / P;
+    const expectSent = async (schedule: ScheduleName, bytes: (r: number) => number) => {
+      const { result } = await runOn(compiled, device, schedule, P, sizes, true);
+      expect(result.bytesSent, schedule).toEqual(ranks.map(bytes));
+    };
+    const [up, down] = [(r: number) => r < P - 1, (r: number) => r > 0];
+
+    // LASP: a state up, its cotangent down.
+    await expectSent("ring", (r) => (up(r) ? state : 0) + (down(r) ? state : 0));
+    // The states of the forward, whose gradients go the other ways; its last state's comes from the last rank.
+    const states = (r: number) =>
+      (r === 0 ? state * others : 0) +
+      (up(r) ? state / P : 0) +
+      (r === P - 1 ? state * others : 0) +
+      (down(r) ? state / P : 0);
+    // q, k and v in, o out; d_o in, and the gradients of the three out.
+    await expectSent("ulysses", (r) => 8 * tokens * others + states(r));
+    await expectSent(
+      "megatron",
+      (r) => (3 + 1) * tokens * (P - 1) + (1 + 3) * tokens * others + states(r),
+    );
+    // k and v up, each to those that see them; q and d_o down, likewise.
+    const turn = (parts: number) => 2 * parts * tokens + state;
+    await expectSent(
+      "ring-attention",
+      (r) => (up(r) ? turn(r + 1) : 0) + (down(r) ? turn(P - r) : 0),
+    );
+  });
+
   test("heads that ranks cannot share out evenly are an error that says so", async () => {
     for (const schedule of ["ulysses", "megatron"] as const) {
       const run = runOn(compiled, device, schedule, 4, sizesOf({ T: 16, H: 6 }));
@@ -92,6 +132,31 @@ describe.skipIf(!available)(`bytes of an attention with q, k and v${why}`, () =>
     expect((await compare(compiled, inputs, sizes, result)).ok).toBe(true);
     const few = runOn(compiled, device, "ulysses", 8, sizes);
     await expect(few).rejects.toThrow("k has 4 heads, which 8 devices");
+  });
+});
+
+describe.skipIf(!available)(`bytes of Ring Attention where states decay${why}`, () => {
+  test("gates travel with the tokens, and back a range's decay with its queries", async () => {
+    const targets = await targetsFor(["cpu"]);
+    const compiled = compileExample("simple-gla", { targets, backward: true });
+    const device = await openDevice("cpu", compiled, { threads: 1, poison: true });
+    const [B, N, H, P] = [2, 40, 3, 4];
+    const run = await runOn(compiled, device, "ring-attention", P, sizesOf({ T: N, B, H }), true);
+    await device.close();
+    const [state, gates, decay] = [B * H * 64 * 64 * 4, (B * N * H * 4) / P, B * H * 4];
+    const pair = (2 * B * N * H * 64 * 4) / P;
+    expect(run.result.bytesSent).toEqual(
+      [0, 1, 2, 3].map((r) => {
+        const up = r < P - 1 ? (r + 1) * (pair + gates) + state : 0;
+        const down = r > 0 ? (P - r) * (pair + gates + decay) + state : 0;
+        return up + down;
+      }),
+    );
+    // As many messages: three or four of each range, and one state.
+    const messages = [0, 1, 2, 3].map(
+      (r) => (r < P - 1 ? (r + 1) * 3 + 1 : 0) + (r > 0 ? (P - r) * 4 + 1 : 0),
+    );
+    expect(run.result.messagesSent).toEqual(messages);
   });
 });
 

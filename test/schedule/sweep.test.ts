@@ -53,9 +53,13 @@ describe("schedules that compute whole heads", () => {
     expect(shares.get("megatron")).toBe(8);
   });
 
-  test("what has no gradients is named with the reason", () => {
-    expect(unsupported.map(({ schedule }) => schedule)).toEqual(["ring-attention"]);
-    expect(unsupported[0]!.why).toMatch(/no gradients/);
+  test("what a schedule cannot do is named with the reason", () => {
+    expect(unsupported).toEqual([]);
+    const { manifest: delta } = compileExample("delta-net", options);
+    const found = sweep(delta, sizes, axes, machine, true, null);
+    expect(found.unsupported.map(({ schedule }) => schedule)).toEqual(["ring-attention"]);
+    expect(found.unsupported[0]!.why).toMatch(/cannot fold a state of S/);
+    expect(found.points.length).toBe(points.length - 1);
   });
 });
 

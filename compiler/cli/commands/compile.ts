@@ -8,7 +8,7 @@ import { planOf } from "../../schedule/index.ts";
 import type { Target } from "../../tile/target.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { type TargetChoice, loadTarget, targetNames } from "../devices.ts";
-import { compileFile, readSource, say, writeWhole } from "../files.ts";
+import { compileFile, readSource, say, writeTogether } from "../files.ts";
 import { torchFiles } from "../torch.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
@@ -35,7 +35,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   );
   const folder = args.text("out") ?? `${compiled.manifest.name}${isPackage ? "_pkg" : ""}`;
   const files = isPackage ? torchFiles(source, compiled, folder) : artifactFiles(compiled, args);
-  for (const [path, text] of files) await writeWhole(join(folder, path), text);
+  await writeTogether(new Map([...files].map(([path, text]) => [join(folder, path), text])));
   say(`compiled ${compiled.manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
   for (const path of files.keys()) process.stdout.write(`${join(folder, path)}\n`);

@@ -204,6 +204,9 @@ export async function run(argv: readonly string[]): Promise<number> {
     wall_ms: Math.round(wallMs * 1000) / 1000,
     ok: comparison ? comparison.ok : true,
     ...(comparison ? { reference: comparison.reference, tolerance: comparison.tolerance } : {}),
+    ...(comparison && Object.keys(comparison.rounding).length > 0
+      ? { rounding: comparison.rounding }
+      : {}),
   };
   if (args.flag("json")) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
   else printReport(report, comparison);
@@ -231,8 +234,11 @@ function printReport(
   }
   for (const [name, output] of Object.entries(comparison.outputs)) {
     const error = output.rmse_ratio.toExponential(2);
+    const rounding = comparison.rounding[name];
+    const beyond =
+      rounding === undefined ? "" : `; rounding alone leaves ${rounding.toExponential(2)} RMS`;
     line(
-      `${name}: [${output.shape.join(", ")}]  rmse ratio ${error}, tolerance ${comparison.tolerance[name]}`,
+      `${name}: [${output.shape.join(", ")}]  rmse ratio ${error}, tolerance ${comparison.tolerance[name]}${beyond}`,
     );
   }
   line(

@@ -56,9 +56,12 @@ export async function callRank(
   const answer = await reader.bytes(proofBytes).catch(() => null);
   const expected = proofOf(token, "listener", theirs, ours, ranks);
   if (answer === null || !timingSafeEqual(answer, expected)) {
-    throw new TokenError("it does not share this rank's token (LASPC_TOKEN)");
+    throw new RefusedError("it does not share this rank's token (LASPC_TOKEN)");
   }
 }
+
+/** The listener closed without an answer, as it does for a false token, and when it ends; or answered falsely. */
+export class RefusedError extends Error {}
 
 /** The listener's part: the caller's rank. **Errors:** a stranger. */
 export async function answerRank(
@@ -77,7 +80,7 @@ export async function answerRank(
   const theirs = call.subarray(prefixBytes + 8, prefixBytes + 8 + nonceBytes);
   const proof = call.subarray(prefixBytes + 8 + nonceBytes);
   if (!timingSafeEqual(proof, proofOf(token, "caller", ours, theirs, ranks))) {
-    throw new TokenError("it does not share this rank's token (LASPC_TOKEN)");
+    throw new Error("it does not share this rank's token (LASPC_TOKEN)");
   }
   const [from, to] = [ranks.readUInt32BE(0), ranks.readUInt32BE(4)];
   // A caller with the token that miscounts the ranks is told so by what the ranks compare next.
@@ -87,6 +90,3 @@ export async function answerRank(
   reader.socket.write(proofOf(token, "listener", ours, theirs, ranks));
   return from;
 }
-
-/** The other end is there, but is not one of us. */
-export class TokenError extends Error {}

@@ -5,7 +5,7 @@
 import { lookup } from "node:dns/promises";
 import { type Server, type Socket, connect, createServer } from "node:net";
 import { failureOf } from "../../mailbox.ts";
-import { TokenError, answerRank, callRank } from "./handshake.ts";
+import { RefusedError, answerRank, callRank } from "./handshake.ts";
 import { Links, type LinksOptions } from "./links.ts";
 import { ByteReader, type Frame, fromJson, toJson } from "./wire.ts";
 
@@ -37,6 +37,8 @@ interface Hello {
 }
 
 const handshakeMs = 5000;
+/** Less than that: a caller must know whether it was refused or not heard. */
+const answerMs = 3000;
 const retryMs = 100;
 /** Connections that have not shown who they are; the oldest goes when there are more. */
 const mostStrangers = 64;
@@ -68,6 +70,8 @@ class Rendezvous {
   private readonly changed: () => void;
   private peers: readonly Address[] | null = null;
   private failure: Error | null = null;
+  /** A call that nobody has answered yet. */
+  private calling: Socket | null = null;
   private wake: () => void = () => {};
 
   constructor(options: RendezvousOptions) {
@@ -123,6 +127,7 @@ class Rendezvous {
 
   private fail(failure: Error): void {
     this.failure ??= failure;
+    this.calling?.destroy();
     this.changed();
   }
 
@@ -180,9 +185,14 @@ class Rendezvous {
 
   private async call(peer: number, { host, port }: Address): Promise<void> {
     const { rank, token } = this.options;
+    let refusals = 0;
     while (this.failure === null) {
-      const socket = connect({ host, port });
-      const timer = setTimeout(() => socket.destroy(), handshakeMs);
+      const socket = (this.calling = connect({ host, port }));
+      let isSilent = false;
+      const timer = setTimeout(() => {
+        isSilent = true;
+        socket.destroy();
+      }, answerMs);
       const reader = new ByteReader(socket);
       try {
         await callRank(reader, { from: rank, to: peer, token });
@@ -191,12 +201,19 @@ class Rendezvous {
       } catch (error) {
         socket.destroy();
         const { message } = error as Error;
-        // Nobody there yet; anything else will not get better.
-        if (error instanceof TokenError || message !== "its connection closed") {
+        // Nobody there yet, or a link that lets nothing through; anything else will not get better.
+        // One that closes without an answer may just be ending; a false token is refused again.
+        if (error instanceof RefusedError && !isSilent) refusals += 1;
+        const mayCome =
+          isSilent ||
+          message === "its connection closed" ||
+          (error instanceof RefusedError && refusals < 2);
+        if (!mayCome && this.failure === null) {
           throw new Error(`rank ${peer} at ${host}:${port}: ${message}`, { cause: error });
         }
       } finally {
         clearTimeout(timer);
+        this.calling = null;
       }
       await new Promise((resolve) => setTimeout(resolve, retryMs));
     }

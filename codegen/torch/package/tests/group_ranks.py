@@ -9,6 +9,9 @@ import torch.distributed as dist
 from conftest import FORWARD, SIGNATURE, Case, assert_close, call, gradients, make_case
 from load import attention
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 RANKS = 4
@@ -229,18 +232,29 @@ class Layer(nn.Module):
 
 
 def train(rank: int) -> None:
-    """Two sequences' groups of two ranks, the batch cut in two: DDP's gradients are one process's."""
+    """Two sequences' groups of two ranks, the batch cut in two: DDP's and FSDP's gradients are one process's."""
     sequence = [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // 2]
     case = make_case(CPU, T=30, B=4)
     tokens = [x for x, shared in zip(case.tensors, SHARED) if not shared][: COUNT - sum(SHARED)]
     whole = Layer(case)
-    (whole(tokens, None).float() * case.cotangents[0].float()).sum().backward()
-    layer = DistributedDataParallel(Layer(case))
+    wanted = whole(tokens, None)
+    (wanted.float() * case.cotangents[0].float()).sum().backward()
     batch = slice(0, 2) if rank < 2 else slice(2, 4)
     part = slice(0, 18) if rank % 2 == 0 else slice(18, 30)
-    output = layer([x[batch, part] for x in tokens], sequence)
-    # DDP gives the mean over ranks; the sum is wanted.
-    (RANKS * (output.float() * case.cotangents[0][batch, part].float()).sum()).backward()
-    for (name, x), y in zip(layer.module.named_parameters(), whole.parameters()):
-        assert x.grad is not None and y.grad is not None
-        assert_close([name], [x.grad], [y.grad], "gradients")
+    for wrapped in (DistributedDataParallel(Layer(case)), sharded(Layer(case))):
+        output = wrapped([x[batch, part] for x in tokens], sequence)
+        # Both give the mean over ranks; the sum is wanted.
+        (RANKS * (output.float() * case.cotangents[0][batch, part].float()).sum()).backward()
+        parameters = [(name.removeprefix("module."), x) for name, x in wrapped.named_parameters()]
+        assert [name for name, _ in parameters] == [name for name, _ in whole.named_parameters()]
+        for (name, x), y in zip(parameters, whole.parameters()):
+            assert x.grad is not None and y.grad is not None
+            grad = x.grad.full_tensor() if isinstance(x.grad, DTensor) else x.grad
+            assert_close([name], [grad], [y.grad], "gradients")
+
+
+def sharded(layer: Layer) -> nn.Module:
+    """With its parameters cut over all ranks (FSDP2)."""
+    fully_shard(layer, mesh=init_device_mesh("cpu", (RANKS,)))
+    assert all(isinstance(x, DTensor) for x in layer.parameters())
+    return layer
