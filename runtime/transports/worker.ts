@@ -17,7 +17,7 @@ import type { SegmentTokens } from "../segments.ts";
 import type { Manifest, RankPlan } from "../plan.ts";
 import type { SlowLink } from "./slow.ts";
 import { Mailbox, failureOf, firstCause } from "../mailbox.ts";
-import { type Transport, defaultTimeoutMs } from "../transport.ts";
+import { type WatchedTransport, defaultTimeoutMs } from "../transport.ts";
 
 /** What goes through the ports between ranks' threads. */
 export type RankMessage =
@@ -56,7 +56,7 @@ export interface RankStep {
 }
 
 /** The transport of one rank over ports. Rejects on another size, an abort, or when time is up. */
-export class WorkerTransport implements Transport {
+export class WorkerTransport implements WatchedTransport {
   bytesSent = 0;
   messagesSent = 0;
   readonly rank: number;
@@ -88,6 +88,10 @@ export class WorkerTransport implements Transport {
 
   recv(from: number, tag: number, sizeBytes: number): Promise<Uint8Array> {
     return this.mailbox.take(from, tag, sizeBytes);
+  }
+
+  onFailure(listener: (failure: Error) => void): void {
+    this.mailbox.onFailure(listener);
   }
 
   abort(reason: string): void {
