@@ -105,7 +105,7 @@ export class CudaQueue implements DeviceQueue {
   }
 
   close(): void {
-    for (const mark of [...this.marks]) mark.release();
+    for (const mark of this.marks) mark.release();
     this.use().call("cuStreamDestroy_v2(uint64_t stream)", this.stream);
   }
 }

@@ -30,6 +30,8 @@ import { type CudaBuffer, CudaQueue, pointerOf } from "./cuda-queue.ts";
 export interface CudaOptions {
   /** Which GPU, counted from 0. */
   readonly ordinal?: number;
+  /** In place of it: which of this host's ranks it is for. They share out the GPUs, in order and again from 0. */
+  readonly localRank?: number;
   /** Fill new memory with NaN, so that what was never written shows. */
   readonly poison?: boolean;
   readonly libraries?: CudaLibraries;
@@ -71,7 +73,7 @@ class CudaDevice implements QueuedDevice {
   constructor(cuda: Cuda, options: CudaOptions) {
     const { driver } = cuda;
     this.cuda = cuda;
-    this.device = openGpu(cuda, options.ordinal ?? 0);
+    this.device = openGpu(cuda, options);
     const attribute = (which: number) =>
       driver.number(
         "cuDeviceGetAttribute(_Out_ int *value, int which, int device)",
@@ -338,13 +340,14 @@ class CudaDevice implements QueuedDevice {
 }
 
 /** The driver's handle of a GPU; throws when there is none. */
-function openGpu({ driver }: Cuda, ordinal: number): number {
+function openGpu({ driver }: Cuda, { ordinal: named, localRank = 0 }: CudaOptions): number {
   try {
     driver.call("cuInit(unsigned int flags)", 0);
   } catch (error) {
     throw new Error(`the cuda device found no GPU (${(error as Error).message})`, { cause: error });
   }
   const count = driver.number("cuDeviceGetCount(_Out_ int *count)");
+  const ordinal = named ?? (count > 0 ? localRank % count : 0);
   if (ordinal >= count) {
     throw new Error(`there is no GPU ${ordinal}: this machine has ${count}, counted from 0`);
   }

@@ -35,6 +35,8 @@ export interface RankJob {
     readonly threads: number | null;
     readonly poison: boolean;
     readonly segment?: SegmentTokens;
+    /** Which of its host's ranks it is, for those of which a host has several devices. */
+    readonly localRank?: number;
   };
   readonly inputs: ReadonlyMap<string, HostTensor>;
   readonly sizes: LaunchSizes;
@@ -43,6 +45,8 @@ export interface RankJob {
   readonly timeoutMs: number;
   /** Makes every message take longer. */
   readonly link?: SlowLink | null;
+  /** NCCL moves what is on devices. */
+  readonly nccl?: boolean;
 }
 
 /** What a rank's thread sends back, once. */
@@ -148,7 +152,7 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
         manifest: run.manifest,
         files: run.files,
         device: run.devices[rank]!,
-        options: run.options,
+        options: { ...run.options, localRank: rank },
         inputs: rankInputs(whole, rank),
         sizes: rankSizes(run.sizes, run.plan.mesh, rank),
         ports: ports[rank]!,

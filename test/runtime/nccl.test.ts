@@ -156,6 +156,35 @@ test("a plan in which ranks wait for each other, or for other messages, is found
   expect(orderProblem(planOf(...crossed))).toContain("rank 0 sends 0>1#0 where rank 1 receives");
 });
 
+test.skipIf(!available)(
+  `a message that does not come ends the run in time, in its step${why}`,
+  async () => {
+    const compiled = compileExample("linear-attention", {
+      dims: { K: 8, V: 8 },
+      targets: [cudaTarget],
+    });
+    const devices = await openGpus();
+    for (const device of devices) await device.load(artifactOf(compiled));
+    const { manifest } = compiled;
+    const plan = planOf(manifest, "ring", 3);
+    const sizes = sizesOf({ T: 20 });
+    const inputs = randomInputs(compiled, sizes);
+    process.env["SOFTWARE_NCCL_STALL"] = "1";
+    const transports = await ncclTransports(devices, { library, timeoutMs: 300 });
+    const run = runRanks({ plan, manifest, devices, transports, inputs, sizes });
+    const begunMs = performance.now();
+    await expect(run)
+      .rejects.toThrow(
+        /^rank 2: rank 2 waited 300 ms for rank 1, in step \d+ \(recv initial_S from 1\)$/,
+      )
+      .finally(() => delete process.env["SOFTWARE_NCCL_STALL"]);
+    expect(performance.now() - begunMs).toBeLessThan(5000);
+    await Promise.all(transports.map((transport) => transport.close()));
+    // The GPUs wait for nothing any more.
+    await Promise.all(devices.map((device) => device.close()));
+  },
+);
+
 test.skipIf(!available)(`one GPU is not for two ranks, a CPU for none${why}`, async () => {
   const device = await createSoftwareCuda();
   await expect(ncclTransports([device, device], { library })).rejects.toThrow(

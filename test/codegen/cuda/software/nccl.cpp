@@ -2,6 +2,8 @@
 // be in one process or in several of one machine: a message is a file in a folder of the communicator. It is stricter
 // than NCCL: a send is done only when its message was received, so that what may wait does; another size than was
 // sent, one GPU for two ranks, and calls on what has ended are errors.
+//
+// SOFTWARE_NCCL_STALL is a rank whose messages never leave; it leaves a file `stalled` where the first should have.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -71,6 +73,8 @@ thread_local std::vector<Message> group;
 
 void advance(Message& message) {
   Comm& comm = *message.comm;
+  const char* stalling = getenv("SOFTWARE_NCCL_STALL");
+  if (message.isSend && stalling && atoi(stalling) == comm.rank) return write(comm.folder + "/stalled", "");
   if (message.isSend) {
     if (!message.isWritten) write(message.path, std::string(message.buffer, message.size));
     message.isWritten = true;
