@@ -395,8 +395,9 @@ bool runBlock(unsigned threads) {
 // --- streams --------------------------------------------------------------------------------------
 
 struct Stream { int device; std::deque<std::function<bool()>> work; };
-std::map<uint64_t, Stream> streams;
-uint64_t newest = 1;
+// One is there from the start, for those that make none.
+std::map<uint64_t, Stream> streams = {{2, {0, {}}}};
+uint64_t newest = 2;
 int device = -1;
 // By event: was what came before its last record done?
 std::map<uint64_t, std::shared_ptr<bool>> events;
