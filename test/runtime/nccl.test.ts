@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { cudaTarget } from "../../codegen/cuda/target.ts";
 import { createReferenceDevice } from "../../codegen/reference/device.ts";
 import type { Compiled } from "../../compiler/index.ts";
-import { exchangeNames, planOf } from "../../compiler/schedule/index.ts";
+import { exchangeNames, peerNames, planOf } from "../../compiler/schedule/index.ts";
 import type { Device } from "../../runtime/device.ts";
 import { openNccl } from "../../runtime/devices/nccl-library.ts";
 import { orderProblem } from "../../runtime/ordered.ts";
@@ -121,6 +121,16 @@ test("every schedule's messages are in an order that NCCL can match, on 1 to 16 
           expect(orderProblem(planOf(manifest, schedule, mesh, false, true))).toBeNull();
         }
       }
+    }
+  }
+});
+
+test("the peers' messages are as well", () => {
+  const { manifest } = compileExample("gla", { dims: { K: 4, V: 4 }, backward: true });
+  for (const ranks of [2, 4, 8]) {
+    for (const schedule of peerNames) {
+      const isForward = schedule === "ring-attention";
+      expect(orderProblem(planOf(manifest, schedule, ranks, !isForward))).toBeNull();
     }
   }
 });
