@@ -91,22 +91,24 @@ def in_turns_ms(own: Rank, runs: dict[str, Callable[[], Any]], each: int) -> dic
     return {name: sorted(found)[RUNS // 2] for name, found in times.items()}
 
 
-def captured(own: Rank, step: Step, each: int) -> torch.cuda.CUDAGraph:
-    """A graph of so many steps, messages included."""
+def warm(own: Rank, step: Step) -> None:
+    """Steps on a stream that is not the usual one, as before every capture."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for i in range(2):
-            step(i)
+        step(0)
+        step(1)
     own.together()
+
+
+def captured(step: Step, each: int) -> torch.cuda.CUDAGraph:
+    """A graph of so many steps, messages included."""
+    side = torch.cuda.Stream()
     graph = torch.cuda.CUDAGraph()
     # NCCL's own threads look after what was sent before while this one captures.
     with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
         for i in range(each):
             step(i)
-    own.together()
-    graph.replay()
-    own.synchronize()
     return graph
 
 
@@ -181,13 +183,19 @@ def graphs(own: Rank, steps: dict[str, Step], each: int) -> tuple[dict[str, Any]
     if not own.has_gpu:
         return {}, "no GPU"
     made, why = {}, None
+    for step in steps.values():
+        warm(own, step)
     try:
-        made = {name: captured(own, step, each) for name, step in steps.items()}
+        made = {name: captured(step, each) for name, step in steps.items()}
     except RuntimeError as error:
         why = str(error).strip().splitlines()[0][:200]
-    if own.is_true_for_all(why is None):
-        return {name: graph.replay for name, graph in made.items()}, None
-    return {}, why or "another rank could not capture"
+    # Nothing is sent between a capture and this, so that a rank that could not capture leaves no other waiting.
+    if not own.is_true_for_all(why is None):
+        return {}, why or "another rank could not capture"
+    for graph in made.values():
+        graph.replay()
+    own.together()
+    return {name: graph.replay for name, graph in made.items()}, None
 
 
 def measure(own: Rank, function: Callable[..., Any], schedule: str, options: Any) -> dict[str, Any]:
@@ -210,8 +218,13 @@ def measure(own: Rank, function: Callable[..., Any], schedule: str, options: Any
         step(1)
     found["bytes_sent"] = sent_bytes(own, steps["group"])
 
-    def times(each: int, step: Step) -> Callable[[], None]:
-        return lambda: [step(i) for i in range(each)] and None
+    def times(each: int, step: Step) -> Callable[[], Any]:
+        def run() -> None:
+            # Results go at once, as a training step's do.
+            for i in range(each):
+                step(i)
+
+        return run
 
     found["eager_ms"] = in_turns_ms(own, {n: times(each, step) for n, step in steps.items()}, each)
     replays, why = graphs(own, steps, each)
