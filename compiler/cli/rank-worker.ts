@@ -32,7 +32,10 @@ async function run(): Promise<RankReport> {
     return { ok: true, result };
   } catch (error) {
     transport.abort((error as Error).message);
-    return { ok: false, error: (error as Error).message };
+    const report: RankReport = { ok: false, error: (error as Error).message };
+    // At once: what follows takes as long as the GPU takes to give up.
+    if (job.nccl) parentPort!.postMessage(report);
+    return report;
   } finally {
     // Before the device, whose streams it uses.
     if (job.nccl) await transport.close();

@@ -41,7 +41,7 @@ export interface NcclOptions {
 /** Tags of `control` that no plan has. */
 const idTag = 2 ** 32 - 1;
 const leavingTag = 2 ** 32 - 2;
-/** How long to wait for others, or for the library, when a rank closes. */
+/** How long to wait for the library when a rank closes. */
 const closingMs = 5000;
 
 /**
@@ -259,20 +259,27 @@ class NcclTransport implements DeviceTransport {
   /** Waits for all other ranks to close as well: their GPUs may still read what lies on this one. */
   async close(): Promise<void> {
     if (this.failure === null) {
-      await within(closingMs, this.leave()).catch(() => {});
+      await this.meetOthers()
+        .then(() => within(closingMs, this.leave()))
+        .catch(() => {});
       this.fail(new Error("the other ranks did not close"));
     }
     await within(closingMs, this.aborted);
     await this.control.close();
   }
 
-  private async leave(): Promise<void> {
-    const { control, nccl, comm } = this;
+  /** As long as a message may take: some rank may still be computing. */
+  private async meetOthers(): Promise<void> {
+    const { control } = this;
     const others = Array.from({ length: this.ranks }, (_, rank) => rank).filter(
       (rank) => rank !== this.rank,
     );
     for (const other of others) await control.send(other, leavingTag, new Uint8Array());
     await Promise.all(others.map((other) => control.recv(other, leavingTag, 0)));
+  }
+
+  private async leave(): Promise<void> {
+    const { nccl, comm } = this;
     nccl.finish(comm);
     await this.settle("the others");
     // Nothing of it may be asked for any more.

@@ -44,7 +44,7 @@ export class RankError extends Error {
 }
 
 /** How long a rank's thread may take to end what its GPU does, in milliseconds. */
-const endingMs = 4000;
+const endingMs = 3000;
 
 type Numbers = Omit<RankResult, "tensors">;
 
@@ -147,8 +147,8 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
       ? message
       : `rank ${rank}: ${message}, ${where}`;
     await links.abort(text.slice(`rank ${rank}: `.length));
-    const stopped = worker.stop();
-    const isStuck = run.nccl === true && (await inTime(stopped, endingMs)) === null;
+    const isStuck = run.nccl === true && !(await hasEnded(worker));
+    void worker.stop();
     throw new RankError(text, isStuck, error);
   } finally {
     closePorts();
@@ -157,6 +157,17 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
   return joinResults(
     run,
     collected.map(({ numbers, tensors }) => ({ ...numbers!, tensors: tensors! })),
+  );
+}
+
+/** Does the thread end by itself once it has reported, or when it is told to? */
+async function hasEnded({ ended, stop }: ReturnType<typeof startRank>): Promise<boolean> {
+  const told = async () => (await inTime(stop(), endingMs)) !== null;
+  return (
+    (await inTime(
+      ended.then(() => true),
+      endingMs,
+    )) !== null || told()
   );
 }
 

@@ -190,6 +190,8 @@ export function startRank(entry: URL, job: RankJob) {
   return {
     report,
     onStep: (listener: (step: string) => void) => void (onStep = listener),
+    /** Resolves when the thread is gone. */
+    ended: new Promise<void>((resolve) => worker.once("exit", () => resolve())),
     stop: () => worker.terminate(),
   };
 }

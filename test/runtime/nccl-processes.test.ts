@@ -73,11 +73,18 @@ interface Started {
 }
 
 /** Starts three ranks as a launcher would; the middle one's first message never leaves. Resolves when it should have. */
-async function startStalled(...more: string[]): Promise<Started[]> {
+async function startStalled(isStuck: boolean, ...more: string[]): Promise<Started[]> {
   const port = String(20_000 + (randomBytes(2).readUInt16BE() % 10_000));
   const before = new Set(readdirSync(messages));
   const all = [0, 1, 2].map((rank): Started => {
-    const own = { RANK: `${rank}`, LOCAL_RANK: `${rank}`, WORLD_SIZE: "3", MASTER_PORT: port };
+    const stuck = rank === 2 && isStuck ? { SOFTWARE_NCCL_STUCK: "1" } : {};
+    const own = {
+      ...stuck,
+      RANK: `${rank}`,
+      LOCAL_RANK: `${rank}`,
+      WORLD_SIZE: "3",
+      MASTER_PORT: port,
+    };
     const env = { ...software(3), SOFTWARE_NCCL_STALL: "1", ...own };
     const given = [...argv(3), "--transport", "nccl", "--schedule", "ring", ...more];
     const child = spawn(process.execPath, given, { cwd: root, env });
@@ -108,7 +115,7 @@ const waiting = /in step \d+ \(recv initial_S from 1\)$/;
 test.skipIf(!available)(
   `a rank that sends nothing is not waited for longer than told${why}`,
   async () => {
-    const all = await startStalled("--timeout", "2");
+    const all = await startStalled(false, "--timeout", "2");
     const [first, middle, last] = await Promise.all(all.map(({ ended }) => ended));
     expect([first!.code, middle!.code, last!.code]).toEqual([1, 1, 1]);
     expect(last!.said).toMatch(/^laspc: rank 2: rank 2 waited 2000 ms for rank 1, in step/);
@@ -118,7 +125,7 @@ test.skipIf(!available)(
 );
 
 test.skipIf(!available)(`a killed rank ends the others, whose GPUs wait for it${why}`, async () => {
-  const all = await startStalled();
+  const all = await startStalled(false);
   const begunMs = performance.now();
   all[1]!.child.kill("SIGKILL");
   const [first, , last] = await Promise.all(all.map(({ ended }) => ended));
@@ -129,7 +136,7 @@ test.skipIf(!available)(`a killed rank ends the others, whose GPUs wait for it${
 });
 
 test.skipIf(!available)(`a stopped rank is noticed by its silence${why}`, async () => {
-  const all = await startStalled();
+  const all = await startStalled(false);
   const begunMs = performance.now();
   all[1]!.child.kill("SIGSTOP");
   const [first, last] = await Promise.all([all[0]!.ended, all[2]!.ended]);
@@ -140,6 +147,19 @@ test.skipIf(!available)(`a stopped rank is noticed by its silence${why}`, async 
   all[1]!.child.kill("SIGKILL");
   await all[1]!.ended;
 });
+
+test.skipIf(!available)(
+  `a rank whose GPU does not give up says why and ends itself${why}`,
+  async () => {
+    const all = await startStalled(true, "--timeout", "2");
+    const begunMs = performance.now();
+    const [first, middle, last] = await Promise.all(all.map(({ ended }) => ended));
+    expect(performance.now() - begunMs).toBeLessThan(20_000);
+    expect([first!.code, middle!.code, last!.code]).toEqual([1, 1, null]);
+    expect(all[2]!.child.signalCode).toBe("SIGKILL");
+    expect(last!.said).toMatch(/^laspc: rank 2: rank 2 waited 2000 ms for rank 1, in step/);
+  },
+);
 
 test("launchers say which of its host's ranks a process is", () => {
   expect(localRankOf({ LOCAL_RANK: "1", RANK: "5" })).toBe(1);

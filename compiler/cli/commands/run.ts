@@ -186,7 +186,8 @@ export async function run(argv: readonly string[]): Promise<number> {
     const { message } = error as Error;
     if (error instanceof RankError && error.isStuck) {
       // Nothing else ends a process whose GPU waits for another for ever.
-      process.stderr.write(`laspc: ${message}\n`, () => process.kill(process.pid, "SIGKILL"));
+      await new Promise((resolve) => process.stderr.write(`laspc: ${message}\n`, resolve));
+      process.kill(process.pid, "SIGKILL");
     }
     throw new UserError(message);
   }
