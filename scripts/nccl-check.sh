@@ -2,11 +2,13 @@
 # Runs three rules by every schedule on the GPUs of this machine, forwards and back, over NCCL, and says of each whether
 # the numbers are right and what was sent:
 #
-#   [NODE=path/to/node] [LASPC_NCCL=path/to/libnccl.so.2] scripts/nccl-check.sh [GPUS]
+#   [NODE=path/to/node] [LASPC_NCCL=path/to/libnccl.so.2] [DIM=B=1,H=4,...] scripts/nccl-check.sh [GPUS]
 #
 # Needs dist (npm run build), dsl-examples and node_modules with koffi; the rest of the repository need not be there.
 set -u
 gpus=${1:-2}
+# Small, since the float64 reference that all is compared with is slow.
+dim=${DIM:-B=1,H=4,T=200,K=64,V=64}
 node=${NODE:-node}
 root=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(mktemp -d)
@@ -30,7 +32,7 @@ check() {
   shift 3
   # shellcheck disable=SC2086
   if "$node" "$root/dist/laspc.js" run "$root/dsl-examples/$rule.lasp" --device cuda --devices "$gpus" --transport "$transport" \
-    --schedule "$schedule" --dim B=2,H=4,T=500,K=64,V=64 $1 --verify --json >"$folder/report" 2>"$folder/said"; then
+    --schedule "$schedule" --dim "$dim" $1 --verify --json >"$folder/report" 2>"$folder/said"; then
     "$node" -e "$summary" "$folder/report" "$name" || failed=1
   else
     echo "$name FAILED"
