@@ -1,5 +1,5 @@
 /** The interface of everything that computes. A device runs forms of one artifact. */
-import type { Dtype, FormSpec, KernelSpec, Manifest, TensorSpec } from "./plan.ts";
+import type { Dtype, FormSpec, KernelSpec, Manifest, Step, TensorSpec } from "./plan.ts";
 
 /** A tensor in host memory. f16 and bf16 are held as their 16 raw bits. Row-major, contiguous. */
 export interface HostTensor {
@@ -82,6 +82,41 @@ export interface Device {
   free(buffer: DeviceBuffer): void;
   /** Gives everything back; the device is unusable afterwards. */
   close(): Promise<void>;
+}
+
+/** Bytes of a buffer that lie side by side. */
+export interface BufferRange {
+  readonly buffer: DeviceBuffer;
+  readonly offsetBytes: number;
+  readonly sizeBytes: number;
+}
+
+/** A point of a queue: done when everything queued before it is. */
+export interface Mark {
+  /** Throws when something before it failed. */
+  isDone(): boolean;
+  /** Gives it back; what was told to wait for it still does. */
+  release(): void;
+}
+
+/** Work of a device that happens in order, beside that of its other queues. No call waits for the device. */
+export interface DeviceQueue {
+  alloc(dtype: Dtype, shape: readonly number[], zero: boolean): DeviceBuffer;
+  free(buffer: DeviceBuffer): void;
+  /** Ranges of one size. */
+  copy(from: BufferRange, to: BufferRange): void;
+  mark(): Mark;
+  /** What is queued from now on begins when the mark is done. */
+  waitFor(mark: Mark): void;
+}
+
+/** A device with a queue for each stream of a plan. Its own methods use the compute queue. */
+export interface QueuedDevice extends Device {
+  readonly queues: Readonly<Record<Step["stream"], DeviceQueue>>;
+}
+
+export function isQueued(device: Device): device is QueuedDevice {
+  return "queues" in device;
 }
 
 /** The whole shape of a tensor for given run-time sizes. */

@@ -37,6 +37,13 @@ export function launchOf(env: Readonly<Record<string, string | undefined>>): Lau
   };
 }
 
+/** Which of its host's ranks the launcher made this process, as far as it says; for the choice of a GPU. */
+export function localRankOf(env: Readonly<Record<string, string | undefined>>): number | null {
+  const names = ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID"];
+  const name = names.find((one) => env[one]);
+  return name === undefined ? null : number(env, name, 0);
+}
+
 function number(
   env: Readonly<Record<string, string | undefined>>,
   name: string,

@@ -16,6 +16,7 @@ export class Mailbox {
   private readonly arrived = new Map<string, Uint8Array[]>();
   private readonly waiting = new Map<string, Waiter[]>();
   private failure: Error | null = null;
+  private readonly listeners: ((failure: Error) => void)[] = [];
 
   constructor(rank: number, timeoutMs: number) {
     this.rank = rank;
@@ -60,11 +61,19 @@ export class Mailbox {
 
   /** Nobody waits any longer, now or later; the first failure is the one that counts. */
   fail(error: Error): void {
+    const isFirst = this.failure === null;
     this.failure ??= error;
     for (const waiters of this.waiting.values()) {
       for (const { reject } of waiters) reject(this.failure);
     }
     this.waiting.clear();
+    if (isFirst) for (const listener of this.listeners) listener(error);
+  }
+
+  /** Called with the first failure, at once where there is one already. */
+  onFailure(listener: (failure: Error) => void): void {
+    if (this.failure) listener(this.failure);
+    else this.listeners.push(listener);
   }
 
   /** Throws what failed, if something did. */

@@ -1,14 +1,33 @@
 /** Walks a plan: one rank on one device, or all ranks of a process together. */
-import { allgather } from "./collectives.ts";
-import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts";
-import { shapeOf } from "./device.ts";
-import { elementsOf, fromNumbers, newData, toNumbers } from "./dtype.ts";
+import { rangeOf, readBlock, rowsOf, writeBlock } from "./blocks.ts";
+import type {
+  Device,
+  DeviceBuffer,
+  DeviceQueue,
+  HostTensor,
+  LaunchSizes,
+  Mark,
+  QueuedDevice,
+} from "./device.ts";
+import { isQueued, shapeOf } from "./device.ts";
 import { firstCause } from "./mailbox.ts";
 import { type Sizes, layoutProblem, partOf, sizesIn } from "./layout.ts";
-import { cutAxis, cutOf, joinTensors, rankInputs, rankSizes } from "./mesh.ts";
-import type { Dtype, LaunchStep, Layout, Manifest, Part, Plan, RankPlan, Step } from "./plan.ts";
+import { joinTensors, rankInputs, rankSizes } from "./mesh.ts";
+import { type Moves, movesOf } from "./moves.ts";
+import type {
+  AllocStep,
+  FreeStep,
+  LaunchStep,
+  Layout,
+  Manifest,
+  Part,
+  Plan,
+  RankPlan,
+  ReshardStep,
+  Step,
+} from "./plan.ts";
 import { reshard } from "./reshard.ts";
-import type { Transport } from "./transport.ts";
+import { type Moving, type Transport, movesBuffers } from "./transport.ts";
 
 /** When a step ran, in milliseconds since the rank started. */
 export interface StepTime {
@@ -59,9 +78,28 @@ class RankRunner {
   private readonly times: StepTime[] = [];
   private readonly started = performance.now();
   private readonly context: RankRun;
+  private readonly moves: Moves;
+  /** What is queued and not known to be done yet. */
+  private readonly moving: Promise<void>[] = [];
+  /** Ends of steps that the device's other queue waits for, by step. */
+  private readonly marks = new Map<number, Mark>();
+  private readonly marked: ReadonlySet<number>;
+  /** Where each stream's steps are queued; null: the device has one order only. */
+  private readonly queues: QueuedDevice["queues"] | null;
 
   constructor(context: RankRun) {
+    const { device, transport, plan } = context;
     this.context = context;
+    this.moves = movesOf(device, transport, (name) => this.buffer(name));
+    const { steps } = plan;
+    const crossing = steps.flatMap(({ after, stream }) =>
+      after.filter((id) => steps[id]!.stream !== stream),
+    );
+    const isDirect = isQueued(device) && movesBuffers(transport);
+    this.marked = new Set(isDirect ? crossing : []);
+    // What the host moves is in the order of the device's own queue.
+    const same = (queue: DeviceQueue) => ({ compute: queue, transfer: queue });
+    this.queues = isDirect ? device.queues : isQueued(device) ? same(device.queues.compute) : null;
   }
 
   async run(): Promise<RankResult> {
@@ -83,7 +121,9 @@ class RankRunner {
       tails[step.stream] = finished;
     }
     await Promise.all(done);
+    await Promise.all(this.moving);
     await device.wait();
+    for (const mark of this.marks.values()) mark.release();
     const tensors = new Map<string, HostTensor>();
     for (const [name, buffer] of this.buffers) {
       if (!inputs.has(name)) tensors.set(name, await device.download(buffer));
@@ -121,74 +161,88 @@ class RankRunner {
     const startMs = performance.now() - this.started;
     const name = `${step.id} (${describeStep(step)})`;
     this.context.onStep?.(name);
-    await this.execute(step).catch((error: unknown) => {
+    const named = (error: unknown): never => {
       const text = `${(error as Error).message}, in step ${name}`;
       throw new Error(text, { cause: error });
-    });
-    const endMs = performance.now() - this.started;
-    this.times.push({ rank: this.context.plan.rank, step: step.id, startMs, endMs });
+    };
+    this.awaitOthers(step);
+    const moving = await this.execute(step).catch(named);
+    this.markEnd(step);
+    const ended = () => {
+      const endMs = performance.now() - this.started;
+      this.times.push({ rank: this.context.plan.rank, step: step.id, startMs, endMs });
+    };
+    if (moving === null) return ended();
+    const done = moving.done.then(ended, named);
+    // Awaited with all others once everything is queued.
+    done.catch(() => {});
+    this.moving.push(done);
   }
 
-  private async execute(step: Step): Promise<void> {
-    const { device, transport } = this.context;
+  /** On a device with two queues, one that is ahead waits for what the step needs of the other. */
+  private awaitOthers({ after, stream }: Step): void {
+    const { steps } = this.context.plan;
+    for (const id of after) {
+      const mark = steps[id]!.stream === stream ? undefined : this.marks.get(id);
+      if (mark) this.queues![stream].waitFor(mark);
+    }
+  }
+
+  private markEnd({ id, stream }: Step): void {
+    if (this.marked.has(id)) this.marks.set(id, this.queues![stream].mark());
+  }
+
+  /** Resolves when the stream's next step may begin; with what is still on its way, if anything. */
+  private async execute(step: Step): Promise<Moving | null> {
+    const { moves } = this;
     switch (step.kind) {
       case "alloc":
-        this.buffers.set(
-          step.buffer,
-          await device.alloc(
-            step.spec.dtype,
-            shapeOf(step.spec, this.sizesOf(step.layout)),
-            step.zero,
-          ),
-        );
-        return;
+        this.buffers.set(step.buffer, await this.alloc(step));
+        return null;
       case "free":
-        device.free(this.buffer(step.buffer));
-        this.buffers.delete(step.buffer);
-        return;
+        this.free(step);
+        return null;
       case "launch":
-        return step.part
-          ? this.launchPart(step, step.part)
-          : this.launch(step, this.buffers, this.sizesOf(step.layout));
+        if (step.part) await this.launchPart(step, step.part);
+        else await this.launch(step, this.buffers, this.sizesOf(step.layout));
+        return null;
       case "send":
-        return transport.send(step.to, step.tag, await this.bytes(step.buffer, step.part));
-      case "recv": {
-        const { dtype, shape } = this.buffer(step.buffer).spec;
-        const [data, into] = newBytes(dtype, step.part ? rowsOf(shape, step.part).shape : shape);
-        into.set(await transport.recv(step.from, step.tag, into.byteLength));
-        return this.write(step.buffer, data, step.part);
-      }
-      case "allgather": {
-        const { group, tag } = step;
-        const all = await allgather(transport, group, tag, await this.bytes(step.buffer));
-        for (const [place, name] of step.into.entries()) {
-          if (name === step.buffer) continue;
-          const { dtype, shape } = this.buffer(name).spec;
-          const [data, into] = newBytes(dtype, shape);
-          into.set(all[place]!);
-          await this.write(name, data);
-        }
-        return;
-      }
-      case "reshard": {
-        const tensor = step.buffer === null ? null : await this.read(step.buffer);
-        const result = await reshard({ step, whole: this.whole, transport, tensor });
-        if (step.into !== null && result !== null) await this.write(step.into, result);
-        return;
-      }
-      case "allreduce": {
-        const { group, tag } = step;
-        const all = await allgather(transport, group, tag, await this.bytes(step.buffer));
-        const { dtype, shape } = this.buffer(step.buffer).spec;
-        const sum = new Float64Array(elementsOf(shape));
-        for (const part of all) {
-          const [tensor, into] = newBytes(dtype, shape);
-          into.set(part);
-          toNumbers(dtype, tensor.data).forEach((x, i) => (sum[i]! += x));
-        }
-        return this.write(step.buffer, { dtype, shape, data: fromNumbers(dtype, sum) });
-      }
+        return moves.send(step);
+      case "recv":
+        return moves.recv(step);
+      case "allgather":
+        return moves.allgather(step);
+      case "allreduce":
+        return moves.allreduce(step);
+      case "reshard":
+        await this.reshard(step);
+        return null;
     }
+  }
+
+  private async alloc({ spec, layout, zero, stream }: AllocStep): Promise<DeviceBuffer> {
+    const { device } = this.context;
+    const shape = shapeOf(spec, this.sizesOf(layout));
+    if (this.queues) return this.queues[stream].alloc(spec.dtype, shape, zero);
+    return device.alloc(spec.dtype, shape, zero);
+  }
+
+  private free({ buffer: name, stream }: FreeStep): void {
+    (this.queues?.[stream] ?? this.context.device).free(this.buffer(name));
+    this.buffers.delete(name);
+  }
+
+  /** Through the host on every device: parts of tensors that do not lie side by side. */
+  private async reshard(step: ReshardStep): Promise<void> {
+    const { device, transport } = this.context;
+    if (this.queues) {
+      const mark = this.queues.transfer.mark();
+      this.queues.compute.waitFor(mark);
+      mark.release();
+    }
+    const tensor = step.buffer === null ? null : await device.download(this.buffer(step.buffer));
+    const result = await reshard({ step, whole: this.whole, transport, tensor });
+    if (step.into !== null && result !== null) await device.upload(this.buffer(step.into), result);
   }
 
   private async launch(
@@ -221,43 +275,28 @@ class RankRunner {
     }
     for (const { name } of form?.inputs ?? []) {
       const buffer = step.args[name] ?? name;
-      await device.upload(blocks.get(buffer)!, await this.read(buffer, part));
+      await this.copyRows(this.buffer(buffer), part, blocks.get(buffer)!, undefined);
     }
     const { cuSeqlens: _, ...plain } = sizes;
     await this.launch(step, blocks, { ...plain, B: 1, H: rows });
     for (const { name } of form?.outputs ?? []) {
       const buffer = step.args[name] ?? name;
-      await this.write(buffer, await device.download(blocks.get(buffer)!), part);
+      await this.copyRows(blocks.get(buffer)!, undefined, this.buffer(buffer), part);
     }
     for (const block of blocks.values()) device.free(block);
   }
 
-  /** A buffer's numbers, or those of a block of its rows. */
-  private async read(name: string, part?: Part): Promise<HostTensor> {
-    const tensor = await this.context.device.download(this.buffer(name));
-    if (part === undefined) return tensor;
-    const { from, to, shape } = rowsOf(tensor.shape, part);
-    const rows = cutAxis(
-      { ...tensor, shape: [tensor.shape[0]! * tensor.shape[1]!, ...shape.slice(2)] },
-      0,
-      from,
-      to,
-    );
-    return { ...rows, shape };
-  }
-
-  private async bytes(name: string, part?: Part): Promise<Uint8Array> {
-    const { data } = await this.read(name, part);
-    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  }
-
-  private async write(name: string, tensor: HostTensor, part?: Part): Promise<void> {
+  /** Copies a buffer, or a block of its rows, to another; on the device where that can. */
+  private async copyRows(
+    from: DeviceBuffer,
+    fromPart: Part | undefined,
+    to: DeviceBuffer,
+    toPart: Part | undefined,
+  ): Promise<void> {
     const { device } = this.context;
-    const buffer = this.buffer(name);
-    if (part === undefined) return device.upload(buffer, tensor);
-    const whole = await device.download(buffer);
-    whole.data.set(tensor.data, rowsOf(whole.shape, part).from * elementsOf(whole.shape.slice(2)));
-    return device.upload(buffer, whole);
+    if (this.queues) {
+      this.queues.compute.copy(rangeOf(from, fromPart), rangeOf(to, toPart));
+    } else await writeBlock(device, to, await readBlock(device, from, fromPart), toPart);
   }
 }
 
@@ -275,18 +314,6 @@ export function describeStep(step: Step): string {
     default:
       return `${step.kind} ${step.buffer}`;
   }
-}
-
-/** A block of the rows of a state [B, H, ...]: which, and its shape as those of one sequence. */
-function rowsOf([batch, heads, ...dims]: readonly number[], { index, of }: Part) {
-  const { from, to } = cutOf(batch! * heads!, index, of);
-  return { from, to, shape: [1, to - from, ...dims] };
-}
-
-/** A new tensor and its bytes. */
-function newBytes(dtype: Dtype, shape: readonly number[]): [HostTensor, Uint8Array] {
-  const data = newData(dtype, elementsOf(shape));
-  return [{ dtype, shape, data }, new Uint8Array(data.buffer)];
 }
 
 // --- all ranks of one process ---------------------------------------------------------------------

@@ -1,4 +1,5 @@
 // Kills a rank at a random moment, again and again: node scripts/kill-ranks.mjs --times 50
+// On GPUs: --device cuda --transport nccl --ranks 2
 // Every time all others must exit within 10 s, not with 0, with a message that names the rank and where they were;
 // and no output may be there.
 import { spawn } from "node:child_process";
@@ -7,20 +8,30 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 
-const { values } = parseArgs({ options: { times: { type: "string", default: "50" } } });
+const { values } = parseArgs({
+  options: {
+    times: { type: "string", default: "50" },
+    ranks: { type: "string", default: "4" },
+    device: { type: "string", default: "reference" },
+    transport: { type: "string", default: "tcp" },
+    dim: { type: "string", default: "B=1,H=2,T=20000,K=16,V=16" },
+  },
+});
 const times = Number(values.times);
-const ranks = 4;
+const ranks = Number(values.ranks);
 const limitMs = 10_000;
 const root = join(import.meta.dirname, "..");
 
 /** Starts the ranks as a launcher would. */
 function start(folder, port) {
   const file = join(root, "dsl-examples/simple-gla.lasp");
-  const sizes = "B=1,H=2,T=20000,K=16,V=16";
-  const argv = ["run", file, "--device", "reference", "--dim", sizes, "--connect-timeout", "5"];
+  const { device, transport, dim } = values;
+  const run = ["run", file, "--device", device, "--transport", transport, "--dim", dim];
+  const argv = [...run, "--connect-timeout", "5"];
   return Array.from({ length: ranks }, (_, rank) => {
     const env = {
       RANK: `${rank}`,
+      LOCAL_RANK: `${rank}`,
       WORLD_SIZE: `${ranks}`,
       MASTER_PORT: `${port}`,
       LASPC_TOKEN: "t",

@@ -5,6 +5,7 @@ import exchange from "./package/exchange.py";
 import group from "./package/group.py";
 import kernels from "./package/kernels.py";
 import operators from "./package/operators.py";
+import parts from "./package/parts.py";
 import plain from "./package/plain.py";
 import segments from "./package/segments.py";
 import signature from "./package/signature.py";
@@ -25,6 +26,7 @@ export const modules: Readonly<Record<string, string>> = {
   "group.py": group,
   "kernels.py": kernels,
   "operators.py": operators,
+  "parts.py": parts,
   "plain.py": plain,
   "segments.py": segments,
   "signature.py": signature,

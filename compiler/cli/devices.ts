@@ -77,6 +77,10 @@ export interface DeviceOptions {
   readonly poison: boolean;
   /** Tokens of the segments that a device with too few sequences and heads cuts them into. */
   readonly segment?: SegmentTokens;
+  /** Which GPU, counted from 0. */
+  readonly ordinal?: number;
+  /** In place of it: which of this host's ranks the device is for. */
+  readonly localRank?: number;
 }
 
 /** A device, with the artifact loaded. Throws UserError with what is missing. */
@@ -95,7 +99,7 @@ export async function openDevice(
 /** A device of a kind, nothing loaded yet. Throws an Error with what is missing. */
 export function makeDevice(
   name: DeviceName,
-  { threads, poison, segment }: DeviceOptions,
+  { threads, poison, segment = "auto", ordinal, localRank }: DeviceOptions,
 ): Promise<Device> {
   switch (name) {
     case "reference":
@@ -105,7 +109,12 @@ export function makeDevice(
     case "webgpu":
       return openWebGpu(poison);
     case "cuda":
-      return createCudaDevice({ poison, segment: segment ?? "auto" });
+      return createCudaDevice({
+        poison,
+        segment,
+        ...(ordinal === undefined ? {} : { ordinal }),
+        ...(localRank === undefined ? {} : { localRank }),
+      });
   }
 }
 

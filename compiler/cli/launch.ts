@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { createServer } from "node:net";
-import { type Launch, launchOf } from "../../runtime/launch.ts";
+import { type Launch, launchOf, localRankOf } from "../../runtime/launch.ts";
 import { UsageError } from "./arguments.ts";
 import { say } from "./files.ts";
 
@@ -15,6 +15,15 @@ interface Lost {
 export function launchHere(): Launch | null {
   try {
     return launchOf(process.env);
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+/** Which of its host's ranks this process is, where a launcher says so. */
+export function localRankHere(): number | null {
+  try {
+    return localRankOf(process.env);
   } catch (error) {
     throw new UsageError((error as Error).message);
   }
@@ -33,7 +42,7 @@ export async function startRanks(ranks: number, argv: readonly string[]): Promis
   const children = Array.from({ length: ranks }, (_, rank) =>
     // Only rank 0 has a result to print.
     spawn(process.execPath, [...process.execArgv, process.argv[1]!, "run", ...argv], {
-      env: { ...env, RANK: String(rank) },
+      env: { ...env, RANK: String(rank), LOCAL_RANK: String(rank) },
       stdio: ["ignore", rank === 0 ? "inherit" : "ignore", "inherit", "ipc"],
     }),
   );

@@ -8,18 +8,23 @@ import {
   type RankStep,
   WorkerTransport,
 } from "../../runtime/transports/worker.ts";
+import type { Transport } from "../../runtime/transport.ts";
+import { ncclTransport } from "../../runtime/transports/nccl.ts";
 import { slowTransport } from "../../runtime/transports/slow.ts";
 import { type DeviceName, makeDevice } from "./devices.ts";
 
 const job = workerData as RankJob;
 const { plan, manifest, files, inputs, sizes } = job;
 const own = new WorkerTransport(plan.rank, job.ports, job.timeoutMs);
-const transport = job.link ? slowTransport(own, job.link) : own;
+let transport: Transport = job.link ? slowTransport(own, job.link) : own;
 
 async function run(): Promise<RankReport> {
   let device: Device | null = null;
   try {
     device = await makeDevice(job.device as DeviceName, job.options);
+    if (job.nccl) {
+      transport = await ncclTransport({ device, control: own, timeoutMs: job.timeoutMs });
+    }
     const encoder = new TextEncoder();
     await device.load({ manifest, read: (path) => encoder.encode(files.get(path)) });
     const onStep = (step: string) => parentPort!.postMessage({ step } satisfies RankStep);
@@ -27,11 +32,16 @@ async function run(): Promise<RankReport> {
     return { ok: true, result };
   } catch (error) {
     transport.abort((error as Error).message);
-    return { ok: false, error: (error as Error).message };
+    const report: RankReport = { ok: false, error: (error as Error).message };
+    // At once: what follows takes as long as the GPU takes to give up.
+    if (job.nccl) parentPort!.postMessage(report);
+    return report;
   } finally {
+    // Before the device, whose streams it uses.
+    if (job.nccl) await transport.close();
     await device?.close();
   }
 }
 
 parentPort!.postMessage(await run());
-await transport.close();
+if (!job.nccl) await transport.close();

@@ -2,9 +2,17 @@
  * libcuda and NVRTC through koffi: where they are found, and their calls. Every call that fails throws
  * an Error with the call's name and the library's own words for what went wrong.
  */
-import { existsSync, readdirSync } from "node:fs";
-import { homedir } from "node:os";
-import { delimiter, dirname, join } from "node:path";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import {
+  Calls,
+  type Library,
+  type Out,
+  firstThatLoads,
+  libraryFolders,
+  loadKoffi,
+  nameOf,
+} from "./native.ts";
 
 /** Paths of the two libraries, for those that are not where `openCuda` looks. */
 export interface CudaLibraries {
@@ -19,121 +27,29 @@ export interface Cuda {
   readonly addressOf: (memory: BigUint64Array) => bigint;
 }
 
-/** koffi, as far as it is used here. */
-interface Koffi {
-  load(path: string): Library;
-  address(value: unknown): bigint;
-}
-interface Library {
-  func(prototype: string): NativeFunction;
-}
-type NativeFunction = ((...args: unknown[]) => unknown) & {
-  async: (...args: unknown[]) => void;
-};
-
-/** A parameter that a call writes: `out[0]` holds the value afterwards. */
-type Out = [unknown];
-
 /** Throws an Error that names what is missing: koffi, the driver or NVRTC, and where to get it. */
 export async function openCuda(libraries: CudaLibraries = {}): Promise<Cuda> {
-  const koffi = await loadKoffi();
+  const who = "the cuda device";
+  const koffi = await loadKoffi(who);
   const driverNames = libraries.driver ? [libraries.driver] : ["libcuda.so.1", "libcuda.so"];
   const driverHint = "libcuda.so.1, which comes with NVIDIA's driver";
-  const driver = new CudaDriver(firstThatLoads(koffi, driverNames, driverHint));
+  const driver = new CudaDriver(firstThatLoads(koffi, driverNames, who, driverHint));
   const nvrtcNames = libraries.nvrtc ? [libraries.nvrtc] : nvrtcPlaces(driver.major());
   const nvrtcHint = "NVRTC, from the CUDA toolkit or `pip install nvidia-cuda-nvrtc`";
-  const nvrtc = new Nvrtc(firstThatLoads(koffi, nvrtcNames, nvrtcHint));
+  const nvrtc = new Nvrtc(firstThatLoads(koffi, nvrtcNames, who, nvrtcHint));
   return { driver, nvrtc, addressOf: (memory) => koffi.address(memory) };
-}
-
-async function loadKoffi(): Promise<Koffi> {
-  try {
-    // @ts-ignore: an optional peer, not there for everybody.
-    return (await import("koffi")).default as Koffi;
-  } catch {
-    throw new Error("the cuda device needs the package koffi; install it with `npm install koffi`");
-  }
-}
-
-function firstThatLoads(koffi: Koffi, names: readonly string[], what: string): Library {
-  for (const name of names) {
-    try {
-      return koffi.load(name);
-    } catch {
-      // The next place may have it.
-    }
-  }
-  throw new Error(`the cuda device needs ${what}; it was not found`);
 }
 
 /**
  * Where NVRTC may be, best first: versions the driver can load code from, in the loader's own places,
- * CUDA's folders, then Python's (pip puts it into site-packages/nvidia).
+ * then where `libraryFolders` says.
  */
 function nvrtcPlaces(driverMajor: number): string[] {
   const versions = [13, 12].filter((major) => major <= driverMajor);
   const names = [...versions.map((major) => `libnvrtc.so.${major}`), "libnvrtc.so"];
-  const homes = [process.env["CUDA_HOME"], process.env["CUDA_PATH"], "/usr/local/cuda"];
-  const folders = [
-    ...homes.flatMap((home) => (home ? [join(home, "lib64"), join(home, "lib")] : [])),
-    ...prefixes().flatMap((prefix) => [join(prefix, "lib"), ...pipFolders(prefix)]),
-  ];
+  const folders = libraryFolders();
   const files = names.flatMap((name) => folders.map((folder) => join(folder, name)));
   return [...names, ...files.filter((file) => existsSync(file))];
-}
-
-/** Roots of Python installations: virtual environments, conda, and those on the path. */
-function prefixes(): string[] {
-  const onPath = (process.env["PATH"] ?? "").split(delimiter).map((folder) => dirname(folder));
-  const named = [process.env["VIRTUAL_ENV"], process.env["CONDA_PREFIX"]];
-  const all = [...named, ...onPath, join(homedir(), ".local")];
-  return [...new Set(all)].filter((prefix) => prefix !== undefined && prefix !== "") as string[];
-}
-
-/** prefix/lib/python3.x/site-packages/nvidia/<package>/lib */
-function pipFolders(prefix: string): string[] {
-  const lib = join(prefix, "lib");
-  const pythons = entries(lib).filter((name) => name.startsWith("python3"));
-  return pythons
-    .flatMap((python) => ["site-packages", "dist-packages"].map((kind) => join(lib, python, kind)))
-    .map((folder) => join(folder, "nvidia"))
-    .flatMap((nvidia) => entries(nvidia).map((name) => join(nvidia, name, "lib")));
-}
-
-function entries(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch {
-    return [];
-  }
-}
-
-/** Functions by prototype, looked up when first called. */
-class Calls {
-  private readonly known = new Map<string, NativeFunction>();
-  private readonly library: Library;
-
-  constructor(library: Library) {
-    this.library = library;
-  }
-
-  get(prototype: string): NativeFunction {
-    let found = this.known.get(prototype);
-    if (!found) {
-      try {
-        found = this.library.func(`int ${prototype}`);
-      } catch {
-        throw new Error(`cuda: the library has no ${nameOf(prototype)}; it is too old`);
-      }
-      this.known.set(prototype, found);
-    }
-    return found;
-  }
-}
-
-/** "cuInit" of "cuInit(unsigned int flags)" */
-function nameOf(prototype: string): string {
-  return prototype.slice(0, prototype.indexOf("("));
 }
 
 const success = 0;
@@ -144,7 +60,7 @@ export class CudaDriver {
   private readonly calls: Calls;
 
   constructor(library: Library) {
-    this.calls = new Calls(library);
+    this.calls = new Calls(library, "cuda");
   }
 
   /** The CUDA version the driver is of, 13 for 13.0. */
@@ -171,10 +87,9 @@ export class CudaDriver {
     return BigInt(out[0] as number | bigint);
   }
 
-  /** Has the stream finished? Throws when something that was queued on it failed. */
-  isDone(stream: bigint): boolean {
-    const prototype = "cuStreamQuery(uint64_t stream)";
-    const result = this.calls.get(prototype)(stream);
+  /** Asks a stream or an event whether it is done. Throws when something before it failed. */
+  isDone(prototype: string, handle: bigint): boolean {
+    const result = this.calls.get(prototype)(handle);
     if (result === notReady) return false;
     this.check(prototype, result);
     return true;
@@ -199,7 +114,7 @@ export class Nvrtc {
   private readonly calls: Calls;
 
   constructor(library: Library) {
-    this.calls = new Calls(library);
+    this.calls = new Calls(library, "cuda");
   }
 
   /** "13.0" */

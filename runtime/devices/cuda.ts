@@ -1,12 +1,19 @@
 /**
  * The CUDA device: one GPU through the driver API. Kernels are compiled for it when an artifact is
- * loaded (see cuda-images.ts). Everything it does is queued on one stream, memory included, and nothing
- * blocks Node: what waits asks the stream again and again until it is done.
+ * loaded (see cuda-images.ts). Everything it does is queued on a stream, memory included (cuda-queue.ts),
+ * and nothing blocks Node: what waits asks the stream again and again until it is done.
  */
 import { setImmediate, setTimeout } from "node:timers/promises";
-import type { ArtifactFiles, Device, DeviceBuffer, HostTensor, LaunchSizes } from "../device.ts";
+import type {
+  ArtifactFiles,
+  Device,
+  DeviceBuffer,
+  HostTensor,
+  LaunchSizes,
+  QueuedDevice,
+} from "../device.ts";
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
-import { bytesOf, elementsOf, newData } from "../dtype.ts";
+import { elementsOf, newData } from "../dtype.ts";
 import type { Dtype, FormCode, FormSpec, KernelSpec, Manifest } from "../plan.ts";
 import {
   type SegmentTokens,
@@ -18,10 +25,13 @@ import {
 import { uploadCuts, withShares } from "../shares.ts";
 import { imageOf } from "./cuda-images.ts";
 import { type Cuda, type CudaLibraries, openCuda } from "./cuda-library.ts";
+import { type CudaBuffer, CudaQueue, pointerOf } from "./cuda-queue.ts";
 
 export interface CudaOptions {
   /** Which GPU, counted from 0. */
   readonly ordinal?: number;
+  /** In place of it: which of this host's ranks it is for. They share out the GPUs, in order and again from 0. */
+  readonly localRank?: number;
   /** Fill new memory with NaN, so that what was never written shows. */
   readonly poison?: boolean;
   readonly libraries?: CudaLibraries;
@@ -29,35 +39,27 @@ export interface CudaOptions {
   readonly segment?: SegmentTokens;
 }
 
-interface CudaBuffer extends DeviceBuffer {
-  /** null once it is freed. */
-  pointer: bigint | null;
-}
-
 /** What the kernels need: conversions to bf16 came with it. */
 const lowestCapability = 80;
 /** Blocks along x, and what 32-bit counters of the kernels hold. */
 const largestCount = 2 ** 31 - 1;
-/** Two NaNs of 16 bits, and one of 32. */
-const nanPattern = 0x7fff7fff;
 
 /** Throws an Error that names what is missing: koffi, the driver, NVRTC or a GPU new enough. */
 export async function createCudaDevice(options: CudaOptions = {}): Promise<Device> {
   return new CudaDevice(await openCuda(options.libraries), options);
 }
 
-class CudaDevice implements Device {
+class CudaDevice implements QueuedDevice {
   readonly kind = "cuda";
   readonly description: string;
   private readonly cuda: Cuda;
-  private readonly poison: boolean;
   private readonly device: number;
   private readonly capability: number;
   private readonly mostShared: number;
   private readonly processors: number;
   private readonly segment: SegmentTokens;
   private readonly context: bigint;
-  private readonly stream: bigint;
+  readonly queues: { readonly compute: CudaQueue; readonly transfer: CudaQueue };
   private readonly functions = new Map<string, bigint>();
   private readonly modules: bigint[] = [];
   private readonly buffers = new Set<CudaBuffer>();
@@ -71,8 +73,7 @@ class CudaDevice implements Device {
   constructor(cuda: Cuda, options: CudaOptions) {
     const { driver } = cuda;
     this.cuda = cuda;
-    this.poison = options.poison ?? false;
-    this.device = openGpu(cuda, options.ordinal ?? 0);
+    this.device = openGpu(cuda, options);
     const attribute = (which: number) =>
       driver.number(
         "cuDeviceGetAttribute(_Out_ int *value, int which, int device)",
@@ -99,9 +100,9 @@ class CudaDevice implements Device {
       "cuDevicePrimaryCtxRetain(_Out_ uint64_t *context, int device)",
       this.device,
     );
-    this.use();
-    // 1: does not wait for the default stream, which is not ours.
-    this.stream = driver.handle("cuStreamCreate(_Out_ uint64_t *stream, unsigned int flags)", 1);
+    const { buffers } = this;
+    const memory = { use: () => this.use(), buffers, poison: options.poison ?? false };
+    this.queues = { compute: new CudaQueue(memory), transfer: new CudaQueue(memory) };
   }
 
   /** Makes the calls that follow, up to the next await, about this GPU. */
@@ -152,30 +153,7 @@ class CudaDevice implements Device {
   }
 
   async alloc(dtype: Dtype, shape: readonly number[], zero: boolean): Promise<DeviceBuffer> {
-    return this.newBuffer(dtype, shape, zero);
-  }
-
-  private newBuffer(dtype: Dtype, shape: readonly number[], zero: boolean): CudaBuffer {
-    const sizeBytes = bytesOf(dtype, shape);
-    const words = Math.max(1, Math.ceil(sizeBytes / 4));
-    const driver = this.use();
-    const pointer = driver.handle(
-      "cuMemAllocAsync(_Out_ uint64_t *pointer, size_t bytes, uint64_t stream)",
-      words * 4,
-      this.stream,
-    );
-    const buffer: CudaBuffer = { spec: { dtype, shape }, sizeBytes, pointer };
-    this.buffers.add(buffer);
-    if (zero || this.poison) {
-      driver.call(
-        "cuMemsetD32Async(uint64_t pointer, unsigned int value, size_t count, uint64_t stream)",
-        pointer,
-        zero ? 0 : nanPattern,
-        words,
-        this.stream,
-      );
-    }
-    return buffer;
+    return this.queues.compute.alloc(dtype, shape, zero);
   }
 
   async upload(buffer: DeviceBuffer, tensor: HostTensor): Promise<void> {
@@ -189,16 +167,16 @@ class CudaDevice implements Device {
       pointer,
       tensor.data,
       buffer.sizeBytes,
-      this.stream,
+      this.queues.compute.stream,
     );
     // Its memory must stay, and stay as it is, until the GPU has it.
     this.uploading.add(tensor);
-    await this.wait().finally(() => this.uploading.delete(tensor));
+    await this.waitOn(this.queues.compute).finally(() => this.uploading.delete(tensor));
   }
 
   async download(buffer: DeviceBuffer): Promise<HostTensor> {
     // The copy itself would block until everything before it is done.
-    await this.wait();
+    await this.waitOn(this.queues.compute);
     const { spec, sizeBytes } = buffer;
     const data = newData(spec.dtype, elementsOf(spec.shape));
     if (sizeBytes > 0) {
@@ -207,9 +185,9 @@ class CudaDevice implements Device {
         data,
         pointerOf(buffer),
         sizeBytes,
-        this.stream,
+        this.queues.compute.stream,
       );
-      await this.wait();
+      await this.waitOn(this.queues.compute);
     }
     return { dtype: spec.dtype, shape: spec.shape, data };
   }
@@ -224,7 +202,7 @@ class CudaDevice implements Device {
     const length = this.segmentLength(code, sizes);
     if (length !== null) {
       return launchSegments(this.manifest!, form, args, sizes, length, {
-        alloc: (dtype, shape) => this.newBuffer(dtype, shape, false),
+        alloc: (dtype, shape) => this.queues.compute.alloc(dtype, shape, false),
         view: (buffer, shape) => this.view(buffer, shape),
         launch: (own, bound, cut) => this.launchWhole(own, bound, cut),
         free: (buffer) => this.free(buffer),
@@ -275,7 +253,7 @@ class CudaDevice implements Device {
   ): void {
     const buffers = new Map(args);
     const workspaces = code.workspaces.map((work) => {
-      const buffer = this.newBuffer(work.dtype, shapeOf(work, sizes), false);
+      const buffer = this.queues.compute.alloc(work.dtype, shapeOf(work, sizes), false);
       buffers.set(work.name, buffer);
       return buffer;
     });
@@ -309,7 +287,7 @@ class CudaDevice implements Device {
       1,
       1,
       kernel.dynamicShared ? kernel.sharedBytes : 0,
-      this.stream,
+      this.queues.compute.stream,
       this.argumentBlock([...pointers, ...scalars]),
       0,
     );
@@ -329,20 +307,20 @@ class CudaDevice implements Device {
     return words;
   }
 
-  /** Errors of kernels show here: the driver tells them to whoever asks next. */
   async wait(): Promise<void> {
-    for (let asked = 0; !this.use().isDone(this.stream); asked++) {
+    for (const queue of Object.values(this.queues)) await this.waitOn(queue);
+  }
+
+  /** Errors of kernels show here: the driver tells them to whoever asks next. */
+  private async waitOn(queue: CudaQueue): Promise<void> {
+    for (let asked = 0; !queue.isDone(); asked++) {
       // A short kernel is waited for closely, a long one without keeping a processor busy.
       await (asked < 1000 ? setImmediate() : setTimeout(1));
     }
   }
 
   free(buffer: DeviceBuffer): void {
-    const own = buffer as CudaBuffer;
-    const pointer = pointerOf(own);
-    own.pointer = null;
-    this.buffers.delete(own);
-    this.use().call("cuMemFreeAsync(uint64_t pointer, uint64_t stream)", pointer, this.stream);
+    this.queues.compute.free(buffer);
   }
 
   async close(): Promise<void> {
@@ -352,7 +330,7 @@ class CudaDevice implements Device {
       await this.wait();
       const driver = this.use();
       for (const module of this.modules) driver.call("cuModuleUnload(uint64_t module)", module);
-      driver.call("cuStreamDestroy_v2(uint64_t stream)", this.stream);
+      for (const queue of Object.values(this.queues)) queue.close();
     } finally {
       // After a kernel's failure nothing above works; the context is let go all the same.
       this.cuda.driver.call("cuDevicePrimaryCtxRelease_v2(int device)", this.device);
@@ -362,23 +340,18 @@ class CudaDevice implements Device {
 }
 
 /** The driver's handle of a GPU; throws when there is none. */
-function openGpu({ driver }: Cuda, ordinal: number): number {
+function openGpu({ driver }: Cuda, { ordinal: named, localRank = 0 }: CudaOptions): number {
   try {
     driver.call("cuInit(unsigned int flags)", 0);
   } catch (error) {
     throw new Error(`the cuda device found no GPU (${(error as Error).message})`, { cause: error });
   }
   const count = driver.number("cuDeviceGetCount(_Out_ int *count)");
+  const ordinal = named ?? (count > 0 ? localRank % count : 0);
   if (ordinal >= count) {
     throw new Error(`there is no GPU ${ordinal}: this machine has ${count}, counted from 0`);
   }
   return driver.number("cuDeviceGet(_Out_ int *device, int ordinal)", ordinal);
-}
-
-function pointerOf(buffer: DeviceBuffer): bigint {
-  const { pointer } = buffer as CudaBuffer;
-  if (pointer === null) throw new Error("a buffer was used after it was freed");
-  return pointer;
 }
 
 /** "bf16[1, 64, 8, 128]" */

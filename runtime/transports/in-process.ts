@@ -1,6 +1,6 @@
 /** All ranks in one process: messages are handed over in memory. */
 import { Mailbox, failureOf } from "../mailbox.ts";
-import { type Transport, defaultTimeoutMs } from "../transport.ts";
+import { type WatchedTransport, defaultTimeoutMs } from "../transport.ts";
 
 export interface InProcessOptions {
   /** How long a recv waits before it gives up, in milliseconds. */
@@ -8,13 +8,16 @@ export interface InProcessOptions {
 }
 
 /** One transport for each rank, connected to each other. */
-export function inProcessTransports(ranks: number, options: InProcessOptions = {}): Transport[] {
+export function inProcessTransports(
+  ranks: number,
+  options: InProcessOptions = {},
+): WatchedTransport[] {
   const timeoutMs = options.timeoutMs ?? defaultTimeoutMs;
   const mailboxes = Array.from({ length: ranks }, (_, rank) => new Mailbox(rank, timeoutMs));
   return mailboxes.map((_, rank) => new InProcessTransport(rank, mailboxes));
 }
 
-class InProcessTransport implements Transport {
+class InProcessTransport implements WatchedTransport {
   bytesSent = 0;
   messagesSent = 0;
   readonly rank: number;
@@ -37,6 +40,10 @@ class InProcessTransport implements Transport {
 
   recv(from: number, tag: number, sizeBytes: number): Promise<Uint8Array> {
     return this.mailboxes[this.rank]!.take(from, tag, sizeBytes);
+  }
+
+  onFailure(listener: (failure: Error) => void): void {
+    this.mailboxes[this.rank]!.onFailure(listener);
   }
 
   abort(reason: string): void {

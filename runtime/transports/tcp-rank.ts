@@ -7,6 +7,7 @@ import { MessageChannel, type MessagePort } from "node:worker_threads";
 import type { LaunchSizes } from "../device.ts";
 import { shapeOf } from "../device.ts";
 import { bytesOf } from "../dtype.ts";
+import { uniqueIdBytes } from "../devices/nccl-library.ts";
 import type { Launch } from "../launch.ts";
 import { rankInputs, rankSizes } from "../mesh.ts";
 import { type Plan, type TensorSpec, worldSize } from "../plan.ts";
@@ -25,7 +26,25 @@ export interface TcpRun extends WorkersRun {
   /** More that must be the same on all ranks, such as the seed of their inputs. */
   readonly description?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
+  /** Which of this host's ranks this one is; null: its number of all. */
+  readonly localRank?: number | null;
+  /** States travel over NCCL, everything else over TCP. */
+  readonly nccl?: boolean;
 }
+
+/** A rank that could not go on. */
+export class RankError extends Error {
+  /** Its thread waits for a GPU that does not answer: only the end of the process will end it. */
+  readonly isStuck: boolean;
+
+  constructor(message: string, isStuck: boolean, cause: unknown) {
+    super(message, { cause });
+    this.isStuck = isStuck;
+  }
+}
+
+/** How long a rank's thread may take to end what its GPU does, in milliseconds. */
+const endingMs = 3000;
 
 type Numbers = Omit<RankResult, "tensors">;
 
@@ -93,14 +112,21 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
     manifest,
     files: run.files,
     device: run.devices[rank]!,
-    options: run.options,
+    options: { ...run.options, localRank: run.localRank ?? rank },
     inputs,
     sizes: rankSizes(sizes, plan.mesh, rank),
     ports: channels.map(({ port2 }) => port2 as unknown as MessagePort),
     link: run.link ?? null,
     timeoutMs: run.timeoutMs ?? defaultTimeoutMs,
+    nccl: run.nccl ?? false,
   });
   worker.onStep((step) => (where = `in step ${step}`));
+  /** What the GPU waits for is known in the thread, which ends that first. */
+  const stepOfFailure = async (message: string): Promise<string> => {
+    near[rank]!.postMessage({ kind: "abort", reason: message } satisfies RankMessage);
+    const report = await inTime(worker.report, endingMs);
+    return report === null || report.ok || report.died ? message : report.error;
+  };
   try {
     const report = await Promise.race([worker.report, lost]);
     if (!report.ok) throw new Error(report.error);
@@ -114,14 +140,16 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
     await Promise.race([finished, lost, lateEnd(run, collected)]);
     await links.leave();
   } catch (error) {
-    const { message } = error as Error;
+    let { message } = error as Error;
+    if (run.nccl) message = await stepOfFailure(message);
     // The thread's own errors name the step already.
     const text = message.startsWith(`rank ${rank}: `)
       ? message
       : `rank ${rank}: ${message}, ${where}`;
     await links.abort(text.slice(`rank ${rank}: `.length));
+    const isStuck = run.nccl === true && !(await hasEnded(worker));
     void worker.stop();
-    throw new Error(text, { cause: error });
+    throw new RankError(text, isStuck, error);
   } finally {
     closePorts();
   }
@@ -156,6 +184,24 @@ function lateEnd(
   });
 }
 
+/** Does the thread end by itself once it has reported, or when it is told to? */
+async function hasEnded({ ended, stop }: ReturnType<typeof startRank>): Promise<boolean> {
+  const told = async () => (await inTime(stop(), endingMs)) !== null;
+  return (
+    (await inTime(
+      ended.then(() => true),
+      endingMs,
+    )) !== null || told()
+  );
+}
+
+/** What the promise gives; null: it takes longer. */
+async function inTime<T>(promise: Promise<T>, timeMs: number): Promise<T | null> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<null>((resolve) => (timer = setTimeout(() => resolve(null), timeMs)));
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
 function descriptionOf({ manifest, plan, sizes }: TcpRun): Record<string, string> {
   const hash = (value: unknown) =>
     createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);
@@ -173,7 +219,8 @@ function limitsOf({ manifest, plan, sizes }: TcpRun): { message: number; tensors
   const whole = (spec: TensorSpec) => bytesOf(spec.dtype, shapeOf(spec, sizes));
   const outputs = manifest.forms.flatMap((form) => form.outputs.map(whole));
   return {
-    message: largestBuffer(plan, sizes),
+    // What ranks find each other by in NCCL goes this way too.
+    message: Math.max(uniqueIdBytes, largestBuffer(plan, sizes)),
     tensors: 65_536 + outputs.reduce((sum, size) => sum + size, 0),
   };
 }

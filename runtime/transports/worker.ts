@@ -17,7 +17,7 @@ import type { SegmentTokens } from "../segments.ts";
 import type { Manifest, RankPlan } from "../plan.ts";
 import type { SlowLink } from "./slow.ts";
 import { Mailbox, failureOf, firstCause } from "../mailbox.ts";
-import { type Transport, defaultTimeoutMs } from "../transport.ts";
+import { type WatchedTransport, defaultTimeoutMs } from "../transport.ts";
 
 /** What goes through the ports between ranks' threads. */
 export type RankMessage =
@@ -35,6 +35,8 @@ export interface RankJob {
     readonly threads: number | null;
     readonly poison: boolean;
     readonly segment?: SegmentTokens;
+    /** Which of its host's ranks it is, for those of which a host has several devices. */
+    readonly localRank?: number;
   };
   readonly inputs: ReadonlyMap<string, HostTensor>;
   readonly sizes: LaunchSizes;
@@ -43,6 +45,8 @@ export interface RankJob {
   readonly timeoutMs: number;
   /** Makes every message take longer. */
   readonly link?: SlowLink | null;
+  /** NCCL moves what is on devices. */
+  readonly nccl?: boolean;
 }
 
 /** What a rank's thread sends back, once. */
@@ -56,7 +60,7 @@ export interface RankStep {
 }
 
 /** The transport of one rank over ports. Rejects on another size, an abort, or when time is up. */
-export class WorkerTransport implements Transport {
+export class WorkerTransport implements WatchedTransport {
   bytesSent = 0;
   messagesSent = 0;
   readonly rank: number;
@@ -88,6 +92,10 @@ export class WorkerTransport implements Transport {
 
   recv(from: number, tag: number, sizeBytes: number): Promise<Uint8Array> {
     return this.mailbox.take(from, tag, sizeBytes);
+  }
+
+  onFailure(listener: (failure: Error) => void): void {
+    this.mailbox.onFailure(listener);
   }
 
   abort(reason: string): void {
@@ -144,7 +152,7 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
         manifest: run.manifest,
         files: run.files,
         device: run.devices[rank]!,
-        options: run.options,
+        options: { ...run.options, localRank: rank },
         inputs: rankInputs(whole, rank),
         sizes: rankSizes(run.sizes, run.plan.mesh, rank),
         ports: ports[rank]!,
@@ -182,6 +190,8 @@ export function startRank(entry: URL, job: RankJob) {
   return {
     report,
     onStep: (listener: (step: string) => void) => void (onStep = listener),
+    /** Resolves when the thread is gone. */
+    ended: new Promise<void>((resolve) => worker.once("exit", () => resolve())),
     stop: () => worker.terminate(),
   };
 }

@@ -12,7 +12,7 @@ import { planOf } from "../../compiler/schedule/index.ts";
 import { Mailbox } from "../../runtime/mailbox.ts";
 import { rankInputs, rankSizes } from "../../runtime/mesh.ts";
 import { runRank } from "../../runtime/run.ts";
-import type { Transport } from "../../runtime/transport.ts";
+import type { WatchedTransport } from "../../runtime/transport.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
 import { findDevice } from "../support/devices.ts";
 import {
@@ -27,7 +27,7 @@ const { available, why } = findDevice("cpu");
 const root = join(import.meta.dirname, "../..");
 
 test("messages of one channel arrive in order, and are counted", async () => {
-  const [a, b] = inProcessTransports(2) as [Transport, Transport];
+  const [a, b] = inProcessTransports(2) as [WatchedTransport, WatchedTransport];
   await a.send(1, 0, Uint8Array.of(1, 2));
   await a.send(1, 0, Uint8Array.of(3, 4));
   await a.send(1, 7, Uint8Array.of(5));
@@ -40,13 +40,13 @@ test("messages of one channel arrive in order, and are counted", async () => {
 });
 
 test("a message of another size is refused", async () => {
-  const [a, b] = inProcessTransports(2) as [Transport, Transport];
+  const [a, b] = inProcessTransports(2) as [WatchedTransport, WatchedTransport];
   await a.send(1, 0, new Uint8Array(3));
   await expect(b.recv(0, 0, 4)).rejects.toThrow("expected 4 bytes from rank 0, got 3");
 });
 
 test("nobody waits for a rank that failed, nor longer than told", async () => {
-  const [a, b] = inProcessTransports(2, { timeoutMs: 50 }) as [Transport, Transport];
+  const [a, b] = inProcessTransports(2, { timeoutMs: 50 }) as [WatchedTransport, WatchedTransport];
   await expect(b.recv(0, 0, 4)).rejects.toThrow("waited 50 ms for rank 0");
   const waiting = b.recv(0, 1, 4);
   a.abort("out of memory");
@@ -67,7 +67,10 @@ test("a rank whose peer sends nothing says in which step it waited", async () =>
   const compiled = compileExample("retention", { dims: { K: 4, V: 4 } });
   const { manifest } = compiled;
   const sizes = sizesOf({ T: 8 });
-  const [, transport] = inProcessTransports(2, { timeoutMs: 20 }) as [Transport, Transport];
+  const [, transport] = inProcessTransports(2, { timeoutMs: 20 }) as [
+    WatchedTransport,
+    WatchedTransport,
+  ];
   const plan = planOf(manifest, "ring", 2);
   const whole = { manifest, mesh: plan.mesh, sizes, inputs: randomInputs(compiled, sizes) };
   const waiting = runRank({

@@ -11,6 +11,7 @@ from . import formula
 from .group import Grouped
 from .kernels import Kernels
 from .operators import Operators
+from .parts import Parts
 from .plain import Printed, run_plain
 from .signature import CallSizes, Form, read_signature
 from .stages import Stages
@@ -26,8 +27,9 @@ def _on_cpu(
     return run_plain(SIGNATURE.name, form, printed, tensors, cu_seqlens, sizes)
 
 
-OPERATORS = Operators(SIGNATURE, {"CPU": _on_cpu, "CUDA": Kernels(SIGNATURE, FOLDER).run})
+KERNELS = Kernels(SIGNATURE, FOLDER)
+OPERATORS = Operators(SIGNATURE, {"CPU": _on_cpu, "CUDA": KERNELS.run})
 STAGES = Stages(OPERATORS)
-GROUPED = Grouped(OPERATORS, STAGES)
+GROUPED = Grouped(OPERATORS, STAGES, Parts(OPERATORS, STAGES, KERNELS))
 summary, fold, apply = STAGES.summary, STAGES.fold, STAGES.apply
 summary_bwd, fold_bwd, apply_bwd = STAGES.summary_bwd, STAGES.fold_bwd, STAGES.apply_bwd

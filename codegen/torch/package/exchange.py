@@ -27,24 +27,39 @@ class Link(NamedTuple):
     """Ranks of the group in the order in which it passes them."""
     given: Optional[Tensor]
     """What this rank adds to what reaches it: where a sequence begins its first state; or nothing."""
-    own: Callable[[], Range]
-    """What this rank's tokens do to it; computed when it is first needed."""
+    own: Callable[[], Tensor]
+    """What this rank's tokens add to it; computed when it is first needed."""
+    factor: Callable[[], Optional[Tensor]]
+    """What they multiply it with, likewise."""
     fold: Callable[[Tensor, Range], Tensor]
     like: Tensor
     """A state's shape, dtype and device."""
 
 
-def exchange(links: Sequence[Link], group: dist.ProcessGroup, schedule: str) -> list[Optional[Tensor]]:
-    """What reaches this rank by each link, without what is given here; None: nothing comes before it."""
+class Sent(NamedTuple):
+    """A message on its way. Until `work.wait()` its tensor must stay as it is."""
+
+    work: dist.Work
+    message: Tensor
+
+
+def exchange(
+    links: Sequence[Link], group: dist.ProcessGroup, schedule: str
+) -> tuple[list[Optional[Tensor]], list[Sent]]:
+    """What reaches this rank by each link, without what is given here; None: nothing comes before it. And what
+    this rank sends, which nothing here waits for: that others receive it must not hold up this rank's outputs.
+    """
     if schedule == "auto":
         # Two ranks have one message either way, and on the ring it goes one way only.
         schedule = "ring" if dist.get_world_size(group) <= 2 else "allgather"
-    return _allgather(links, group) if schedule == "allgather" else _ring(links, group)
+    return (_allgather(links, group), []) if schedule == "allgather" else _ring(links, group)
 
 
-def _ring(links: Sequence[Link], group: dist.ProcessGroup) -> list[Optional[Tensor]]:
+def _ring(
+    links: Sequence[Link], group: dist.ProcessGroup
+) -> tuple[list[Optional[Tensor]], list[Sent]]:
     rank = dist.get_rank(group)
-    sent: list[tuple[dist.Work, Tensor]] = []
+    sent: list[Sent] = []
     arrived: list[Optional[Tensor]] = []
     for link in links:
         if rank != link.order[-1]:
@@ -58,17 +73,14 @@ def _ring(links: Sequence[Link], group: dist.ProcessGroup) -> list[Optional[Tens
         if place + 1 < len(link.order):
             leaving = _leaving(link, added(incoming, link.given)).contiguous()
             after = dist.get_global_rank(group, link.order[place + 1])
-            # The buffer stays until it is sent.
-            sent.append((dist.isend(leaving, after, group), leaving))
+            sent.append(Sent(dist.isend(leaving, after, group), leaving))
         arrived.append(incoming)
-    for work, _ in sent:
-        work.wait()
-    return arrived
+    return arrived, sent
 
 
 def _allgather(links: Sequence[Link], group: dist.ProcessGroup) -> list[Optional[Tensor]]:
     rank, count = dist.get_rank(group), dist.get_world_size(group)
-    own = [Range(_leaving(link, link.given), link.own().factor) for link in links]
+    own = [Range(_leaving(link, link.given), link.factor()) for link in links]
     parts = [x for one in own for x in (one.own, one.factor) if x is not None]
     message = torch.cat([x.flatten() for x in parts])
     gathered = torch.empty(count * message.numel(), dtype=message.dtype, device=message.device)
@@ -92,7 +104,7 @@ def _allgather(links: Sequence[Link], group: dist.ProcessGroup) -> list[Optional
 
 def _leaving(link: Link, state: Optional[Tensor]) -> Tensor:
     own = link.own()
-    return own.own if state is None else link.fold(state, own)
+    return own if state is None else link.fold(state, Range(own, link.factor()))
 
 
 def added(*states: Optional[Tensor]) -> Optional[Tensor]:

@@ -7,8 +7,8 @@ takes part in both, tokens or none.
 
 from __future__ import annotations
 
-from functools import cache, partial
-from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
+from functools import partial
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 import torch.distributed as dist
@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .checks import checked_sizes
-from .exchange import SCHEDULES, Link, added, exchange
+from .exchange import SCHEDULES, Link, Sent, added, exchange
 from .operators import Operators, State
+from .parts import Half, Parts
 from .signature import CallSizes, Spec, shape_of
-from .stages import Range, Stages
+from .stages import Stages
 
 
 class Call(NamedTuple):
@@ -35,9 +36,10 @@ class Call(NamedTuple):
 class Grouped:
     """The attention's operators over a process group."""
 
-    def __init__(self, operators: Operators, stages: Stages) -> None:
+    def __init__(self, operators: Operators, stages: Stages, parts: Parts) -> None:
         self._operators = operators
         self._stages = stages
+        self._parts = parts
         self.signature = operators.signature
 
     @torch.compiler.disable
@@ -105,22 +107,13 @@ class Grouped:
     def forward(
         self, call: Call, inputs: Sequence[Tensor], given: Sequence[Optional[Tensor]]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Results; and what the gradients need: inputs, the states that arrived, factors as far as known."""
+        """Results; and what the gradients need: inputs, the states that arrived, what the half kept."""
         known = {spec.name: x for spec, x in zip(self.signature.inputs, inputs)}
-
-        @cache
-        def ranges() -> dict[str, Range]:
-            return self._stages.summary_of(known, call.cu_seqlens, call.sizes)
-
+        half = self._parts.half("forward", known, call.cu_seqlens, call.sizes)
         first = dict(zip(self.signature.states, given))
-        arrived = self._exchange(call, first, lambda name: ranges()[name], is_gradient=False)
+        arrived, found = self._through(half, call, first, is_gradient=False)
         known |= {f"initial_{name}": x for name, x in arrived.items()}
-        found = self._stages.apply_to(known, call.cu_seqlens, call.sizes)
-        factors: dict[str, Tensor] = {}
-        if ranges.cache_info().currsize > 0:
-            every = {name: one.factor for name, one in ranges().items()}
-            factors = {f"factor_{name}": x for name, x in every.items() if x is not None}
-        return found, {**known, **factors}
+        return found, {**known, **half.kept()}
 
     def backward(
         self, call: Call, kept: Mapping[str, Tensor], cotangents: Sequence[Optional[Tensor]]
@@ -130,25 +123,20 @@ class Grouped:
         outputs = self.signature.outputs
         for spec, x in zip(outputs, cotangents):
             known[f"d_{spec.name}"] = self._zeros(spec, call, kept) if x is None else x
-
-        @cache
-        def ranges() -> dict[str, Range]:
-            return self._stages.summary_of(known, call.cu_seqlens, call.sizes)
-
-        @cache
-        def d_summaries() -> dict[str, Tensor]:
-            return self._stages.summary_bwd_of(known, call.cu_seqlens, call.sizes)
-
-        def d_range(name: str) -> Range:
-            factor = kept.get(f"factor_{name}")
-            if factor is None and self._stages.factor_name(name):
-                factor = ranges()[name].factor
-            return Range(d_summaries()[name], factor)
-
+        half = self._parts.half("backward", known, call.cu_seqlens, call.sizes)
         last = dict(zip(self.signature.states, cotangents[len(outputs) :]))
-        arrived = self._exchange(call, last, d_range, is_gradient=True)
-        known |= {f"d_final_{name}": x for name, x in arrived.items()}
-        return self._stages.apply_bwd_of(known, call.cu_seqlens, call.sizes)
+        return self._through(half, call, last, is_gradient=True)[1]
+
+    def _through(
+        self, half: Half, call: Call, given: Mapping[str, Optional[Tensor]], is_gradient: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What arrives of each state, and the results."""
+        half.prepare()
+        arrived, sent = self._exchange(call, given, half, is_gradient)
+        found = half.finish(arrived)
+        for work, _ in sent:
+            work.wait()
+        return arrived, found
 
     def _zeros(self, spec: Spec, call: Call, kept: Mapping[str, Tensor]) -> Tensor:
         device = next(iter(kept.values())).device
@@ -158,10 +146,12 @@ class Grouped:
         self,
         call: Call,
         given: Mapping[str, Optional[Tensor]],
-        own: Callable[[str], Range],
+        half: Half,
         is_gradient: bool,
-    ) -> dict[str, Tensor]:
-        """What reaches this rank's tokens of each state, or from behind of each cotangent; zero for none."""
+    ) -> tuple[dict[str, Tensor], list[Sent]]:
+        """What reaches this rank's tokens of each state, or from behind of each cotangent; zero for none. And
+        what this rank sends.
+        """
         device = call.device
         fold = self._stages.fold_bwd_one if is_gradient else self._stages.fold_one
         links: dict[str, list[Link]] = {}
@@ -172,19 +162,21 @@ class Grouped:
                 Link(
                     order[::-1] if is_gradient else order,
                     given[name],
-                    partial(own, name),
+                    partial(half.own, name),
+                    partial(half.factor, name),
                     partial(fold, name),
                     zeros[name],
                 )
                 for order in self._orders(name, call.group)
             ]
         every = [link for own_links in links.values() for link in own_links]
-        found = iter(exchange(every, call.group, call.schedule))
+        reached, sent = exchange(every, call.group, call.schedule)
+        found = iter(reached)
         arrived = {}
         for name, own_links in links.items():
             total = added(*(next(found) for _ in own_links), given[name])
             arrived[name] = zeros[name] if total is None else total
-        return arrived
+        return arrived, sent
 
 
 class _Attention(torch.autograd.Function):

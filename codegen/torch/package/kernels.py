@@ -56,33 +56,37 @@ class Kernels:
         self, form: Form, tensors: Sequence[Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
     ) -> tuple[Tensor, ...]:
         """The outputs of a form: see `operators.Implementation`."""
-        launches = self._signature.segments.get(form.name)
-        if launches:
-            device = tensors[0].device
-            columns = columns_of(self._signature.cuda[form.name]["kernels"])
-            work = Work(self._processors_of(device), columns, summaries_of(launches))
-            length = segment_length(sizes, work)
-            if length is not None:
-                cuts = cut_segments(sizes, cu_seqlens, length, device)
-                return self._run_segments(form, tensors, sizes, cuts)
-        return self._run_whole(form, tensors, cu_seqlens, sizes)
-
-    def _run_segments(
-        self, form: Form, tensors: Sequence[Tensor], whole: CallSizes, cuts: dict[str, Cut]
-    ) -> tuple[Tensor, ...]:
-        """Runs what stands for a form by segments."""
+        cuts = self.cuts(form, sizes, cu_seqlens, tensors[0].device)
+        if cuts is None:
+            return self._run_whole(form, tensors, cu_seqlens, sizes)
         known = {spec.name: x for spec, x in zip(form.inputs, tensors)}
         for launch in self._signature.segments[form.name]:
-            own, renamed = self._signature.forms[launch["form"]], launch["args"]
-            sizes, cu_seqlens = cuts[launch["over"]]
-            given = [
-                known[renamed.get(spec.name, spec.name)].reshape(shape_of(spec, sizes))
-                for spec in own.inputs
-            ]
-            results = self._run_whole(own, given, cu_seqlens, sizes)
-            for spec, x in zip(own.outputs, results):
-                known[renamed.get(spec.name, spec.name)] = x
-        return tuple(known[spec.name].reshape(shape_of(spec, whole)) for spec in form.outputs)
+            self.launch_segments(launch, known, cuts)
+        return tuple(known[spec.name].reshape(shape_of(spec, sizes)) for spec in form.outputs)
+
+    def cuts(
+        self, form: Form, sizes: CallSizes, cu_seqlens: Optional[Tensor], device: torch.device
+    ) -> Optional[dict[str, Cut]]:
+        """How a form is cut into segments; None: it is computed in one piece."""
+        launches = self._signature.segments.get(form.name)
+        if not launches:
+            return None
+        columns = columns_of(self._signature.cuda[form.name]["kernels"])
+        work = Work(self._processors_of(device), columns, summaries_of(launches))
+        length = segment_length(sizes, work)
+        return None if length is None else cut_segments(sizes, cu_seqlens, length, device)
+
+    def launch_segments(self, launch: Any, known: dict[str, Tensor], cuts: dict[str, Cut]) -> None:
+        """Runs one of the launches that stand for a form by segments, from and into what is known by name."""
+        own, renamed = self._signature.forms[launch["form"]], launch["args"]
+        sizes, cu_seqlens = cuts[launch["over"]]
+        given = [
+            known[renamed.get(spec.name, spec.name)].reshape(shape_of(spec, sizes))
+            for spec in own.inputs
+        ]
+        results = self._run_whole(own, given, cu_seqlens, sizes)
+        for spec, x in zip(own.outputs, results):
+            known[renamed.get(spec.name, spec.name)] = x
 
     def _run_whole(
         self, form: Form, tensors: Sequence[Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes

@@ -115,14 +115,36 @@ class Stages:
     def summary_of(
         self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
     ) -> dict[str, Range]:
-        forms = self._signature.forms
+        own = self.own_of(known, cu_seqlens, sizes)
+        if not self.has_transitions:
+            return own
+        factors = self.transitions_of(known, cu_seqlens, sizes)
+        return {name: Range(one.own, factors.get(name)) for name, one in own.items()}
+
+    def own_of(
+        self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+    ) -> dict[str, Range]:
+        """Ranges without matrices, which take a launch of their own."""
         found = self._operators.run("summary", known, cu_seqlens, sizes)
-        if "transition" in forms:
-            found |= self._operators.run("transition", known, cu_seqlens, sizes)
         return {
             name: Range(found[f"summary_{name}"], found.get(self.factor_name(name)))
             for name in self._signature.states
         }
+
+    @property
+    def has_transitions(self) -> bool:
+        """Are there states that ranges multiply with matrices?"""
+        return "transition" in self._signature.forms
+
+    def transitions_of(
+        self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+    ) -> dict[str, Tensor]:
+        """The factors of all states that have one, where some are matrices."""
+        found = self._operators.run("transition", known, cu_seqlens, sizes)
+        names = {name: self.factor_name(name) for name in self._signature.states}
+        if any(own and own not in found for own in names.values()):
+            found |= self._operators.run("summary", known, cu_seqlens, sizes)
+        return {name: found[own] for name, own in names.items() if own}
 
     def apply_to(
         self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes

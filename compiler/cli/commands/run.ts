@@ -1,18 +1,21 @@
 /** laspc run: compile and execute, on one device or a ring of them; --verify against the reference. */
 import { availableParallelism } from "node:os";
-import { runRankOverTcp } from "../../../runtime/transports/tcp-rank.ts";
+import { RankError, runRankOverTcp } from "../../../runtime/transports/tcp-rank.ts";
 import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
 import { slowTransport } from "../../../runtime/transports/slow.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { decode } from "../../../runtime/decode.ts";
-import { type RanksResult, runRanks } from "../../../runtime/run.ts";
+import type { Device } from "../../../runtime/device.ts";
+import { orderProblem } from "../../../runtime/ordered.ts";
+import { type RanksResult, type RanksRun, runRanks } from "../../../runtime/run.ts";
+import { ncclTransports } from "../../../runtime/transports/nccl.ts";
 import { planOf, scheduleNames } from "../../schedule/index.ts";
 import { planToSvg } from "../../schedule/svg.ts";
 import { chosenSchedule } from "../simulation.ts";
-import { fabrics } from "../../schedule/fabrics.ts";
+import { type Fabric, fabrics } from "../../schedule/fabrics.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
-import { launchHere, lostSignal, startRanks } from "../launch.ts";
+import { launchHere, localRankHere, lostSignal, startRanks } from "../launch.ts";
 import { compileFile, readSource, say, writeWhole } from "../files.ts";
 import { type Data, checkRanges, gatherInputs, writeOutputs } from "../data.ts";
 import { type Comparison, compareWithReference } from "../reference.ts";
@@ -58,20 +61,30 @@ export async function run(argv: readonly string[]): Promise<number> {
   const launched = launchHere();
   const transport = args.choice(
     "transport",
-    ["in-process", "worker", "tcp"],
+    ["in-process", "worker", "tcp", "nccl", "nccl-in-process"],
     launched && launched.ranks > 1 ? "tcp" : "in-process",
   );
-  const launch = transport === "tcp" ? launched : null;
+  const isNccl = transport === "nccl" || transport === "nccl-in-process";
+  const isProcesses = transport === "tcp" || transport === "nccl";
+  const launch = isProcesses ? launched : null;
   const mesh = args.mesh(launch?.ranks ?? 1);
   const ranks = mesh.seq * mesh.data;
   const schedule = args.choice("schedule", [...scheduleNames, "auto"], "auto");
-  if (transport === "tcp" && !launch) return startRanks(ranks, argv);
+  const names = devicesFor(args.text("device") ?? "cpu", ranks);
+  if (isNccl && names.some((name) => name !== "cuda")) {
+    throw new UsageError(`--transport ${transport} moves what is on GPUs: say --device cuda`);
+  }
+  if (isNccl && args.link() !== null) {
+    throw new UsageError(
+      `--link slows messages of the host, which --transport ${transport} has none of`,
+    );
+  }
+  if (isProcesses && !launch) return startRanks(ranks, argv);
   if (launch && launch.ranks !== ranks) {
     throw new UsageError(`${ranks} devices are asked for, but ${launch.ranks} ranks were started`);
   }
   // Ranks beside the first compute, and leave the talking to it.
   const talk = launch && launch.rank > 0 ? () => {} : say;
-  const names = devicesFor(args.text("device") ?? "cpu", ranks);
   const data: Data = await gatherInputs(args, source);
   const started = performance.now();
   const compiled = await compileFile(source, args, await targetsFor(names, args.architecture()), {
@@ -94,12 +107,13 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   const plan = planOf(
     manifest,
-    // Between processes messages cost; inside one, copies that the ranks' devices wait for anyway.
-    chosenSchedule(schedule, manifest, mesh, sizes, transport === "tcp" ? fabrics.loopback : null),
+    chosenSchedule(schedule, manifest, mesh, sizes, fabricOf(transport)),
     mesh,
     backward,
     overlap,
   );
+  const problem = isNccl ? orderProblem(plan) : null;
+  if (problem !== null) throw new UserError(problem);
   talk(`compiled ${manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) talk(`  ${note.pass}: ${note.message}`);
   const threads = args.text("threads") === null ? null : args.integer("threads", 1, 1);
@@ -107,18 +121,27 @@ export async function run(argv: readonly string[]): Promise<number> {
   const timeoutMs = args.seconds("timeout", 60) * 1000;
   const poison = args.flag("verify");
   const segment = args.segment();
-  const opened = new Map<string, Awaited<ReturnType<typeof openDevice>>>();
-  for (const name of new Set(transport === "in-process" ? names : [])) {
-    opened.set(name, await openDevice(name, compiled, { threads, poison, segment }));
-    say(`  ${opened.get(name)!.description}`);
+  const devices: Device[] = [];
+  if (transport === "in-process" || transport === "nccl-in-process") {
+    const opened = new Map<string, Device>();
+    for (const [rank, name] of names.entries()) {
+      const of = isNccl ? { ordinal: rank } : {};
+      const key = `${name} ${isNccl ? rank : ""}`;
+      if (!opened.has(key)) {
+        opened.set(key, await openDevice(name, compiled, { threads, poison, segment, ...of }));
+        say(`  ${opened.get(key)!.description}`);
+      }
+      devices.push(opened.get(key)!);
+    }
   }
-  const devices = names.flatMap((name) => opened.get(name) ?? []);
   const begun = performance.now();
   let result: RanksResult | null;
   try {
     if (steps > 0) {
       const tensors = await decode({ manifest, device: devices[0]!, inputs, sizes, steps });
       result = { tensors, bytesSent: [0], messagesSent: [0], times: [] };
+    } else if (transport === "nccl-in-process") {
+      result = await runOnGpus({ plan, manifest, devices, inputs, sizes }, timeoutMs);
     } else if (transport !== "in-process") {
       // Each rank has a device of its own, so the cores are shared out between them.
       const share = threads ?? Math.max(1, Math.floor(availableParallelism() / ranks));
@@ -148,6 +171,8 @@ export async function run(argv: readonly string[]): Promise<number> {
             connectTimeoutMs: args.seconds("connect-timeout", 60) * 1000,
             description: { seed: String(args.integer("seed", 0)) },
             signal: lostSignal(),
+            localRank: localRankHere(),
+            nccl: isNccl,
           })
         : await runRanksInWorkers(job);
     } else {
@@ -158,11 +183,17 @@ export async function run(argv: readonly string[]): Promise<number> {
       result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
     }
   } catch (error) {
-    throw new UserError((error as Error).message);
+    const { message } = error as Error;
+    if (error instanceof RankError && error.isStuck) {
+      // Nothing else ends a process whose GPU waits for another for ever.
+      await new Promise((resolve) => process.stderr.write(`laspc: ${message}\n`, resolve));
+      process.kill(process.pid, "SIGKILL");
+    }
+    throw new UserError(message);
   }
   if (result === null) return 0;
   const wallMs = performance.now() - begun;
-  await Promise.all([...opened.values()].map((device) => device.close()));
+  await Promise.all([...new Set(devices)].map((device) => device.close()));
   // From when the last rank began: processes do not start together.
   const begins = plan.ranks.map(({ rank }) =>
     Math.min(...result.times.flatMap((time) => (time.rank === rank ? [time.startMs] : []))),
@@ -211,6 +242,25 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (args.flag("json")) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
   else printReport(report, comparison);
   return report.ok ? 0 : 1;
+}
+
+/** What messages cost: between processes much, inside one as much as copies that all wait for anyway. */
+function fabricOf(transport: string): Fabric | null {
+  if (transport === "tcp") return fabrics.loopback;
+  return transport === "in-process" || transport === "worker" ? null : fabrics.nvlink;
+}
+
+/** All ranks in this process, each on a GPU of its own. */
+async function runOnGpus(
+  run: Omit<RanksRun, "transports">,
+  timeoutMs: number,
+): Promise<RanksResult> {
+  const transports = await ncclTransports(run.devices, { timeoutMs });
+  try {
+    return await runRanks({ ...run, transports });
+  } finally {
+    await Promise.all(transports.map((one) => one.close()));
+  }
 }
 
 function printReport(

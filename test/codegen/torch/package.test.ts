@@ -119,6 +119,23 @@ describe.skipIf(!python.available)(`in Python${python.why}`, () => {
     ),
   );
 
+  test.skipIf(!software.available)(
+    `and over a group of ranks, each by segments${software.why}`,
+    () => {
+      const own = join(folder, "lightning_f32");
+      writePackage(own, packageOf("lightning", own, { dims: { K: 8, V: 8 }, dtype: "f32" }));
+      const { status, output } = runPython(["-m", "software_gpu", own], {
+        PYTHONPATH: import.meta.dirname,
+        SOFTWARE_CUDA: software.softwareLibraries().driver,
+        LASPC_CACHE: join(folder, "cache"),
+        SEGMENT: "32",
+      });
+      expect(status, output).toBe(0);
+      // Behind the summaries of the forward's segments the backward needs none of its own.
+      expect(output).toContain("exchange exchange forward summary_bwd exchange_bwd backward");
+    },
+  );
+
   test("Python and the runtime cut sequences alike", () => {
     const shapes = [1, 2, 8].flatMap((B) =>
       [256, 1000, 8192, 65536].flatMap((T) => [4, 16, 64].map((H) => ({ B, T, H }))),

@@ -1,12 +1,17 @@
-"""A plugin for pytest: a package's kernels run on the CPU, by the driver and compiler in SOFTWARE_CUDA."""
+"""A plugin for pytest: a package's kernels run on the CPU, by the driver and compiler in SOFTWARE_CUDA.
+
+`python -m software_gpu FOLDER` runs a package's own comparison of groups of ranks so (tests/group_ranks.py).
+"""
 
 import contextlib
 import ctypes
 import os
 import sys
+import tempfile
 from types import SimpleNamespace
 
 import torch
+import torch.multiprocessing
 
 LIBRARY = os.environ["LASPC_NVRTC"] = os.environ["SOFTWARE_CUDA"]
 
@@ -20,9 +25,34 @@ torch.use_deterministic_algorithms(True, warn_only=True)
 
 def pytest_collection_modifyitems():
     """The package is imported by now."""
-    package = sys.modules["package_under_test"]
+    activate(sys.modules["package_under_test"])
+
+
+def activate(package):
     package.kernels._driver = ctypes.CDLL(LIBRARY)
     implementations = package.binding.OPERATORS.implementations
     implementations["CPU"] = implementations["CUDA"]
     if "SEGMENT" in os.environ:
         package.segments.set_segment_length(int(os.environ["SEGMENT"]))
+
+
+def run_rank(rank, folder, store):
+    sys.path.insert(0, f"{folder}/tests")
+    import group_ranks
+
+    activate(sys.modules["package_under_test"])
+    # The segments' launches are what is to be seen here.
+    kernels = sys.modules["package_under_test"].binding.KERNELS
+    own, launched = kernels.launch_segments, []
+    kernels.launch_segments = lambda launch, *rest: launched.append(launch["form"]) or own(launch, *rest)
+    group_ranks.LENGTHS = [[70], [40, 33], [33, 0, 37]]
+    group_ranks.run(rank, store)
+    if rank == 0:
+        # Forwards a summary, backwards none: the forward's segments serve both.
+        print(" ".join(launched))
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        arguments = (sys.argv[1], f"{temporary}/store")
+        torch.multiprocessing.spawn(run_rank, arguments, nprocs=4)

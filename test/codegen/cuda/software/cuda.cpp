@@ -11,6 +11,9 @@
 //   reading past a buffer   gives NaN; writing there is error 700 when the buffer is freed
 //   shared memory past what the launch gave is error 700 as well
 //   a barrier not all reach is error 719
+//
+// A stream does what is queued at once, unless something before it waits for an event or for another rank (nccl.cpp).
+// SOFTWARE_CUDA_DEVICES is the number of GPUs.
 #include <dlfcn.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -20,12 +23,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <fstream>
+#include <functional>
 #include <map>
+#include <memory>
 #include <regex>
 #include <sstream>
 #include <string>
 #include <vector>
+
+#include "streams.h"
 
 namespace {
 
@@ -256,6 +264,7 @@ static void software_call(void (*kernel)(Args...), void** args, std::index_seque
 template <class... Args> static void software_call(void (*kernel)(Args...), void** args) {
   software_call(kernel, args, std::index_sequence_for<Args...>());
 }
+template <class... Args> static int software_count(void (*)(Args...)) { return sizeof...(Args); }
 #line 1
 )";
 
@@ -275,7 +284,7 @@ char* guardAt(uint64_t pointer, int side) {
 using std::max;
 using std::min;
 struct Place { unsigned x, y, z; };
-struct Function { void (*run)(void**); void (*poison)(); bool (*isSound)(unsigned); };
+struct Function { void (*run)(void**); void (*poison)(); bool (*isSound)(unsigned); int count; };
 
 // Switches from one stack to another. swapcontext does, but asks the kernel for signal masks each time.
 #ifdef __x86_64__
@@ -406,6 +415,34 @@ bool runBlock(unsigned threads) {
   }
 }
 
+// --- streams --------------------------------------------------------------------------------------
+
+struct Stream { int device; std::deque<std::function<bool()>> work; };
+// One is there from the start, for those that make none.
+std::map<uint64_t, Stream> streams = {{2, {0, {}}}};
+uint64_t newest = 2;
+int device = -1;
+// By event: was what came before its last record done?
+std::map<uint64_t, std::shared_ptr<bool>> events;
+
+void progress() {
+  for (bool isMoving = true; isMoving;) {
+    isMoving = false;
+    for (auto& [handle, stream] : streams) {
+      for (; !stream.work.empty() && stream.work.front()(); isMoving = true) stream.work.pop_front();
+    }
+  }
+}
+
+int enqueue(uint64_t stream, std::function<void()> work) {
+  return software_enqueue(stream, device, [work] { return work(), true; });
+}
+
+int deviceCount() {
+  const char* count = getenv("SOFTWARE_CUDA_DEVICES");
+  return count ? atoi(count) : 1;
+}
+
 // --- the compiler ---------------------------------------------------------------------------------
 
 struct Program { std::string source, name, code, log; };
@@ -462,11 +499,22 @@ std::string hostSource(const std::string& source) {
   for (std::sregex_iterator at(source.begin(), source.end(), kernel), end; at != end; ++at) {
     const std::string name = at->str(1);
     text += "\nextern \"C\" void run_" + name + "(void** args) { software_call(&" + name + ", args); }\n";
+    text += "extern \"C\" int count_" + name + "() { return software_count(&" + name + "); }\n";
   }
   return text;
 }
 
 }  // namespace
+
+int software_enqueue(uint64_t stream, int of, std::function<bool()> work) {
+  const auto found = streams.find(stream);
+  if (found == streams.end() || found->second.device != of) return kInvalidValue;
+  found->second.work.push_back(work);
+  progress();
+  return 0;
+}
+void software_progress() { progress(); }
+int software_device() { return device; }
 
 #define API extern "C" __attribute__((visibility("default"))) int
 
@@ -507,20 +555,39 @@ API nvrtcDestroyProgram(Program** program) { return delete *program, *program = 
 
 API cuInit(unsigned) { return 0; }
 API cuDriverGetVersion(int* version) { return *version = 13000, 0; }
-API cuDeviceGetCount(int* count) { return *count = 1, 0; }
+API cuDeviceGetCount(int* count) { return *count = deviceCount(), 0; }
 API cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
 API cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? (getenv("SOFTWARE_CUDA_SM90") ? 9 : 8) : which == 97 ? 227 * 1024 : which == 16 ? 1 : 0, 0; }
 API cuDeviceGetName(char* name, int length, int) { return snprintf(name, length, "in software"), 0; }
-API cuDevicePrimaryCtxRetain(uint64_t* context, int) { return *context = 1, 0; }
+API cuDevicePrimaryCtxRetain(uint64_t* context, int of) { return *context = of + 1, 0; }
 API cuDevicePrimaryCtxRelease_v2(int) { return failure = 0, 0; }
-API cuCtxSetCurrent(uint64_t context) { return context == 1 ? 0 : kInvalidValue; }
-API cuStreamCreate(uint64_t* stream, unsigned) { return *stream = 2, 0; }
-API cuStreamDestroy_v2(uint64_t) { return 0; }
-API cuStreamQuery(uint64_t) {
-  static int asked = 0;
-  if (failure) return failure;
-  return asked++ % 2 == 0 ? kNotReady : 0;
+API cuCtxSetCurrent(uint64_t context) {
+  device = (int)context - 1;
+  return device >= 0 && device < deviceCount() ? 0 : kInvalidValue;
 }
+API cuStreamCreate(uint64_t* stream, unsigned) { return streams[*stream = ++newest] = {device, {}}, 0; }
+API cuStreamDestroy_v2(uint64_t stream) { return streams.erase(stream) == 1 ? 0 : kInvalidValue; }
+API cuStreamQuery(uint64_t stream) {
+  static int asked = 0;
+  progress();
+  if (failure) return failure;
+  return !streams[stream].work.empty() || asked++ % 2 == 0 ? kNotReady : 0;
+}
+API cuStreamWaitEvent(uint64_t stream, uint64_t event, unsigned) {
+  if (!events.count(event)) return kInvalidValue;
+  return software_enqueue(stream, device, [isDone = events[event]] { return *isDone; });
+}
+API cuEventCreate(uint64_t* event, unsigned) { return events[*event = ++newest] = std::make_shared<bool>(true), 0; }
+API cuEventRecord(uint64_t event, uint64_t stream) {
+  if (!events.count(event)) return kInvalidValue;
+  return enqueue(stream, [isDone = events[event] = std::make_shared<bool>(false)] { *isDone = true; });
+}
+API cuEventQuery(uint64_t event) {
+  progress();
+  if (failure) return failure;
+  return !events.count(event) ? kInvalidValue : *events[event] ? 0 : kNotReady;
+}
+API cuEventDestroy_v2(uint64_t event) { return events.erase(event) == 1 ? 0 : kInvalidValue; }
 API cuGetErrorName(int error, const char** text) {
   *text = error == kInvalidValue     ? "CUDA_ERROR_INVALID_VALUE"
           : error == kIllegalAddress ? "CUDA_ERROR_ILLEGAL_ADDRESS"
@@ -544,24 +611,28 @@ API cuMemAllocAsync(uint64_t* pointer, size_t bytes, uint64_t) {
   for (int side : {0, 1}) for (size_t i = 0; i < kGuardBytes; i += 4) memcpy(guardAt(*pointer, side) + i, &kGuard, 4);
   return 0;
 }
-API cuMemFreeAsync(uint64_t pointer, uint64_t) {
+API cuMemFreeAsync(uint64_t pointer, uint64_t stream) {
   if (!sizes.count(pointer)) return kInvalidValue;
-  for (int side : {0, 1})
-    for (size_t i = 0; i < kGuardBytes; i += 4)
-      if (memcmp(guardAt(pointer, side) + i, &kGuard, 4)) failure = kIllegalAddress;
-  free((char*)pointer - kGuardBytes);
-  sizes.erase(pointer);
-  return failure;
+  const int wrong = enqueue(stream, [pointer] {
+    for (int side : {0, 1})
+      for (size_t i = 0; i < kGuardBytes; i += 4)
+        if (memcmp(guardAt(pointer, side) + i, &kGuard, 4)) failure = kIllegalAddress;
+    free((char*)pointer - kGuardBytes);
+    sizes.erase(pointer);
+  });
+  return wrong ? wrong : failure;
 }
-API cuMemsetD32Async(uint64_t pointer, unsigned value, size_t count, uint64_t) {
-  for (size_t i = 0; i < count; i++) memcpy((char*)pointer + 4 * i, &value, 4);
-  return 0;
+API cuMemsetD32Async(uint64_t pointer, unsigned value, size_t count, uint64_t stream) {
+  return enqueue(stream, [=] { for (size_t i = 0; i < count; i++) memcpy((char*)pointer + 4 * i, &value, 4); });
 }
-API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, uint64_t) {
-  return memcpy((void*)to, from, bytes), 0;
+API cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, uint64_t stream) {
+  return enqueue(stream, [=] { memcpy((void*)to, from, bytes); });
 }
-API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, uint64_t) {
-  return memcpy(to, (void*)from, bytes), 0;
+API cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, uint64_t stream) {
+  return enqueue(stream, [=] { memcpy(to, (void*)from, bytes); });
+}
+API cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, uint64_t stream) {
+  return enqueue(stream, [=] { memcpy((void*)to, (void*)from, bytes); });
 }
 
 API cuModuleLoadData(void** module, const char* image) {
@@ -584,22 +655,29 @@ API cuModuleGetFunction(Function** function, void* module, const char* name) {
   void* run = dlsym(module, ("run_" + std::string(name)).c_str());
   if (!run) return kInvalidValue;
   *function = new Function{(void (*)(void**))run, (void (*)())dlsym(module, "software_poison"),
-                           (bool (*)(unsigned))dlsym(module, "software_is_sound")};
+                           (bool (*)(unsigned))dlsym(module, "software_is_sound"),
+                           ((int (*)())dlsym(module, ("count_" + std::string(name)).c_str()))()};
   return 0;
 }
 API cuFuncSetAttribute(Function*, int which, int bytes) {
   return which == 8 && bytes <= 227 * 1024 ? 0 : kInvalidValue;
 }
 API cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                   unsigned bz, unsigned sharedBytes, uint64_t, void** args, void**) {
+                   unsigned bz, unsigned sharedBytes, uint64_t stream, void** args, void**) {
   if (gy != 1 || gz != 1 || by != 1 || bz != 1 || gx == 0) return kInvalidValue;
-  running = function;
-  arguments = args;
-  fibers.resize(bx);
-  for (unsigned i = 0; i < gx && !failure; i++) {
-    block = {i, 0, 0};
-    if (!runBlock(bx)) failure = kLaunchFailed;
-    else if (!function->isSound(sharedBytes)) failure = kIllegalAddress;
-  }
-  return 0;
+  // The caller may use its memory again at once. Of each argument there are eight bytes.
+  std::vector<uint64_t> values(function->count);
+  for (int i = 0; i < function->count; i++) memcpy(&values[i], args[i], 8);
+  return enqueue(stream, [=]() mutable {
+    std::vector<void*> addresses;
+    for (uint64_t& value : values) addresses.push_back(&value);
+    running = function;
+    arguments = addresses.data();
+    fibers.resize(bx);
+    for (unsigned i = 0; i < gx && !failure; i++) {
+      block = {i, 0, 0};
+      if (!runBlock(bx)) failure = kLaunchFailed;
+      else if (!function->isSound(sharedBytes)) failure = kIllegalAddress;
+    }
+  });
 }

@@ -1,6 +1,6 @@
 /** CUDA in software for tests: built by g++ when a test file asks for it, gone when the file is done. */
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll } from "vitest";
@@ -20,15 +20,27 @@ process.env["XDG_CACHE_HOME"] = join(folder, "cache");
 
 let library: string | null = null;
 
-/** The paths `createCudaDevice` takes: one library is both driver and compiler. */
+/** The paths `createCudaDevice` takes: one library is driver, compiler and NCCL. */
 export function softwareLibraries(): { driver: string; nvrtc: string } {
   library ??= build();
   return { driver: library, nvrtc: library };
 }
 
+/** A folder in which a process finds the library by the names of NVIDIA's: for LD_LIBRARY_PATH. */
+export function softwareFolder(): string {
+  const { driver } = softwareLibraries();
+  const named = join(folder, "named");
+  if (!existsSync(named)) {
+    mkdirSync(named);
+    const names = ["libcuda.so.1", "libnvrtc.so.13", "libnccl.so.2"];
+    for (const name of names) symlinkSync(driver, join(named, name));
+  }
+  return named;
+}
+
 /** A device that runs kernels in software, and poisons what it allocates. It has one multiprocessor. */
-export function createSoftwareCuda(segment: SegmentTokens = "auto"): Promise<Device> {
-  return createCudaDevice({ poison: true, libraries: softwareLibraries(), segment });
+export function createSoftwareCuda(segment: SegmentTokens = "auto", ordinal = 0): Promise<Device> {
+  return createCudaDevice({ poison: true, libraries: softwareLibraries(), segment, ordinal });
 }
 
 /** Does something with the threads of every block taken in the other order. */
@@ -45,7 +57,7 @@ export async function onHopper<Result>(work: () => Promise<Result>): Promise<Res
 
 function build(): string {
   const path = join(folder, "libsoftwarecuda.so");
-  const source = join(import.meta.dirname, "cuda.cpp");
-  execFileSync("g++", ["-std=c++17", "-O1", "-shared", "-fPIC", "-o", path, source, "-ldl"]);
+  const sources = ["cuda.cpp", "nccl.cpp"].map((name) => join(import.meta.dirname, name));
+  execFileSync("g++", ["-std=c++17", "-O1", "-shared", "-fPIC", "-o", path, ...sources, "-ldl"]);
   return path;
 }

@@ -1,0 +1,218 @@
+"""A rank's part of a sequence in one direction, in two halves: what needs no other rank, and the rest.
+
+Where kernels compute a range by segments anyway, the segments' summaries serve both: what the range adds as a whole
+is one small launch behind them, so that over a group hardly more is computed than on one device.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Optional, Union
+
+import torch
+from torch import Tensor
+
+from .kernels import Kernels
+from .operators import Operators
+from .segments import Cut
+from .signature import CallSizes, shape_of
+from .stages import Range, Stages
+
+Known = Mapping[str, Tensor]
+
+
+class Parts:
+    """Makes halves: by segments where kernels compute a range so, else whole."""
+
+    def __init__(self, operators: Operators, stages: Stages, kernels: Kernels) -> None:
+        self.operators = operators
+        self.stages = stages
+        self.kernels = kernels
+
+    def half(
+        self, form: str, known: Known, cu_seqlens: Optional[Tensor], sizes: CallSizes
+    ) -> Half:
+        """`form` is "forward" or "backward"; `known` are its inputs but for what other ranks send, and for the
+        backward what the forward's half kept.
+        """
+        device = next(iter(known.values())).device
+        runner = self.operators.implementations.get(device.type.upper())
+        # Packed sequences have segments of their own numbers, which are not summed up in one launch.
+        if cu_seqlens is None and runner == self.kernels.run:
+            own = self.operators.signature.forms[form]
+            cuts = self.kernels.cuts(own, sizes, None, device)
+            if cuts is not None:
+                return Segmented(self, form, known, sizes, cuts)
+        return Whole(self.stages, form, known, cu_seqlens, sizes)
+
+
+class Whole:
+    """In one piece."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        form: str,
+        known: Known,
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+    ) -> None:
+        self._stages = stages
+        self._is_gradient = form == "backward"
+        self._known = dict(known)
+        self._rest = (cu_seqlens, sizes)
+        self._summary: Optional[dict[str, Range]] = None
+        self._d_summary: Optional[dict[str, Tensor]] = None
+        self._transitions: Optional[dict[str, Tensor]] = None
+
+    def prepare(self) -> None:
+        """Queues what needs no other rank and is needed in any case."""
+
+    def own(self, name: str) -> Tensor:
+        """What the tokens add to a state, or to its cotangent."""
+        if not self._is_gradient:
+            return self._summarised()[name].own
+        if self._d_summary is None:
+            self._d_summary = self._stages.summary_bwd_of(self._known, *self._rest)
+        return self._d_summary[name]
+
+    def factor(self, name: str) -> Optional[Tensor]:
+        """What they multiply it with: see `Range`."""
+        if not self._stages.factor_name(name):
+            return None
+        kept = self._known.get(f"factor_{name}")
+        if kept is not None:
+            return kept
+        if not self._stages.has_transitions:
+            return self._summarised()[name].factor
+        if self._transitions is None:
+            self._transitions = self._stages.transitions_of(self._known, *self._rest)
+        return self._transitions[name]
+
+    def _summarised(self) -> dict[str, Range]:
+        if self._summary is None:
+            self._summary = self._stages.own_of(self._known, *self._rest)
+        return self._summary
+
+    def finish(self, arrived: Known) -> dict[str, Tensor]:
+        """The results by name, from what reached this rank of each state."""
+        begin = "d_final" if self._is_gradient else "initial"
+        known = {**self._known, **{f"{begin}_{name}": x for name, x in arrived.items()}}
+        run = self._stages.apply_bwd_of if self._is_gradient else self._stages.apply_to
+        return run(known, *self._rest)
+
+    def kept(self) -> dict[str, Tensor]:
+        """What the way back can use, as far as it is there."""
+        known = {name: one.factor for name, one in (self._summary or {}).items()}
+        found = {**known, **(self._transitions or {})}
+        return {f"factor_{name}": x for name, x in found.items() if x is not None}
+
+
+class Segmented:
+    """By segments: the launches before and after the one that hands states on from segment to segment."""
+
+    def __init__(
+        self, parts: Parts, form: str, known: Known, sizes: CallSizes, cuts: dict[str, Cut]
+    ) -> None:
+        self._parts = parts
+        self._form = parts.operators.signature.forms[form]
+        self._known = dict(known)
+        self._sizes = sizes
+        self._cuts = cuts
+        is_gradient = form == "backward"
+        self._begin, self._end = ("d_final", "d_initial") if is_gradient else ("initial", "final")
+        launches = list(parts.operators.signature.segments[form])
+        names = [launch["form"] for launch in launches]
+        at = names.index("exchange_bwd" if is_gradient else "exchange")
+        self._before, self._exchange, self._after = launches[:at], launches[at], launches[at + 1 :]
+        if is_gradient and self._takes_segments_of_forward():
+            self._before = self._before[names.index("exchange") + 1 :]
+        self._is_prepared = False
+        self._own: Optional[dict[str, Tensor]] = None
+        self._factors: dict[str, Tensor] = {}
+
+    def _takes_segments_of_forward(self) -> bool:
+        """Takes the states of the forward's segments, where it kept them and cut the range alike."""
+        kept = {name: self._known.get(f"segments_{name}") for name in self._segment_names()}
+        count = self._cuts["sequences"].sizes.T
+        found = {name: x for name, x in kept.items() if x is not None}
+        if len(found) < len(kept):
+            return False
+        if any(found[f"segment_{name}"].shape[1] != count for name in self._states):
+            return False
+        self._known |= found
+        return True
+
+    @property
+    def _states(self) -> tuple[str, ...]:
+        return self._parts.operators.signature.states
+
+    def _segment_names(self) -> list[str]:
+        """What the backward reads of the forward's segments."""
+        factors = [self._parts.stages.factor_name(name) for name in self._states]
+        return [f"segment_{name}" for name in self._states] + [name for name in factors if name]
+
+    def prepare(self) -> None:
+        if not self._is_prepared:
+            for launch in self._before:
+                self._launch(launch)
+        self._is_prepared = True
+
+    def own(self, name: str) -> Tensor:
+        if self._own is None:
+            self.prepare()
+            self._carry({})
+            self._own = {x: self._known[f"{self._end}_{x}"] for x in self._states}
+        return self._own[name]
+
+    def factor(self, name: str) -> Optional[Tensor]:
+        own = self._parts.stages.factor_name(name)
+        if not own:
+            return None
+        kept = self._known.get(f"factor_{name}")
+        if kept is not None:
+            return kept
+        if name not in self._factors:
+            self.prepare()
+            if self._parts.stages.has_transitions:
+                found = self._parts.stages.transitions_of(self._known, None, self._sizes)
+                self._factors |= found
+            else:
+                # Logarithms of decays: one for each segment, of which the range's is the sum.
+                decays = self._known[own]
+                rows = self._sizes.B, self._cuts["sequences"].sizes.T
+                self._factors[name] = decays.reshape(*rows, self._sizes.H, *decays.shape[2:]).sum(1)
+        return self._factors[name]
+
+    def _carry(self, arrived: Known) -> None:
+        """Hands on from segment to segment what reached the range; zero where nothing did."""
+        for name in self._states:
+            state = arrived.get(name)
+            if state is None:
+                device = next(iter(self._known.values())).device
+                state = self._parts.operators.zero_state(name, self._sizes, device)
+            self._known[f"{self._begin}_{name}"] = state
+        self._launch(self._exchange)
+
+    def finish(self, arrived: Known) -> dict[str, Tensor]:
+        self.prepare()
+        self._carry(arrived)
+        for launch in self._after:
+            self._launch(launch)
+        return {
+            spec.name: self._known[spec.name].reshape(shape_of(spec, self._sizes))
+            for spec in self._form.outputs
+        }
+
+    def kept(self) -> dict[str, Tensor]:
+        if self._form.name == "backward":
+            return {}
+        kept = {f"segments_{name}": self._known[name] for name in self._segment_names()}
+        return kept | {f"factor_{name}": x for name, x in self._factors.items()}
+
+    def _launch(self, launch: Any) -> None:
+        device = next(iter(self._known.values())).device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            self._parts.kernels.launch_segments(launch, self._known, self._cuts)
+
+
+Half = Union[Whole, Segmented]
