@@ -224,5 +224,6 @@ function kernelSpec(kernel: Kernel, emitted: EmittedKernel, file: string): Kerne
     threads: kernel.threads,
     sharedBytes: emitted.sharedBytes,
     ...(emitted.isDynamic ? { dynamicShared: true } : {}),
+    ...(emitted.packedChunk === undefined ? {} : { packedChunk: emitted.packedChunk }),
   };
 }

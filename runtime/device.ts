@@ -146,6 +146,13 @@ export function gridPoints(kernel: KernelSpec, sizes: LaunchSizes): number {
 
 /** Sizes of the kernel's grid axes: batch x heads first. */
 export function gridShape(kernel: KernelSpec, sizes: LaunchSizes): number[] {
+  const chunk = kernel.packedChunk;
+  if (chunk !== undefined && sizes.cuSeqlens) {
+    const { B, T, H } = sizes;
+    const others = kernel.grid.slice(1).filter(({ of }) => !of.includes("T"));
+    const rest = gridShape({ ...kernel, packedChunk: undefined, grid: others }, sizes);
+    return [H * (Math.floor(T / chunk) + B), ...rest];
+  }
   return kernel.grid.map(({ of, by }) => {
     const product = of.reduce<number>(
       (p, factor) => p * (typeof factor === "number" ? factor : scalarOf(factor, sizes)),

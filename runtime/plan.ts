@@ -71,6 +71,11 @@ export interface KernelSpec {
   readonly scalars: readonly string[];
   /** Flattened grid axes; the first is always B x H. */
   readonly grid: readonly GridSize[];
+  /**
+   * Of packed sequences the grid has in the place of the axes B x H and T one of H x (T / packedChunk + B): every chunk of
+   * that many tokens, and one more for each sequence, in all heads.
+   */
+  readonly packedChunk?: number;
   readonly threads: number;
   readonly sharedBytes: number;
   /** Shared memory is given at launch; else the kernel declares it. */

@@ -79,6 +79,7 @@ const kernel = record({
   buffers: list(record({ name, access: oneOf("read", "write"), parts: optional(list(name)) })),
   scalars: list(name),
   grid: list(record({ of: list(factor), by: count })),
+  packedChunk: optional(count),
   threads: count,
   sharedBytes: count,
 });

@@ -33,6 +33,8 @@ export interface Dialect {
   readonly write: (param: Param, index: string, value: string) => string;
   /** Where a param begins in the buffer it shares with others, in elements; null: at its start. */
   readonly start: (param: Param) => string | null;
+  /** Which packed sequence a chunk of `step` tokens belongs to, by its number among all; null: points are no chunks. */
+  readonly sequenceOf: ((cuts: string, step: string, chunk: string) => string) | null;
   /** A run-time scalar by its name. */
   readonly scalar: (name: string) => string;
   /** Words that no name of ours may be. */

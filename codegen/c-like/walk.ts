@@ -9,6 +9,7 @@ import { CompilerBug } from "../../compiler/support/never.ts";
 import { readsOf, writesOf } from "../../compiler/tile/accesses.ts";
 import { TextWriter } from "../../compiler/support/text.ts";
 import type {
+  GridAxis,
   Axis,
   Copy,
   CopyAsync,
@@ -159,29 +160,53 @@ export class CLikeWalker {
   /** The grid point's batch, head and block starts, from its linear number `point`. */
   decodePoint(): void {
     const { writer, dialect, kernel } = this;
+    const chunks = this.chunkAxis();
+    let rest = "point";
     const grid = [...kernel.grid].reverse();
-    if (grid.length > 0) {
-      let rest = "point";
-      grid.forEach((axis, n) => {
-        const extent = axis.extent === "T" ? dialect.scalar("T") : String(axis.extent);
-        const count =
-          axis.extent === "T"
-            ? `(${extent} + ${axis.step - 1}) / ${axis.step}`
-            : String(Math.ceil(axis.extent / axis.step));
-        const name = this.variables.get(axis.name)!;
-        const steps = this.unique(`${name}_count`);
-        writer.line(dialect.constant("int", steps, count));
-        writer.line(dialect.constant("int", name, `(${rest} % ${steps}) * ${axis.step}`));
-        const next = this.unique(n === grid.length - 1 ? "head_point" : "rest_point");
-        writer.line(dialect.constant("int", next, `${rest} / ${steps}`));
-        rest = next;
-      });
-      writer.line(dialect.constant("offset", "batch", `${rest} / ${dialect.scalar("H")}`));
-      writer.line(dialect.constant("offset", "head", `${rest} % ${dialect.scalar("H")}`));
+    grid.forEach((axis, n) => {
+      const name = this.variables.get(axis.name)!;
+      const steps = this.unique(`${name}_count`);
+      writer.line(dialect.constant("int", steps, this.pointsOf(axis, axis === chunks)));
+      const index = `${rest} % ${steps}`;
+      if (axis === chunks) writer.line(dialect.constant("int", `${name}_number`, index));
+      else writer.line(dialect.constant("int", name, `(${index}) * ${axis.step}`));
+      const next = this.unique(n === grid.length - 1 ? "head_point" : "rest_point");
+      writer.line(dialect.constant("int", next, `${rest} / ${steps}`));
+      rest = next;
+    });
+    const heads = dialect.scalar("H");
+    if (chunks === null) {
+      writer.line(dialect.constant("offset", "batch", `${rest} / ${heads}`));
+      writer.line(dialect.constant("offset", "head", `${rest} % ${heads}`));
       return;
     }
-    writer.line(dialect.constant("offset", "batch", `point / ${dialect.scalar("H")}`));
-    writer.line(dialect.constant("offset", "head", `point % ${dialect.scalar("H")}`));
+    const isPacked = `${dialect.scalar("packed")} == 1`;
+    const cuts = this.paramName(cutsParam.name);
+    const name = this.variables.get(chunks.name)!;
+    const found = dialect.sequenceOf!(cuts, String(chunks.step), `${name}_number`);
+    const batch = dialect.choose(isPacked, found, `${rest} / ${heads}`);
+    writer.line(dialect.constant("offset", "batch", bare(batch)));
+    writer.line(dialect.constant("offset", "head", `${rest} % ${heads}`));
+    const first = `${cuts}[batch] / ${chunks.step} + ${dialect.toInt("batch")}`;
+    const before = dialect.choose(isPacked, first, "0");
+    writer.line(dialect.constant("int", name, `(${name}_number - ${before}) * ${chunks.step}`));
+  }
+
+  /** The axis whose points are chunks of all packed sequences, numbered as what is stored for each is. */
+  private chunkAxis(): GridAxis | null {
+    const { dialect, kernel } = this;
+    if (dialect.sequenceOf === null || !servesPacked(kernel)) return null;
+    return kernel.grid.find(({ extent }) => extent === "T") ?? null;
+  }
+
+  private pointsOf({ extent, step }: GridAxis, areChunks: boolean): string {
+    const { dialect } = this;
+    if (extent !== "T") return String(Math.ceil(extent / step));
+    const tokens = dialect.scalar("T");
+    const alone = `(${tokens} + ${step - 1}) / ${step}`;
+    if (!areChunks) return alone;
+    const all = `${tokens} / ${step} + ${dialect.scalar("B")}`;
+    return bare(dialect.choose(`${dialect.scalar("packed")} == 1`, all, alone));
   }
 
   /** Statements, each group under the source line it came from; `above` is already said. */

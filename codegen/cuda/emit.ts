@@ -4,6 +4,7 @@
  * (fragments.ts), others in float32. No headers: the text is for NVRTC and nvcc alike.
  */
 import type { Kernel, Param, Stmt, Storage, Swap } from "../../compiler/tile/ir.ts";
+import { servesPacked } from "../../compiler/tile/ir.ts";
 import { ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
@@ -76,6 +77,7 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
     sharedBytes: shared.sizeBytes,
     isDynamic,
     bundles: [],
+    ...packedChunkOf(kernel),
   };
 }
 
@@ -95,6 +97,12 @@ function blocksBeside({ body, storages, threads }: Kernel, sharedBytes: number):
     ),
   );
   return isAlone || most > 32 ? 1 : 2;
+}
+
+/** Tokens of the chunks that are the points of a kernel for packed sequences. */
+function packedChunkOf(kernel: Kernel): { packedChunk?: number } {
+  const axis = kernel.grid.find(({ extent }) => extent === "T");
+  return axis && servesPacked(kernel) ? { packedChunk: axis.step } : {};
 }
 
 function swapsIn(body: readonly Stmt[]): readonly Swap[] {
@@ -183,7 +191,7 @@ function mentions(lines: readonly string[], word: string): boolean {
 /** The run-time integers the kernel reads; it takes no others. */
 function scalarsIn(kernel: Kernel, body: readonly string[]): string[] {
   const heads = kernel.params.map((param) => param.heads).filter((name) => name !== "H");
-  const all = ["T", "H", "T_total", "token_offset", "packed", ...new Set(heads)];
+  const all = ["B", "T", "H", "T_total", "token_offset", "packed", ...new Set(heads)];
   return all.filter((name) => mentions(body, name));
 }
 
@@ -237,6 +245,7 @@ function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean)
       return `${use(`from_${param.dtype as "f16" | "bf16"}`)}(${at(param, index)})`;
     },
     start: () => null,
+    sequenceOf: (cuts, step, chunk) => `${use("sequence_of")}(${cuts}, B, ${step}, ${chunk})`,
     write: (param, index, value) => {
       const bits =
         param.dtype === "f32" ? value : `${use(`to_${param.dtype as "f16" | "bf16"}`)}(${value})`;

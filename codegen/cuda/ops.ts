@@ -29,6 +29,7 @@ import openProducts from "./helpers/open_products.cuh";
 import packBf16 from "./helpers/pack_bf16.cuh";
 import packF16 from "./helpers/pack_f16.cuh";
 import placeInTile from "./helpers/place_in_tile.cuh";
+import sequenceOf from "./helpers/sequence_of.cuh";
 import sharedAddress from "./helpers/shared_address.cuh";
 import showToProducts from "./helpers/show_to_products.cuh";
 import sigmoid from "./helpers/sigmoid.cuh";
@@ -70,6 +71,7 @@ export const helpers = {
   pack_bf16: packBf16,
   pack_f16: packF16,
   place_in_tile: placeInTile,
+  sequence_of: sequenceOf,
   shared_address: sharedAddress,
   show_to_products: showToProducts,
   sigmoid,

@@ -201,7 +201,7 @@ function groupText(writer: TextWriter): void {
   writer.line(
     'schedule: with a group, how states travel: "ring", from rank to rank; "allgather", all to',
   );
-  writer.line('    all at once; "auto", the ring for two ranks, else all at once.');
+  writer.line('    all at once; "auto", all at once but for two ranks of a delta rule.');
 }
 
 /** The definition's first comment line, or its name. */

@@ -198,6 +198,7 @@ function dialectFor(
     choose: (condition, a, b) => `select(${b}, ${a}, ${condition})`,
     select: (condition, a, b) => `select(${b}, ${a}, ${condition})`,
     call: (fn, args) => wgslCall(fn, args, used),
+    sequenceOf: null,
     start: (param) => starts.get(param) ?? null,
     read: (param, at) => {
       const buffer = bufferOf(param);

@@ -40,6 +40,8 @@ export interface EmittedKernel {
   readonly sharedBytes: number;
   /** Is shared memory given at launch? Else the kernel declares it. */
   readonly isDynamic?: boolean;
+  /** Of packed sequences the kernel's points over tokens are the chunks of all, of so many tokens. */
+  readonly packedChunk?: number;
   /** Params that share a buffer, one behind the other, under the bundle's name. */
   readonly bundles: readonly { readonly name: string; readonly parts: readonly string[] }[];
 }

@@ -49,9 +49,6 @@ def exchange(
     """What reaches this rank by each link, without what is given here; None: nothing comes before it. And what
     this rank sends, which nothing here waits for: that others receive it must not hold up this rank's outputs.
     """
-    if schedule == "auto":
-        # Two ranks have one message either way, and on the ring it goes one way only.
-        schedule = "ring" if dist.get_world_size(group) <= 2 else "allgather"
     return (_allgather(links, group), []) if schedule == "allgather" else _ring(links, group)
 
 

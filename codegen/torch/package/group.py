@@ -102,6 +102,13 @@ class Grouped:
         down = up[::-1]
         return {"up": [up], "down": [down], "both": [up, down]}[self.signature.ways[state]]
 
+    def _schedule(self, call: Call) -> str:
+        if call.schedule != "auto":
+            return call.schedule
+        # On a ring the last of two ranks waits for the first; what it spares is to compute and send matrices.
+        is_pair = dist.get_world_size(call.group) <= 2
+        return "ring" if is_pair and self._stages.has_transitions else "allgather"
+
     # --- forward and backward ------------------------------------------------------------------------
 
     def forward(
@@ -116,14 +123,19 @@ class Grouped:
         return found, {**known, **half.kept()}
 
     def backward(
-        self, call: Call, kept: Mapping[str, Tensor], cotangents: Sequence[Optional[Tensor]]
+        self,
+        call: Call,
+        kept: Mapping[str, Tensor],
+        cotangents: Sequence[Optional[Tensor]],
+        wanted: set[str],
     ) -> dict[str, Tensor]:
-        """Gradients by name."""
+        """Gradients by name: those `wanted` and maybe more."""
         known = dict(kept)
         outputs = self.signature.outputs
         for spec, x in zip(outputs, cotangents):
             known[f"d_{spec.name}"] = self._zeros(spec, call, kept) if x is None else x
-        half = self._parts.half("backward", known, call.cu_seqlens, call.sizes)
+        form = self._operators.gradient_form(wanted).name
+        half = self._parts.half(form, known, call.cu_seqlens, call.sizes)
         last = dict(zip(self.signature.states, cotangents[len(outputs) :]))
         return self._through(half, call, last, is_gradient=True)[1]
 
@@ -170,7 +182,7 @@ class Grouped:
                 for order in self._orders(name, call.group)
             ]
         every = [link for own_links in links.values() for link in own_links]
-        reached, sent = exchange(every, call.group, call.schedule)
+        reached, sent = exchange(every, call.group, self._schedule(call))
         found = iter(reached)
         arrived = {}
         for name, own_links in links.items():
@@ -197,7 +209,8 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Optional[Tensor]) -> Any:
         grouped: Grouped = ctx.grouped
         kept = dict(zip(ctx.names, ctx.saved_tensors))
-        found = grouped.backward(ctx.call, kept, cotangents)
-        names = [spec.name for spec in grouped.signature.forms["forward"].inputs]
-        wanted = ctx.needs_input_grad[2:]
-        return (None, None, *(found[f"d_{x}"] if w else None for x, w in zip(names, wanted)))
+        names = [f"d_{spec.name}" for spec in grouped.signature.forms["forward"].inputs]
+        needed = ctx.needs_input_grad[2:]
+        wanted = {name for name, is_needed in zip(names, needed) if is_needed}
+        found = grouped.backward(ctx.call, kept, cotangents, wanted)
+        return (None, None, *(found[name] if name in wanted else None for name in names))

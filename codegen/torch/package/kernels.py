@@ -155,8 +155,13 @@ def _aligned(x: Tensor) -> Tensor:
 
 def _launch(kernel: Kernel, buffers: dict[str, Tensor], sizes: CallSizes, stream: int) -> None:
     spec = kernel.spec
-    blocks = 1
-    for axis in spec["grid"]:
+    blocks, axes = 1, spec["grid"]
+    chunk = spec.get("packedChunk")
+    if chunk and sizes.packed:
+        # Points over tokens are the chunks of all sequences, each with one more than fill it whole.
+        blocks = sizes.H * (sizes.T // chunk + sizes.B)
+        axes = [axis for axis in axes[1:] if "T" not in axis["of"]]
+    for axis in axes:
         extent = 1
         for factor in axis["of"]:
             extent *= _scalar(factor, sizes) if isinstance(factor, str) else factor

@@ -160,7 +160,8 @@ class Operators:
             *tensors, cu_seqlens = ctx.saved_tensors
             names = [f"d_{spec.name}" for spec in self.forward_form.inputs]
             wanted = {name for name, is_needed in zip(names, ctx.needs_input_grad) if is_needed}
-            call, form = self._gradients_of(wanted)
+            form = self.gradient_form(wanted)
+            call = getattr(getattr(torch.ops, self.namespace), form.name).default
             known = dict(zip(_tensor_names(self.backward_form), (*tensors, *cotangents)))
             found = call(*(known[name] for name in _tensor_names(form)), cu_seqlens, ctx.token_offset)
             by_name = dict(zip((spec.name for spec in form.outputs), _as_tuple(found)))
@@ -183,12 +184,12 @@ class Operators:
             )
 
 
-    def _gradients_of(self, wanted: set[str]) -> tuple[Callable[..., Any], Form]:
-        """The operator that gives the gradients of such names, and no more than needs be."""
+    def gradient_form(self, wanted: set[str]) -> Form:
+        """The form that gives gradients of such names, `d_<input>`, and no more than needs be."""
         fixed = self.fixed_form
         if fixed is not None and wanted <= {spec.name for spec in fixed.outputs}:
-            return getattr(torch.ops, self.namespace).backward_fixed.default, fixed
-        return self.backward, self.backward_form
+            return fixed
+        return self.backward_form
 
 
 def _tensor_names(form: Form) -> list[str]:

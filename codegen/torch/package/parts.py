@@ -31,7 +31,7 @@ class Parts:
     def half(
         self, form: str, known: Known, cu_seqlens: Optional[Tensor], sizes: CallSizes
     ) -> Half:
-        """`form` is "forward" or "backward"; `known` are its inputs but for what other ranks send, and for the
+        """`form` is "forward" or one of gradients; `known` are its inputs but for what other ranks send, and for the
         backward what the forward's half kept.
         """
         device = next(iter(known.values())).device
@@ -57,7 +57,8 @@ class Whole:
         sizes: CallSizes,
     ) -> None:
         self._stages = stages
-        self._is_gradient = form == "backward"
+        self._form = form
+        self._is_gradient = form != "forward"
         self._known = dict(known)
         self._rest = (cu_seqlens, sizes)
         self._summary: Optional[dict[str, Range]] = None
@@ -97,8 +98,9 @@ class Whole:
         """The results by name, from what reached this rank of each state."""
         begin = "d_final" if self._is_gradient else "initial"
         known = {**self._known, **{f"{begin}_{name}": x for name, x in arrived.items()}}
-        run = self._stages.apply_bwd_of if self._is_gradient else self._stages.apply_to
-        return run(known, *self._rest)
+        if self._is_gradient:
+            return self._stages.apply_bwd_of(known, *self._rest, self._form)
+        return self._stages.apply_to(known, *self._rest)
 
     def kept(self) -> dict[str, Tensor]:
         """What the way back can use, as far as it is there."""
@@ -118,7 +120,7 @@ class Segmented:
         self._known = dict(known)
         self._sizes = sizes
         self._cuts = cuts
-        is_gradient = form == "backward"
+        is_gradient = form != "forward"
         self._begin, self._end = ("d_final", "d_initial") if is_gradient else ("initial", "final")
         launches = list(parts.operators.signature.segments[form])
         names = [launch["form"] for launch in launches]
@@ -204,7 +206,7 @@ class Segmented:
         }
 
     def kept(self) -> dict[str, Tensor]:
-        if self._form.name == "backward":
+        if self._form.name != "forward":
             return {}
         kept = {f"segments_{name}": self._known[name] for name in self._segment_names()}
         return kept | {f"factor_{name}": x for name, x in self._factors.items()}

@@ -158,9 +158,13 @@ class Stages:
         return {name: found[f"d_summary_{name}"] for name in self._signature.states}
 
     def apply_bwd_of(
-        self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+        self,
+        known: Mapping[str, Tensor],
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+        form: str = "backward",
     ) -> dict[str, Tensor]:
-        return self._operators.run("backward", known, cu_seqlens, sizes)
+        return self._operators.run(form, known, cu_seqlens, sizes)
 
     def fold_one(self, name: str, state: Tensor, one: Range) -> Tensor:
         """`fold` of one state."""

@@ -44,6 +44,35 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
   test("f16, sizes that divide nothing", () => check(name, "f16", { K: 20, V: 36 }, [70]));
 });
 
+// Their chunks run side by side, and of packed sequences the chunks of all do.
+describe.skipIf(!available).each(["gla", "gated-delta-net"])(`%s, packed${why}`, (name) => {
+  test("each sequence on its own", async () => {
+    const dims = { K: 32, V: 48 };
+    const options = { dims, dtype: "bf16", targets: [cudaTarget], backward: true } as const;
+    const compiled = compileExample(name, options);
+    const isSideBySide = compiled.manifest.targets.some(({ forms }) =>
+      forms.some(({ kernels }) => kernels.some(({ packedChunk }) => packedChunk !== undefined)),
+    );
+    expect(isSideBySide).toBe(true);
+    const device = await createSoftwareCuda();
+    await device.load(artifactOf(compiled));
+    for (const cuSeqlens of [
+      [0, 0, 5, 6, 6, 70, 198, 198],
+      [0, 0],
+    ]) {
+      const sizes = {
+        ...sizesOf({ B: cuSeqlens.length - 1, T: cuSeqlens.at(-1)!, H: 2 }),
+        cuSeqlens,
+      };
+      const inputs = randomInputs(compiled, sizes, { initial: true });
+      const result = await runBackward(compiled, device, inputs, sizes);
+      const { ok, outputs } = await compare(compiled, inputs, sizes, result);
+      expect(ok, JSON.stringify(outputs)).toBe(true);
+    }
+    await device.close();
+  });
+});
+
 // Whole chunks of 64 rows and columns, which products of a warpgroup are made of.
 describe.skipIf(!available).each(["retention", "simple-gla", "delta-net"])(
   `%s on Hopper${why}`,
