@@ -1,6 +1,6 @@
 """Times generated PyTorch packages beside their peers on one GPU, in one process and one run.
 
-    python bench/bench.py [--rules lightning,gla] [--shapes 8,8192,16 1,65536,16] [--packages DIR] [--json FILE]
+    python bench/bench.py [--rules lightning,gla] [--shapes 8,8192,16 1,65536,16] [--size 128] [--packages DIR] [--json FILE]
 
 Each rule is compiled by `laspc compile --emit torch` (Node must be there, or the packages in DIR already). Peers
 are timed when they can be imported: flash-linear-attention (`fla`), PyTorch's own softmax attention. Times are
@@ -58,11 +58,12 @@ def draw(names: str, B: int, T: int, H: int, seed: int) -> Inputs:
     return {name.lower(): makers[name]() for name in names.split()}
 
 
-def recurrence(update: Callable[..., Tensor], scale: float) -> Callable[[Inputs], Tensor]:
-    """o_t = scale q_t S_t in float64, S_t = update(S, tokens' rows); for comparison alone."""
+def recurrence(update: Callable[..., Tensor], is_scaled: bool = True) -> Callable[[Inputs], Tensor]:
+    """o_t = q_t S_t in float64, over sqrt(K) if `is_scaled`, S_t = update(S, tokens' rows); for comparison alone."""
 
     def run(x: Inputs) -> Tensor:
         wide = {name: tensor.double() for name, tensor in x.items()}
+        scale = 1 / math.sqrt(K) if is_scaled else 1.0
         T = wide["q"].shape[1]
         S = wide["q"].new_zeros(*wide["q"].shape[:1], wide["q"].shape[2], K, V)
         rows = []
@@ -83,32 +84,31 @@ def corrected(S: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Tensor:
     return S + beta[..., None, None] * outer(k, v - torch.einsum("bhk,bhkv->bhv", k, S))
 
 
-SCALE = 1 / math.sqrt(K)
 #: rule: its file, the inputs by the package's names, the peer, and the exact recurrence.
 RULES: dict[str, dict[str, Any]] = {
     "lightning": {
         "file": "retention",
         "inputs": "q k v gamma",
-        "exact": recurrence(lambda S, q, k, v, gamma: gamma[:, None, None] * S + outer(k, v), SCALE),
+        "exact": recurrence(lambda S, q, k, v, gamma: gamma[:, None, None] * S + outer(k, v)),
         "fla": ("fla.ops.simple_gla", "chunk_simple_gla", lambda x: dict(g_gamma=x["gamma"].log())),
     },
     "simple-gla": {
         "file": "simple-gla",
         "inputs": "q k v g",
-        "exact": recurrence(lambda S, q, k, v, g: g.exp()[..., None, None] * S + outer(k, v), SCALE),
+        "exact": recurrence(lambda S, q, k, v, g: g.exp()[..., None, None] * S + outer(k, v)),
         "fla": ("fla.ops.simple_gla", "chunk_simple_gla", lambda x: dict(g=x["g"])),
     },
     "gla": {
         "file": "gla",
         "inputs": "q k v G",
-        "exact": recurrence(lambda S, q, k, v, g: g.exp()[..., None] * S + outer(k, v), SCALE),
+        "exact": recurrence(lambda S, q, k, v, g: g.exp()[..., None] * S + outer(k, v)),
         "fla": ("fla.ops.gla", "chunk_gla", lambda x: dict(g=x["g"])),
     },
     "delta-net": {
         "file": "delta-net",
         "inputs": "q k v beta",
         "unit": True,
-        "exact": recurrence(lambda S, q, k, v, beta: corrected(S, k, v, beta), 1.0),
+        "exact": recurrence(lambda S, q, k, v, beta: corrected(S, k, v, beta), False),
         "fla": (
             "fla.ops.delta_rule",
             "chunk_delta_rule",
@@ -120,7 +120,7 @@ RULES: dict[str, dict[str, Any]] = {
         "inputs": "q k v g beta",
         "unit": True,
         "exact": recurrence(
-            lambda S, q, k, v, g, beta: corrected(g.exp()[..., None, None] * S, k, v, beta), SCALE
+            lambda S, q, k, v, g, beta: corrected(g.exp()[..., None, None] * S, k, v, beta)
         ),
         "fla": (
             "fla.ops.gated_delta_rule",
@@ -235,13 +235,16 @@ def copy_tb_per_s() -> float:
 
 
 def main() -> None:
+    global K, V
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rules", default=",".join(RULES), help="comma-separated")
     parser.add_argument("--shapes", nargs="+", default=["8,8192,16", "1,65536,16", "1,8192,16"], help="B,T,H")
+    parser.add_argument("--size", type=int, default=K, help="of heads, K = V; packages must have it")
     parser.add_argument("--packages", type=Path, help="folder of compiled packages")
     parser.add_argument("--softmax", action="store_true", help="time PyTorch's softmax attention too")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
+    K = V = options.size
     copied = copy_tb_per_s()
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "copy_tb_per_s": copied, "rows": []}
     print(f"{report['device']}: copies at {copied:.2f} TB/s")

@@ -20,7 +20,8 @@
  * What goes before: squares of a chunk that take products, triangles inverted, and folded vectors. They are small,
  * and what they are made of is read again rather than stored. A loop is cut behind where more than a few
  * products would stand beside those that carry the states on: its states before each chunk are stored then,
- * and what takes an inverse; the rest is computed again. A triangle is inverted once for all loops.
+ * and what takes an inverse; the rest is computed again. A triangle is inverted once for all loops. Where chunks are too
+ * short for that (decays of channels), gradients stay as they are.
  *
  * Needs: fuse, differentiate. Guarantees: the same values; as many loops with states as before.
  * Source: the kernels of DeltaNet (Yang et al., arXiv 2406.06484, section 3.2) and GLA (arXiv 2312.06635) are cut
@@ -42,6 +43,8 @@ import { simplify } from "./simplify.ts";
 
 /** Products that one role can do beside those that carry the states on. */
 const mostBeside = 3;
+/** States are stored for chunks of so many tokens at least: for fewer they are more to move than all else. */
+const fewestTokens = 64;
 
 export const split: Pass<Program> = {
   name: "split",
@@ -284,6 +287,8 @@ class Splitter {
   private readonly rewriter: Rewriter;
   private readonly cuts = new Map<ValueId, Cut>();
   private readonly numbers = new Map<string, number>();
+  /** Is there a loop to be cut whose chunks are too short for that? */
+  private isTooShort = false;
   /** What values of a loop's body became outside of it. */
   private readonly outside = new Map<ValueId, ValueId>();
 
@@ -296,6 +301,7 @@ class Splitter {
   run(): Program | null {
     const carrying = loopsOf(this.program).filter((loop) => loop.region.params.length > 0);
     for (const loop of carrying) this.cut(loop);
+    if (this.isTooShort) return null;
     for (const loop of carrying) this.shareInverses(loop);
     const cuts = [...this.cuts.values()];
     if (cuts.every(({ before, behind }) => before.size + behind.size === 0)) return null;
@@ -317,7 +323,9 @@ class Splitter {
       rest.map((i) => loop.yields[i]!),
       (id) => chain.has(id),
     );
-    const behind = new Set(products(beside) > mostBeside ? rest : []);
+    const isWide = products(beside) > mostBeside;
+    this.isTooShort ||= isWide && (loop.longest ?? Infinity) < fewestTokens;
+    const behind = new Set(isWide ? rest : []);
     const kept = loop.yields.filter((_, i) => !behind.has(i));
     const cut: Cut = { facts, before: new Set(), stored: new Set(), behind };
     this.cuts.set(loop.id, cut);

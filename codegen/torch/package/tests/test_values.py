@@ -30,6 +30,25 @@ def test_results_and_gradients(device, options):
 
 
 @pytest.mark.skipif(
+    "backward_fixed" not in SIGNATURE.forms, reason="no input is shared by all tokens"
+)
+@pytest.mark.parametrize("options", [{"T": 150}, {"cuts": [0, 1, 1, 66, 130]}], ids=["plain", "packed"])
+def test_gradients_of_what_tokens_do_not_share(device, options):
+    from load import package
+
+    case = make_case(device, **options)
+    results, grads = exact(case)
+    shared = [spec.per in ("head", "shared") for spec in FORWARD.inputs]
+    leaves = [x.detach().clone().requires_grad_(not held) for x, held in zip(case.tensors, shared)]
+    found = call(case, leaves)
+    own = [i for i, held in enumerate(shared) if not held]
+    names = [f"d_{FORWARD.inputs[i].name}" for i in own]
+    assert package.binding.OPERATORS.gradient_form(set(names)).name == "backward_fixed"
+    given = gradients(found, [leaves[i] for i in own], case.cotangents)
+    assert_close(names, given, [grads[i] for i in own], "gradients")
+
+
+@pytest.mark.skipif(
     "step" not in SIGNATURE.forms, reason="every token of this attention needs the whole sequence"
 )
 def test_a_sequence_is_continued_from_its_state(device):
