@@ -1,6 +1,12 @@
 /** Rebuilds a tensor program op by op; what every tensor pass is written with. */
 import { CompilerBug } from "../support/never.ts";
-import { type LoopOrigin, type Origin, type RegionOwner, TensorBuilder } from "./build.ts";
+import {
+  type LoopOrigin,
+  type Origin,
+  type RegionBody,
+  type RegionOwner,
+  TensorBuilder,
+} from "./build.ts";
 import {
   type Chunks,
   type Op,
@@ -91,6 +97,26 @@ export class Rewriter {
   finish(outputs: readonly Output[]): Program {
     return this.build.finish(outputs.map((out) => ({ ...out, value: this.get(out.value) })));
   }
+}
+
+/** A chunk loop once more, with its states and what `body` carries and yields; `longest`: its chunks from now on. */
+export function rebuildLoop(
+  rewriter: Rewriter,
+  op: Chunks,
+  body: () => RegionBody,
+  longest = op.longest,
+): RegionOwner {
+  const { build, get } = rewriter;
+  const states = op.region.params.map((param, i) => ({
+    name: param.name,
+    type: param.type,
+    init: op.inits[i] === null ? null : get(op.inits[i]!),
+  }));
+  const inside = (values: readonly ValueId[]) => {
+    op.region.params.forEach((param, i) => rewriter.set(param.id, values[i]!));
+    return body();
+  };
+  return build.region("chunks", states, op.reverse, inside, { ...loopOriginOf(op), longest });
 }
 
 export function originOf(op: Op): Origin {

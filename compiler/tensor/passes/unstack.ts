@@ -19,7 +19,8 @@
  */
 import type { Pass } from "../../support/pass.ts";
 import { type Chunks, type Op, type Program, type ValueId, mapOperands, operands } from "../ir.ts";
-import { Rewriter, loopOriginOf, resultOf } from "../rewrite.ts";
+import type { RegionOwner } from "../build.ts";
+import { Rewriter, rebuildLoop, resultOf } from "../rewrite.ts";
 import { simplify } from "./simplify.ts";
 
 export const unstack: Pass<Program> = {
@@ -113,11 +114,13 @@ class Mover {
     const more = [...yields].map((i) => from.yields[i]!);
     const bounds = [from.longest, op.longest].filter((one) => one !== null);
     const longest = bounds.length > 0 ? Math.min(...bounds) : null;
-    const owner = this.loop(op, longest, () => {
+    const { get } = this.rewriter;
+    const body = () => {
       for (const inner of op.region.ops) this.rewriter.copy(inner);
       const made = this.body();
-      return [...op.yields.map(this.rewriter.get), ...more.map(made)];
-    });
+      return { carries: op.carries.map(get), yields: [...op.yields.map(get), ...more.map(made)] };
+    };
+    const owner = rebuildLoop(this.rewriter, op, body, longest);
     more.forEach((id, n) => this.outside.set(id, owner.yields[op.yields.length + n]!));
     this.bind(op, owner, (index) => owner.yields[index]!);
   }
@@ -126,36 +129,19 @@ class Mover {
     const { rewriter } = this;
     const { yields } = this.move;
     const kept = [...op.yields.keys()].filter((i) => !yields.has(i));
-    const owner = this.loop(op, op.longest, () => {
+    const owner = rebuildLoop(rewriter, op, () => {
       for (const inner of op.region.ops) rewriter.copy(inner);
-      return kept.map((i) => rewriter.get(op.yields[i]!));
+      return {
+        carries: op.carries.map(rewriter.get),
+        yields: kept.map((i) => rewriter.get(op.yields[i]!)),
+      };
     });
     this.bind(op, owner, (index) =>
       yields.has(index) ? this.outside.get(op.yields[index]!)! : owner.yields[kept.indexOf(index)]!,
     );
   }
 
-  private loop(op: Chunks, longest: number | null, yields: () => ValueId[]) {
-    const { rewriter } = this;
-    const { build, get } = rewriter;
-    const states = op.region.params.map((param, i) => ({
-      name: param.name,
-      type: param.type,
-      init: op.inits[i] === null ? null : get(op.inits[i]!),
-    }));
-    const body = (values: readonly ValueId[]) => {
-      op.region.params.forEach((param, i) => rewriter.set(param.id, values[i]!));
-      const found = yields();
-      return { carries: op.carries.map(get), yields: found };
-    };
-    return build.region("chunks", states, op.reverse, body, { ...loopOriginOf(op), longest });
-  }
-
-  private bind(
-    op: Chunks,
-    owner: ReturnType<Mover["loop"]>,
-    yieldOf: (index: number) => ValueId,
-  ): void {
+  private bind(op: Chunks, owner: RegionOwner, yieldOf: (index: number) => ValueId): void {
     const { rewriter } = this;
     for (const result of this.program.ops) {
       if (result.kind !== "result" || result.of !== op.id) continue;
