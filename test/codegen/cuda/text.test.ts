@@ -21,18 +21,29 @@ test("a mask of gates is chosen, not branched to", () => {
 
 // Where memory is short of second tiles both also wait before they copy to the first ones.
 test.each([
-  ["retention_forward", 1],
-  ["retention_backward_1", 1],
-  ["retention_backward_2", 2],
+  ["retention_forward", 256, 1],
+  ["retention_backward_1", 384, 1],
+  ["retention_backward_2", 256, 2],
 ])(
-  "%s: one warpgroup carries the state on, the other uses it, and they meet %s times",
-  (kernel, meetings) => {
+  "%s: some of %i threads carry the state on, the others use it, and they meet %i times",
+  (kernel, threads, meetings) => {
     const text = textOf("retention", kernel);
-    const [state, output] = text.slice(text.indexOf("const int role")).split("\n  else {");
-    expect(state).toContain("arrive_at<3, 256>()");
-    expect(output).toContain("meet_at<3, 256>()");
+    expect(text).toContain(`__launch_bounds__(${threads}, 1)`);
+    const [state, output] = text.slice(text.indexOf("const int group")).split("\n  else {");
+    expect(state).toContain(`arrive_at<3, ${threads}>()`);
+    expect(output).toContain(`meet_at<3, ${threads}>()`);
     for (const role of [state!, output!]) {
       expect(role.split("__syncthreads()")).toHaveLength(1 + meetings);
     }
   },
 );
+
+test("what needs no state is done for all chunks side by side, and no triangle is inverted in the recurrence", () => {
+  const first = textOf("delta-net", "delta_net_forward_1");
+  expect(first).toContain("__launch_bounds__(256, 2)");
+  expect(first).toContain("invert_triangle<64, 68, 256, 0>");
+  expect(first).not.toMatch(/for \(int t = /);
+  const recurrence = textOf("delta-net", "delta_net_forward_2");
+  expect(recurrence).toMatch(/for \(int t = /);
+  expect(recurrence).not.toContain("invert_triangle");
+});

@@ -60,7 +60,7 @@ def retention(
             All ranks call, and all go backwards. Gradients of inputs without tokens are this rank's
             part: sum them over the group, as DDP does up to its division.
         schedule: with a group, how states travel: "ring", from rank to rank; "allgather", all to
-            all at once; "auto", the ring for two ranks, else all at once.
+            all at once; "auto", all at once but for two ranks of a delta rule.
 
     Returns:
         o: [B, T, heads, V], float32,

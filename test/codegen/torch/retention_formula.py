@@ -29,7 +29,8 @@ def forward(
         x_2 = sizes.count(chunk.count)
         log_decay_sum = (x_2 + 1.0) * x[..., None]
         from_start = torch.exp(log_decay_sum)
-        inter = q_rows @ S * from_start[..., None]
+        q_decayed = q_rows * from_start[..., None]
+        inter = q_decayed @ S
         scores = q_rows @ k_rows.mT
         mask = causal(x[..., None], sizes, chunk.count)
         masked = scores * mask
@@ -93,6 +94,7 @@ def backward(
         # retention.lasp:7  return (scores @ v) / sqrt(K)
         log_decay_sum = x_4 * x_5[..., None]
         from_start = torch.exp(log_decay_sum)
+        q_decayed = q_rows * from_start[..., None]
         scores = q_rows @ k_rows_2.mT
         mask = causal(x_5[..., None], sizes, chunk.count)
         masked = scores * mask
@@ -104,20 +106,21 @@ def backward(
         to_end_2 = torch.exp(log_decay_rest_2)
         k_decayed_2 = k_rows_2 * to_end_2[..., None]
         d_o_rows = d_o[..., chunk.rows, :]
-        x_7 = d_o_rows / 8.0
-        x_8 = v_rows_2 @ d_S.mT
-        x_9 = (d_S * S_rows).sum(-1).sum(-1) * chunk_decay_2 * tokens_here_2
-        x_10 = d_o_rows @ v_rows_2.mT * 0.125
-        x_11 = x_10 * mask
-        x_12 = x_3[..., :, None] * sizes.full(1.0, chunk.count)[..., None, :]
-        x_13 = sizes.full(1.0, chunk.count)[..., :, None] * x_3[..., None, :]
-        x_14 = ((x_8 * k_rows_2).sum(-1) * to_end_2 * x_6).sum(-1) + x_9 + (x_10 * scores * mask * (x_12 - x_13)).sum(-1).sum(-1)
-        x_15 = x_7 * from_start[..., None]
-        x_16 = ((x_7 * (q_rows @ S_rows)).sum(-1) * from_start * x_4).sum(-1)
-        d_q_parts.append(x_11 @ k_rows_2 + x_15 @ S_rows.mT)
+        x_7 = v_rows_2 @ d_S.mT
+        x_8 = (d_S * S_rows).sum(-1).sum(-1) * chunk_decay_2 * tokens_here_2
+        x_9 = d_o_rows @ v_rows_2.mT * 0.125
+        x_10 = x_9 * mask
+        x_11 = x_3[..., :, None] * sizes.full(1.0, chunk.count)[..., None, :]
+        x_12 = sizes.full(1.0, chunk.count)[..., :, None] * x_3[..., None, :]
+        x_13 = ((x_7 * k_rows_2).sum(-1) * to_end_2 * x_6).sum(-1) + x_8 + (x_9 * scores * mask * (x_11 - x_12)).sum(-1).sum(-1)
+        x_14 = d_o_rows @ S_rows.mT * 0.125
+        x_15 = d_S * chunk_decay_2[..., None, None] + (q_decayed * 0.125).mT @ d_o_rows
+        # retention.lasp:6  scores = (q @ k.T) * causal_decay(log(gamma))
+        x_16 = (x_13 + ((x_14 * q_rows).sum(-1) * from_start * x_4).sum(-1)) / gamma
+        d_q_parts.append(x_10 @ k_rows_2 + x_14 * from_start[..., None])
         d_v_parts.append(k_decayed_2 @ d_S + (masked * 0.125).mT @ d_o_rows)
-        d_k_parts.append(x_8 * to_end_2[..., None] + x_11.mT @ q_rows)
-        d_S, d_gamma = d_S * chunk_decay_2[..., None, None] + q_rows.mT @ x_15, d_gamma + (x_14 + x_16) / gamma
+        d_k_parts.append(x_7 * to_end_2[..., None] + x_10.mT @ q_rows)
+        d_S, d_gamma = x_15, d_gamma + x_16
     d_q = cat(d_q_parts[::-1], sizes, 64)
     d_v = cat(d_v_parts[::-1], sizes, 64)
     d_k = cat(d_k_parts[::-1], sizes, 64)
@@ -178,10 +181,11 @@ def summary_bwd(
         # retention.lasp:7  return (scores @ v) / sqrt(K)
         log_decay_sum = (sizes.count(chunk.count) + 1.0) * x[..., None]
         from_start = torch.exp(log_decay_sum)
+        q_decayed = q_rows * from_start[..., None]
         tokens_here = sizes.full(float(chunk.count))
         log_decay_total = x * tokens_here
         chunk_decay = torch.exp(log_decay_total)
         d_o_rows = d_o[..., chunk.rows, :]
-        x_2 = d_S * chunk_decay[..., None, None] + q_rows.mT @ (d_o_rows / 8.0 * from_start[..., None])
+        x_2 = d_S * chunk_decay[..., None, None] + (q_decayed * 0.125).mT @ d_o_rows
         d_S = x_2
     return (d_S,)
