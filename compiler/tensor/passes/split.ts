@@ -59,13 +59,15 @@ function withInverses(program: Program): Program {
   const facts = new Map(loopsOf(program).map((loop) => [loop.id, new Facts(program, loop)]));
   let known: Facts | null = null;
   const copy = (op: Op): void => {
-    const matrix = op.kind === "solve" && known?.op(op.matrix);
-    const isTurned = matrix && matrix.kind === "transpose";
-    const triangle = matrix && (isTurned ? matrix.arg : matrix.id);
-    const isApart =
-      op.kind === "solve" && triangle && isTurned === op.upper && known!.isFree(triangle);
-    if (!isApart) return rewriter.copy(op);
-    const inverse = build.add({ kind: "invert", arg: get(triangle) }, { span: op.span });
+    const matrix = op.kind === "solve" ? known?.op(op.matrix) : undefined;
+    if (op.kind !== "solve" || matrix === undefined) return rewriter.copy(op);
+    const isTurned = matrix.kind === "transpose";
+    const triangle = isTurned ? matrix.arg : matrix.id;
+    if (isTurned !== op.upper || !known!.isFree(triangle)) return rewriter.copy(op);
+    const inverse = build.add(
+      { kind: "invert", arg: get(triangle) },
+      { name: "inverse", span: op.span },
+    );
     const factor = op.upper ? build.transpose(inverse, { span: op.span }) : inverse;
     const right = get(op.rhs);
     const sum = build.map("add", [right, build.matmul(factor, right, originOf(op))], originOf(op));
