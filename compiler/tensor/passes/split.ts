@@ -135,9 +135,13 @@ class Splitter {
     const cuts = [...this.cuts.values()];
     if (cuts.every(({ before, behind }) => before.size + behind.size === 0)) return null;
     const { rewriter } = this;
+    const isReady = (op: Op) =>
+      op.kind !== "chunks" && operands(op).every((id) => rewriter.has(id));
+    // The loop before reads inputs that stand behind the first loop, such as cotangents.
+    for (const op of this.program.ops) if (isReady(op)) rewriter.copy(op);
     for (const op of this.program.ops) {
       if (op.kind === "chunks") this.loop(op);
-      else if (!rewriter.has(op.id) && op.kind !== "result") rewriter.copy(op);
+      else if (!rewriter.has(op.id)) rewriter.copy(op);
     }
     return rewriter.finish(this.program.outputs);
   }
