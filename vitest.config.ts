@@ -15,8 +15,9 @@ export default defineConfig({
   plugins: [textFiles],
   test: {
     include: ["test/**/*.test.ts"],
-    testTimeout: 180_000,
-    hookTimeout: 180_000,
+    // LLVM takes a minute or more for the largest rule, and two such tests may run at once.
+    testTimeout: 600_000,
+    hookTimeout: 600_000,
     pool: "forks",
     maxWorkers: 2,
   },
