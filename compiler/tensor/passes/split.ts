@@ -92,7 +92,6 @@ function withInverses(program: Program): Program {
 function bindResults(rewriter: Rewriter, program: Program, op: Chunks, owner: RegionOwner): void {
   for (const result of program.ops) {
     if (result.kind !== "result" || result.of !== op.id) continue;
-    if (result.part === "yield" && owner.yields[result.index] === undefined) continue;
     rewriter.set(result.id, resultOf(rewriter.build, owner, result));
   }
   rewriter.set(op.id, owner.op);
