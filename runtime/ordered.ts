@@ -3,7 +3,7 @@
  * ranks the sends of the one must be the receives of the other in the same order, and no rank may wait for another
  * that waits for it.
  */
-import type { Plan, Step } from "./plan.ts";
+import { type Plan, type Step, streams } from "./plan.ts";
 
 /** What a rank's transfer stream is waiting to exchange: messages as `from>to#tag`. */
 interface Waiting {
@@ -72,7 +72,7 @@ class Walk {
       this.waiting = null;
       this.done.add(this.ofStream("transfer")!.id);
     }
-    for (const stream of ["compute", "transfer"] as const) {
+    for (const stream of streams) {
       // Computing goes on while the other stream waits.
       if (stream === "transfer" && this.waiting) break;
       for (let step = this.ofStream(stream); step; step = this.ofStream(stream)) {

@@ -163,13 +163,15 @@ export interface RankPlan {
   readonly steps: readonly Step[];
 }
 
+/** Steps of one stream run in order; different streams may overlap. */
+export const streams = ["compute", "transfer"] as const;
+
 interface StepBase {
   /** Index in the rank's list. */
   readonly id: number;
   /** Steps of the same rank that must have finished. */
   readonly after: readonly number[];
-  /** Steps of one stream run in order; different streams may overlap. */
-  readonly stream: "compute" | "transfer";
+  readonly stream: (typeof streams)[number];
 }
 /**
  * Which part of the sequence's tensors a rank has. Of tokens: `tokens` its own, of all heads; `heads` all tokens of its

@@ -1,5 +1,5 @@
 /** Checks what is read from disk before anything trusts it: a manifest that lies is an error, not a crash. */
-import { type Manifest, schemaVersion } from "./plan.ts";
+import { type Manifest, schemaVersion, streams } from "./plan.ts";
 
 type Json = unknown;
 type Check = (value: Json, at: string) => void;
@@ -92,7 +92,7 @@ const layout: Check = (value, at) =>
   (typeof value === "string" ? oneOf("tokens", "heads", "whole") : count)(value, at);
 const part = optional(record({ index: count, of: count }));
 const step: Check = (value, at) => {
-  const base = { id: count, after: list(count), stream: oneOf("compute", "transfer") };
+  const base = { id: count, after: list(count), stream: oneOf(...streams) };
   const kinds = [
     "alloc",
     "launch",

@@ -6,8 +6,18 @@
  * left or, if others arrive, when the port is free. A collective is a message to every other rank of its group, and one
  * from each. Allocating takes no time.
  */
-import { chainEnds, cotangentsOf } from "../../runtime/plan.ts";
-import type { LaunchStep, Layout, Manifest, Plan, Step, TensorSpec } from "../../runtime/plan.ts";
+import TinyQueue from "tinyqueue";
+import { chainEnds, cotangentsOf, streams } from "../../runtime/plan.ts";
+import type {
+  AllocStep,
+  FreeStep,
+  LaunchStep,
+  Layout,
+  Manifest,
+  Plan,
+  Step,
+  TensorSpec,
+} from "../../runtime/plan.ts";
 import { launchSeconds } from "./cost.ts";
 import { type DeviceSpeed, type Fabric, type Link, linkBetween } from "./fabrics.ts";
 import {
@@ -20,7 +30,7 @@ import {
   tensorBytes,
 } from "../../runtime/layout.ts";
 import { Unsupported } from "../support/never.ts";
-import { messagesOf } from "./verify.ts";
+import { type Message, messagesOf } from "./messages.ts";
 
 export interface Simulation {
   readonly seconds: number;
@@ -57,57 +67,120 @@ export function simulate(
   return new Simulator(plan, manifest, sizes, machine).run();
 }
 
-/** The steps of one stream of a rank, in order, and how many have run. */
-interface Queue {
-  readonly rank: number;
+/**
+ * A plan's steps as one list, a rank after the other, and what waits for what. Lengths and machines change none
+ * of it, so that a plan is looked through once, however many of them it is simulated for.
+ */
+interface Graph {
   readonly steps: readonly Step[];
-  at: number;
-  /** When the next one can start, and the step that it waits for; null while that is not known. */
-  next: { readonly start: number; readonly cause: Done | null } | null;
+  readonly rankOf: Int32Array;
+  /** By rank, its first step; at the end the number of steps. */
+  readonly first: readonly number[];
+  /** How many steps of its rank a step waits for: those it names, and the one before it in its stream. */
+  readonly before: Int32Array;
+  /** Who waits for step i: `waiters` from `waitersFrom[i]` up to `waitersFrom[i + 1]`. */
+  readonly waiters: Int32Array;
+  readonly waitersFrom: Int32Array;
+  /** By step that has a buffer, the step that allocates it; none: the rank was given it. */
+  readonly allocation: Int32Array;
+  /** By step, numbers of messages. */
+  readonly sent: readonly (readonly number[])[];
+  readonly taken: readonly (readonly number[])[];
 }
 
-/** A step that has been run, and the one it could not have started before. */
-interface Done extends StepSpan {
-  readonly cause: Done | null;
+const graphs = new WeakMap<Plan, Graph>();
+
+function graphOf(plan: Plan): Graph {
+  const known = graphs.get(plan) ?? makeGraph(plan);
+  graphs.set(plan, known);
+  return known;
 }
 
-interface Message {
-  readonly arrival: number;
-  readonly sent: Done;
+function makeGraph(plan: Plan): Graph {
+  const steps = plan.ranks.flatMap((rank) => rank.steps);
+  const first = [0];
+  for (const rank of plan.ranks) first.push(first.at(-1)! + rank.steps.length);
+  const rankOf = new Int32Array(steps.length);
+  const after: number[][] = [];
+  const allocation = new Int32Array(steps.length).fill(none);
+  for (const { rank, steps: own } of plan.ranks) {
+    const last = new Map<Step["stream"], number>();
+    const allocated = new Map<string, number>();
+    for (const step of own) {
+      const { id, stream, after: named } = step;
+      const number = first[rank]! + id;
+      if (step.kind === "alloc") allocated.set(step.buffer, number);
+      if ("buffer" in step) allocation[number] = allocated.get(step.buffer ?? "") ?? none;
+      const before = last.get(stream);
+      last.set(stream, id);
+      const all = before === undefined ? named : [before, ...named];
+      after.push(all.map((other) => first[rank]! + other));
+      rankOf[number] = rank;
+    }
+  }
+  const waitersFrom = new Int32Array(steps.length + 1);
+  for (const of of after) for (const other of of) waitersFrom[other + 1]!++;
+  for (let i = 0; i < steps.length; i++) waitersFrom[i + 1]! += waitersFrom[i]!;
+  const waiters = new Int32Array(waitersFrom.at(-1)!);
+  const filled = waitersFrom.slice();
+  after.forEach((of, i) => of.forEach((other) => (waiters[filled[other]!++] = i)));
+  const before = Int32Array.from(after, (of) => of.length);
+  const { sent, taken } = messagesOf(plan);
+  return {
+    steps,
+    rankOf,
+    first,
+    before,
+    allocation,
+    waiters,
+    waitersFrom,
+    sent: sent.flat(),
+    taken: taken.flat(),
+  };
 }
 
-/** A message that leaves at a time, when its sender has no other to send. */
-interface Leaving {
+/** A step that can start, or a message that leaves, at a time. */
+interface Event {
   readonly at: number;
-  readonly key: string;
-  readonly to: number;
-  readonly bytes: number;
-  readonly link: Link;
-  readonly sent: Done;
+  /** Of what happens at one time: messages first, then ranks in their order. */
+  readonly order: number;
+  readonly happen: () => void;
 }
 
-const streams = ["compute", "transfer"] as const;
+/** No step. */
+const none = -1;
 
 class Simulator {
-  private readonly done: (Done | undefined)[][];
-  /** Two for each rank. */
-  private readonly queues: readonly Queue[];
-  private readonly messages = new Map<string, Message[]>();
-  private readonly exchanges = new Map<Step, ReturnType<typeof messagesOf>>();
-  /** By sender, whose messages leave one after the other. */
-  private readonly leaving: Leaving[][];
-  /** Steps whose messages are on their way, and when the last of them has left. */
-  private readonly posted = new Map<Step, number>();
+  private readonly plan: Plan;
+  private readonly manifest: Manifest;
+  private readonly machine: Machine;
+  private readonly graph: Graph;
+  private readonly messages: readonly Message[];
+  private readonly events = new TinyQueue<Event>([], (a, b) => a.at - b.at || a.order - b.order);
+
+  // By step: what it still waits for,
+  private readonly stepsLeft: Int32Array;
+  private readonly messagesLeft: Int32Array;
+  // the last step of its rank to end that it waited for, the last message to come, and when it came,
+  private readonly readyAfter: Int32Array;
+  private readonly lastMessage: Int32Array;
+  private readonly arrival: Float64Array;
+  // when the last of its own messages had left, and when it ended; NaN before.
+  private readonly posted: Float64Array;
+  private readonly ended: Float64Array;
+  /** When a message had left. */
+  private readonly left: Float64Array;
+
   private readonly portFree: number[];
   private readonly bytesSent: number[];
   private readonly bytesReceived: number[];
-  private readonly plan: Plan;
-  private readonly manifest: Manifest;
-  private readonly sizes: readonly Sizes[];
   private readonly whole: Sizes;
-  private readonly machine: Machine;
-  private readonly given: readonly (readonly TensorSpec[])[];
-  private readonly bufferBytes: Map<string, number>[];
+  /** By rank, of its own tokens. */
+  private readonly own: readonly Sizes[];
+  /** By rank and buffer, of what the caller gives it. */
+  private readonly givenBytes: readonly ReadonlyMap<string, number>[];
+  /** By step, of what it allocates. */
+  private readonly allocatedBytes: Float64Array;
   private readonly launchTimes = new Map<string, number>();
 
   constructor(plan: Plan, manifest: Manifest, sizes: Sizes, machine: Machine) {
@@ -120,198 +193,170 @@ class Simulator {
     }
     this.machine = machine;
     const { seq, data } = plan.mesh;
-    this.sizes = plan.ranks.map(({ rank }) => ({
+    this.own = plan.ranks.map(({ rank }) => ({
       ...sizes,
       B: lengthOf(partOf(sizes.B, Math.floor(rank / seq), data)),
       T: lengthOf(partOf(sizes.T, rank % seq, seq)),
     }));
-    this.done = plan.ranks.map(() => []);
-    this.leaving = plan.ranks.map(() => []);
-    this.queues = plan.ranks.flatMap(({ rank, steps }) =>
-      streams.map((stream) => ({
-        rank,
-        steps: steps.filter((step) => step.stream === stream),
-        at: 0,
-        next: null,
-      })),
-    );
     const zeros = () => plan.ranks.map(() => 0);
     [this.portFree, this.bytesSent, this.bytesReceived] = [zeros(), zeros(), zeros()];
-    this.given = plan.ranks.map(({ rank }) => givenTo(manifest, plan, rank));
-    this.bufferBytes = plan.ranks.map(({ rank, steps }) => {
-      const own = this.given[rank]!.map(
-        (spec) => [spec.name, tensorBytes(spec, this.sizesFor("tokens", rank))] as const,
-      );
-      const allocated = steps.flatMap((step) =>
-        step.kind === "alloc"
-          ? [[step.buffer, tensorBytes(step.spec, this.sizesFor(step.layout, rank))] as const]
-          : [],
-      );
-      return new Map([...own, ...allocated]);
+    this.givenBytes = plan.ranks.map(({ rank }) => {
+      const specs = givenTo(manifest, plan, rank);
+      return new Map(specs.map((spec) => [spec.name, tensorBytes(spec, this.own[rank]!)]));
     });
-  }
-
-  private sizesFor(layout: Layout | undefined, rank: number): Sizes {
-    const isOwn = layout === undefined || layout === "tokens";
-    return isOwn ? this.sizes[rank]! : sizesIn(layout, this.whole, rank, this.plan.ranks.length);
-  }
-
-  /** The messages of a step, without those of a move that would be empty. */
-  private exchanged(step: Step, rank: number) {
-    const known = this.exchanges.get(step);
-    if (known) return known;
-    const made = this.exchangeOf(step, rank);
-    this.exchanges.set(step, made);
-    return made;
-  }
-
-  private exchangeOf(step: Step, rank: number): ReturnType<typeof messagesOf> {
-    const ranks = this.plan.ranks.length;
-    const all = messagesOf(step, rank, ranks);
-    if (step.kind !== "reshard") return all;
-    const moves = (from: number, to: number) =>
-      movedBox(step.spec, step, this.whole, from, to, ranks) !== null;
-    const kept = all.peers.map((peer) => moves(rank, peer));
-    return {
-      sends: all.sends.filter((_, i) => kept[i]),
-      waits: all.waits.filter((_, i) => moves(all.peers[i]!, rank)),
-      peers: all.peers.filter((_, i) => kept[i]),
-    };
+    this.graph = graphOf(plan);
+    this.messages = messagesOf(plan).all;
+    this.allocatedBytes = Float64Array.from(this.graph.steps, (step, i) =>
+      step.kind === "alloc"
+        ? tensorBytes(step.spec, this.sizesFor(step.layout, this.graph.rankOf[i]!))
+        : 0,
+    );
+    const { before, taken } = this.graph;
+    const count = before.length;
+    this.stepsLeft = before.slice();
+    this.messagesLeft = Int32Array.from(taken, (all) => all.filter((id) => this.moves(id)).length);
+    this.readyAfter = new Int32Array(count).fill(none);
+    this.arrival = new Float64Array(count);
+    this.lastMessage = new Int32Array(count).fill(none);
+    this.posted = new Float64Array(count).fill(NaN);
+    this.ended = new Float64Array(count).fill(NaN);
+    this.left = new Float64Array(this.messages.length);
   }
 
   run(): Simulation {
-    for (const { rank } of this.plan.ranks) this.look(rank);
-    for (;;) {
-      // Of what can start, the earliest: ports then serve messages in the order they come.
-      let first: Queue | null = null;
-      for (const queue of this.queues) {
-        if (queue.next && (!first || queue.next.start < first.next!.start)) first = queue;
-      }
-      const message = this.earliest();
-      if (message && (!first || message.at <= first.next!.start)) {
-        this.carry(message);
-        this.look(message.to);
-        continue;
-      }
-      if (first === null) break;
-      const { rank, steps } = first;
-      const step = steps[first.at]!;
-      if (this.execute(rank, step, first.next!.start, first.next!.cause)) first.at++;
-      this.look(rank);
-      for (const peer of this.exchanged(step, rank).peers) this.look(peer);
-    }
-    const times = this.done.flat().map((span) => span!);
-    const last = times.reduce((a, b) => (b.end > a.end ? b : a));
+    this.graph.before.forEach((count, step) => {
+      if (count === 0) this.ready(step);
+    });
+    // The earliest first: ports then serve messages in the order they come.
+    for (let event = this.events.pop(); event; event = this.events.pop()) event.happen();
+    const last = this.ended.reduce((best, end, i) => (end > this.ended[best]! ? i : best), 0);
+    const spans = () => this.graph.steps.map((_, step) => this.spanOf(step));
     return {
-      seconds: last.end,
+      seconds: this.ended[last]!,
       bytesSent: this.bytesSent,
       bytesReceived: this.bytesReceived,
       peakBytes: this.plan.ranks.map(({ rank }) => this.peakOf(rank)),
-      times: times.map(spanOf),
-      critical: pathTo(last),
+      get times() {
+        return spans();
+      },
+      critical: this.pathTo(last),
     };
   }
 
-  /** Looks at what a rank can do now. What takes no time and concerns nobody else, half of all steps, is done at once. */
-  private look(rank: number): void {
-    for (let isMoving = true; isMoving;) {
-      isMoving = false;
-      for (let i = 0; i < streams.length; i++) {
-        const queue = this.queues[rank * streams.length + i]!;
-        for (queue.next = this.next(queue); queue.next; queue.next = this.next(queue)) {
-          const step = queue.steps[queue.at]!;
-          if (step.kind !== "alloc" && step.kind !== "free") break;
-          this.execute(rank, step, queue.next.start, queue.next.cause);
-          queue.at++;
-          isMoving = true;
-        }
-      }
+  /** Whether there is such a message: a move may have nothing for a rank. */
+  private moves(message: number): boolean {
+    const { from, to, sender } = this.messages[message]!;
+    if (sender?.kind !== "reshard") return true;
+    return movedBox(sender.spec, sender, this.whole, from, to, this.plan.ranks.length) !== null;
+  }
+
+  /** When the last of the steps that it waits for has ended. */
+  private startOf(step: number): number {
+    const before = this.readyAfter[step]!;
+    return before === none ? 0 : this.ended[before]!;
+  }
+
+  /** All steps before this one have ended. */
+  private ready(step: number): void {
+    const { kind, stream } = this.graph.steps[step]!;
+    const start = this.startOf(step);
+    // What takes no time and concerns nobody else, half of all steps, is done at once.
+    if (kind === "alloc" || kind === "free") return this.finish(step, start);
+    if (this.messagesLeft[step]! > 0 && !this.isToPost(step)) return;
+    const order = 1 + this.graph.rankOf[step]! * streams.length + streams.indexOf(stream);
+    this.events.push({ at: start, order, happen: () => this.execute(step, start) });
+  }
+
+  private isToPost(step: number): boolean {
+    return Number.isNaN(this.posted[step]!) && this.graph.sent[step]!.length > 0;
+  }
+
+  private execute(number: number, start: number): void {
+    const step = this.graph.steps[number]!;
+    if (step.kind === "launch") {
+      return this.finish(number, start + this.launchSeconds(step, this.graph.rankOf[number]!));
+    }
+    if (Number.isNaN(this.posted[number]!)) this.posted[number] = this.post(number, step, start);
+    if (this.messagesLeft[number]! > 0) return;
+    this.finish(number, Math.max(this.posted[number]!, this.arrival[number]!));
+  }
+
+  /** Whether it ended when a message came, not when its own had left. */
+  private endsWithMessage(step: number): boolean {
+    return this.arrival[step]! > this.posted[step]!;
+  }
+
+  private finish(step: number, end: number): void {
+    this.ended[step] = end;
+    const { waiters, waitersFrom } = this.graph;
+    for (let i = waitersFrom[step]!; i < waitersFrom[step + 1]!; i++) {
+      const waiter = waiters[i]!;
+      const last = this.readyAfter[waiter]!;
+      if (last === none || end > this.ended[last]!) this.readyAfter[waiter] = step;
+      if (--this.stepsLeft[waiter]! === 0) this.ready(waiter);
     }
   }
 
-  private next({ rank, steps, at }: Queue): Queue["next"] {
-    const step = steps[at];
-    if (step === undefined) return null;
-    const mine = this.done[rank]!;
-    let cause: Done | null = at > 0 ? mine[steps[at - 1]!.id]! : null;
-    for (const id of step.after) {
-      const before = mine[id];
-      if (before === undefined) return null;
-      if (cause === null || before.end > cause.end) cause = before;
-    }
-    const { sends, waits } = this.exchanged(step, rank);
-    const isReady = waits.every((key) => this.messages.get(key)?.length);
-    if (!isReady && (sends.length === 0 || this.posted.has(step))) return null;
-    return { start: cause?.end ?? 0, cause };
-  }
-
-  /** Sends what a step sends; gives whether it has ended. */
-  private execute(rank: number, step: Step, start: number, cause: Done | null): boolean {
-    const finish = (end: number, why = cause) => {
-      this.done[rank]![step.id] = { rank, step: step.id, start, end, cause: why };
-      return true;
-    };
-    switch (step.kind) {
-      case "alloc":
-      case "free":
-        return finish(start);
-      case "launch":
-        return finish(start + this.launchSeconds(step, rank));
-      default: {
-        const { waits } = this.exchanged(step, rank);
-        if (!this.posted.has(step)) this.post(rank, step, start, cause);
-        if (waits.some((key) => !this.messages.get(key)?.length)) return false;
-        const came = waits.map((key) => this.messages.get(key)!.shift()!);
-        const last = came.reduce<Message | null>(
-          (a, b) => (a && a.arrival >= b.arrival ? a : b),
-          null,
-        );
-        const sent = Math.max(start, this.posted.get(step)!);
-        if (last && last.arrival > sent) return finish(last.arrival, last.sent);
-        return finish(sent);
-      }
-    }
-  }
-
-  private post(rank: number, step: Step, start: number, cause: Done | null): void {
-    const { sends, peers } = this.exchanged(step, rank);
-    const part = "part" in step ? step.part : undefined;
-    const bytesTo = (to: number) => {
-      if (step.kind === "reshard") {
-        const box = movedBox(step.spec, step, this.whole, rank, to, this.plan.ranks.length)!;
-        return boxBytes(step.spec, this.whole, box);
-      }
-      const whole = "buffer" in step ? this.bufferBytes[rank]!.get(step.buffer)! : 0;
-      return part ? whole / part.of : whole;
-    };
+  /** Sends what a step sends, one message after the other; gives when the last has left. */
+  private post(number: number, step: Step, start: number): number {
     let at = start;
-    sends.forEach((key, i) => {
-      const to = peers[i]!;
-      const link = linkBetween(this.machine.fabric, rank, to);
-      const bytes = bytesTo(to);
-      const leaving = bytes / link.bytesPerS;
-      const sent = { rank, step: step.id, start, end: at + leaving, cause };
-      this.leaving[rank]!.push({ at, key, to, bytes, link, sent });
-      at = sent.end;
-      this.bytesSent[rank]! += bytes;
-    });
-    this.posted.set(step, at);
+    for (const id of this.graph.sent[number]!) {
+      if (!this.moves(id)) continue;
+      const { from, to } = this.messages[id]!;
+      const link = linkBetween(this.machine.fabric, from, to);
+      const bytes = this.bytesSentBy(number, step, from, to);
+      const begin = at;
+      this.events.push({ at: begin, order: 0, happen: () => this.carry(id, begin, bytes, link) });
+      at += bytes / link.bytesPerS;
+      this.left[id] = at;
+      this.bytesSent[from]! += bytes;
+    }
+    return at;
   }
 
-  private earliest(): Leaving | null {
-    let first: Leaving | null = null;
-    for (const [next] of this.leaving) if (next && (!first || next.at < first.at)) first = next;
-    return first;
+  private bytesSentBy(number: number, step: Step, from: number, to: number): number {
+    if (step.kind === "reshard") {
+      const box = movedBox(step.spec, step, this.whole, from, to, this.plan.ranks.length)!;
+      return boxBytes(step.spec, this.whole, box);
+    }
+    const whole = this.bufferBytes(number);
+    const part = "part" in step ? step.part : undefined;
+    return part ? whole / part.of : whole;
+  }
+
+  /** Of the buffer that a step has. */
+  private bufferBytes(number: number): number {
+    const allocation = this.graph.allocation[number]!;
+    if (allocation !== none) return this.allocatedBytes[allocation]!;
+    const step = this.graph.steps[number]!;
+    const buffer = "buffer" in step ? (step.buffer ?? "") : "";
+    return this.givenBytes[this.graph.rankOf[number]!]!.get(buffer) ?? 0;
   }
 
   /** A message reaches the port of its receiver, behind those that left before it. */
-  private carry(message: Leaving): void {
-    const { at, key, to, bytes, link, sent } = message;
-    this.leaving[sent.rank]!.shift();
+  private carry(id: number, at: number, bytes: number, link: Link): void {
+    const { to, receiver } = this.messages[id]!;
     const arrival = Math.max(at + link.latencyS, this.portFree[to]!) + bytes / link.bytesPerS;
     this.portFree[to] = arrival;
     this.bytesReceived[to]! += bytes;
-    this.messages.set(key, [...(this.messages.get(key) ?? []), { arrival, sent }]);
+    const step = this.graph.first[to]! + receiver!.id;
+    if (arrival > this.arrival[step]!) {
+      this.arrival[step] = arrival;
+      this.lastMessage[step] = id;
+    }
+    const isLast = --this.messagesLeft[step]! === 0;
+    if (isLast && this.stepsLeft[step] === 0 && !this.isToPost(step)) this.ready(step);
+  }
+
+  private senderOf(message: number): number {
+    const { from, sender } = this.messages[message]!;
+    return this.graph.first[from]! + sender!.id;
+  }
+
+  private sizesFor(layout: Layout | undefined, rank: number): Sizes {
+    if (layout === undefined || layout === "tokens") return this.own[rank]!;
+    if (typeof layout === "number") return { ...this.own[rank]!, T: this.own[layout]!.T };
+    return sizesIn(layout, this.whole, rank, this.plan.ranks.length);
   }
 
   private launchSeconds({ form: formName, part, layout }: LaunchStep, rank: number): number {
@@ -329,19 +374,46 @@ class Simulator {
 
   /** Most bytes at once: the inputs, and what is allocated and not yet free. */
   private peakOf(rank: number): number {
-    const sizes = this.bufferBytes[rank]!;
-    let live = this.given[rank]!.reduce((sum, { name }) => sum + sizes.get(name)!, 0);
+    const first = this.graph.first[rank]!;
+    let live = [...this.givenBytes[rank]!.values()].reduce((sum, bytes) => sum + bytes, 0);
     let peak = live;
-    const order = [...this.plan.ranks[rank]!.steps].sort(
-      (a, b) => this.done[rank]![a.id]!.end - this.done[rank]![b.id]!.end || a.id - b.id,
+    // Of each stream in its order, which is that of time: sorting merges the two.
+    const changes = streams.flatMap((stream) =>
+      this.plan.ranks[rank]!.steps.filter(isChange).filter((step) => step.stream === stream),
     );
-    for (const step of order) {
-      if (step.kind === "alloc") live += sizes.get(step.buffer)!;
-      if (step.kind === "free") live -= sizes.get(step.buffer)!;
+    const endOf = ({ id }: Step) => this.ended[first + id]!;
+    for (const { id, kind } of changes.sort((a, b) => endOf(a) - endOf(b) || a.id - b.id)) {
+      const bytes = this.bufferBytes(first + id);
+      live += kind === "alloc" ? bytes : -bytes;
       peak = Math.max(peak, live);
     }
     return peak;
   }
+
+  private spanOf(step: number): StepSpan {
+    const rank = this.graph.rankOf[step]!;
+    const id = step - this.graph.first[rank]!;
+    return { rank, step: id, start: this.startOf(step), end: this.ended[step]! };
+  }
+
+  /** From the first cause to `last`: each step from when the one before it on the path had ended, or its message had left. */
+  private pathTo(last: number): StepSpan[] {
+    const path: StepSpan[] = [];
+    let [step, end, hasEnded] = [last, this.ended[last]!, true];
+    while (step !== none) {
+      const span = this.spanOf(step);
+      const message = hasEnded && this.endsWithMessage(step) ? this.lastMessage[step]! : none;
+      const since = message === none ? span.start : this.left[message]!;
+      path.push({ ...span, start: Math.max(span.start, since), end });
+      step = message === none ? this.readyAfter[step]! : this.senderOf(message);
+      [end, hasEnded] = [since, message === none];
+    }
+    return path.reverse().filter(({ start, end: until }) => until > start);
+  }
+}
+
+function isChange(step: Step): step is AllocStep | FreeStep {
+  return step.kind === "alloc" || step.kind === "free";
 }
 
 /** What the caller gives a rank: inputs, states where their chain begins, cotangents where it ends. */
@@ -362,19 +434,6 @@ function givenTo(manifest: Manifest, plan: Plan, rank: number): TensorSpec[] {
     ...states.flatMap((state) => specs.find(({ name }) => name === state) ?? []),
     ...(isBackward ? cotangentsOf(manifest).filter(({ name }) => !ends.has(name)) : []),
   ];
-}
-
-function spanOf({ rank, step, start, end }: StepSpan): StepSpan {
-  return { rank, step, start, end };
-}
-
-/** From the first cause to `last`: each step from when the one before it on the path had ended. */
-function pathTo(last: Done): StepSpan[] {
-  const path: StepSpan[] = [];
-  for (let at: Done | null = last; at !== null; at = at.cause) {
-    path.push(spanOf({ ...at, start: Math.max(at.start, at.cause?.end ?? 0) }));
-  }
-  return path.reverse().filter(({ start, end }) => end > start);
 }
 
 function lengthOf({ from, to }: { readonly from: number; readonly to: number }): number {

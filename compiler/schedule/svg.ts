@@ -1,6 +1,6 @@
 /** A plan as an SVG timeline: a lane for each rank's computing and transfers, arrows for messages. */
 import type { Plan, Step } from "../../runtime/plan.ts";
-import { messagesOf } from "./verify.ts";
+import { messagesOf } from "./messages.ts";
 
 /** When a step starts and ends, in any unit. */
 export interface Timed {
@@ -37,7 +37,8 @@ const unitCosts: Readonly<Record<Step["kind"], number>> = {
 export function unitTimes(plan: Plan): Timed[] {
   const times: Timed[] = [];
   const ended = plan.ranks.map(() => new Map<number, number>());
-  const arrived = new Map<string, number[]>();
+  const { sent, taken } = messagesOf(plan);
+  const arrived = new Map<number, number>();
   const free = plan.ranks.map(() => ({ compute: 0, transfer: 0 }));
   const posted = new Set<Step>();
   for (let moved = true; moved;) {
@@ -50,14 +51,14 @@ export function unitTimes(plan: Plan): Timed[] {
         );
         if (mine.has(step.id) || blocked || step.after.some((id) => !mine.has(id))) continue;
         const ready = Math.max(free[rank]![step.stream], ...step.after.map((id) => mine.get(id)!));
-        const { sends, waits } = messagesOf(step, rank, plan.ranks.length);
         if (!posted.has(step)) {
-          for (const key of sends) arrived.set(key, [...(arrived.get(key) ?? []), ready + 1]);
+          for (const message of sent[rank]![step.id]!) arrived.set(message, ready + 1);
           posted.add(step);
           moved = true;
         }
-        if (waits.some((key) => !arrived.get(key)?.length)) continue;
-        const messages = waits.map((key) => arrived.get(key)!.shift()!);
+        const waits = taken[rank]![step.id]!;
+        if (!waits.every((message) => arrived.has(message))) continue;
+        const messages = waits.map((message) => arrived.get(message)!);
         // What is waited for shows as its end only.
         const isRecv = step.kind === "recv";
         const start = isRecv ? Math.max(ready, ...messages) : ready;

@@ -1,6 +1,6 @@
 /** What every plan satisfies: complete, matched, without deadlock or leak. */
 import { cotangentsOf } from "../../runtime/plan.ts";
-import { chainEnds, worldSize } from "../../runtime/plan.ts";
+import { chainEnds, streams, worldSize } from "../../runtime/plan.ts";
 import type {
   Layout,
   Manifest,
@@ -12,6 +12,7 @@ import type {
   TensorSpec,
 } from "../../runtime/plan.ts";
 import { CompilerBug } from "../support/never.ts";
+import { messagesOf, receiversOf, sendersTo } from "./messages.ts";
 import { printPlan } from "./print.ts";
 import { layoutFor } from "./writer.ts";
 
@@ -209,107 +210,84 @@ function moveProblem(plan: Plan): string | null {
   return null;
 }
 
-/** The messages that a step sends and waits for; a collective is one of each with every other rank. */
-export function messagesOf(step: Step, rank: number, ranks: number) {
-  const channel = (from: number, to: number, tag: number) => `${from} to ${to} tag ${tag}`;
-  switch (step.kind) {
-    case "send":
-      return { sends: [channel(rank, step.to, step.tag)], waits: [], peers: [step.to] };
-    case "recv":
-      return { sends: [], waits: [channel(step.from, rank, step.tag)], peers: [step.from] };
-    case "allgather":
-    case "allreduce":
-    case "reshard": {
-      // Each begins with the rank behind it, so that no two send to one rank at a time.
-      // Of a move every rank is one, though it may have nothing to send to some.
-      const group =
-        step.kind === "reshard" ? Array.from({ length: ranks }, (_, i) => i) : step.group;
-      const place = group.indexOf(rank);
-      const peers = [...group.slice(place + 1), ...group.slice(0, place)];
-      return {
-        sends: peers.map((other) => channel(rank, other, step.tag)),
-        waits: peers.map((other) => channel(other, rank, step.tag)),
-        peers,
-      };
-    }
-    default:
-      return { sends: [], waits: [], peers: [] };
-  }
-}
-
 /** Every send meets a recv of the same size, in order, and the other way round. */
 function messageProblem(plan: Plan, manifest: Manifest): string | null {
-  const { inputs, forms } = manifest;
-  const sent = new Map<string, string[]>();
-  const received = new Map<string, string[]>();
-  const push = (map: Map<string, string[]>, key: string, size: string) =>
-    map.set(key, [...(map.get(key) ?? []), size]);
+  const ranks = plan.ranks.length;
   for (const { rank, steps } of plan.ranks) {
-    const states = forms.find(({ name }) => name === "forward")?.inputs ?? [];
-    const given = [
-      ...inputs,
-      ...states.filter(({ per }) => per === "state"),
-      ...cotangentsOf(manifest),
-    ];
-    const buffers = new Map<string, Buffer>(
-      given.map((spec) => [spec.name, { spec, layout: "tokens" }]),
-    );
     for (const step of steps) {
-      if (step.kind === "alloc") {
-        buffers.set(step.buffer, { spec: step.spec, layout: step.layout ?? "tokens" });
-      }
-      const { sends, waits, peers } = messagesOf(step, rank, plan.ranks.length);
-      const wrong = peers.find((peer) => peer === rank || peer < 0 || peer >= plan.ranks.length);
+      const peers = [...receiversOf(step, rank, ranks), ...sendersTo(step, rank, ranks)];
+      const wrong = peers.find((peer) => peer === rank || peer < 0 || peer >= ranks);
       if (wrong !== undefined) return `rank ${rank}: step ${step.id} names rank ${wrong}`;
-      if (step.kind === "reshard") continue;
-      const buffer = "buffer" in step ? buffers.get(step.buffer) : undefined;
-      const part = "part" in step ? step.part : undefined;
-      const size = buffer ? sizeKey(buffer, rank, part) : "?";
-      for (const key of sends) push(sent, key, size);
-      for (const key of waits) push(received, key, size);
     }
   }
-  for (const key of new Set([...sent.keys(), ...received.keys()])) {
-    const [out, back] = [sent.get(key) ?? [], received.get(key) ?? []];
-    if (out.length !== back.length) return `${key}: ${out.length} sent, ${back.length} received`;
-    const differing = out.findIndex((size, i) => size !== back[i]);
-    if (differing >= 0) return `${key}: sent ${out[differing]}, received ${back[differing]}`;
+  const { all } = messagesOf(plan);
+  const sizes = plan.ranks.map(({ rank, steps }) => messageSizes(rank, steps, manifest));
+  for (const { from, to, tag, sender, receiver } of all) {
+    const channel = `${from} to ${to} tag ${tag}`;
+    if (receiver === null) return `${channel}: step ${sender!.id} of ${from} is never received`;
+    if (sender === null) return `${channel}: step ${receiver.id} of ${to} is never sent`;
+    if (sender.kind === "reshard" && receiver.kind === "reshard") continue;
+    const [out, back] = [sizes[from]![sender.id], sizes[to]![receiver.id]];
+    if (out !== back) return `${channel}: sent ${out}, received ${back}`;
   }
   return null;
 }
 
+/** By step, the size of what it sends or receives. */
+function messageSizes(rank: number, steps: readonly Step[], manifest: Manifest): string[] {
+  const { inputs, forms } = manifest;
+  const states = forms.find(({ name }) => name === "forward")?.inputs ?? [];
+  const given = [
+    ...inputs,
+    ...states.filter(({ per }) => per === "state"),
+    ...cotangentsOf(manifest),
+  ];
+  const buffers = new Map<string, Buffer>(
+    given.map((spec) => [spec.name, { spec, layout: "tokens" }]),
+  );
+  const sizes: string[] = [];
+  for (const step of steps) {
+    if (step.kind === "alloc") {
+      buffers.set(step.buffer, { spec: step.spec, layout: step.layout ?? "tokens" });
+    } else if ("tag" in step) {
+      const buffer = step.buffer === null ? undefined : buffers.get(step.buffer);
+      sizes[step.id] = buffer ? sizeKey(buffer, rank, "part" in step ? step.part : undefined) : "?";
+    }
+  }
+  return sizes;
+}
+
 /** Runs the plan with sends that never wait; what cannot finish waits for itself. */
 function deadlock(plan: Plan): string | null {
-  const done = plan.ranks.map(() => new Set<number>());
-  const mail = new Map<string, number>();
-  const count = (key: string) => mail.get(key) ?? 0;
+  const { all, sent, taken } = messagesOf(plan);
+  const isSent = new Uint8Array(all.length);
+  const isDone = plan.ranks.map(({ steps }) => new Uint8Array(steps.length));
   // A queue for each stream of each rank, whose first step is next.
   const queues = plan.ranks.flatMap(({ rank, steps }) =>
-    (["compute", "transfer"] as const).map((stream) => ({
+    streams.map((stream) => ({
       rank,
       steps: steps.filter((step) => step.stream === stream),
       at: 0,
-      waits: null as readonly string[] | null,
+      hasPosted: false,
     })),
   );
   // Takes a queue as far as it goes; gives whether it moved.
   const advance = (queue: (typeof queues)[number]): boolean => {
     const { rank, steps } = queue;
+    const done = isDone[rank]!;
     const from = queue.at;
     let hasSent = false;
     for (; queue.at < steps.length; queue.at++) {
-      const step = steps[queue.at]!;
-      if (step.after.some((id) => !done[rank]!.has(id))) break;
-      if (queue.waits === null) {
-        const { sends, waits } = messagesOf(step, rank, plan.ranks.length);
-        for (const key of sends) mail.set(key, count(key) + 1);
-        hasSent ||= sends.length > 0;
-        queue.waits = waits;
+      const { id, after } = steps[queue.at]!;
+      if (!after.every((other) => done[other])) break;
+      if (!queue.hasPosted) {
+        for (const message of sent[rank]![id]!) isSent[message] = 1;
+        hasSent ||= sent[rank]![id]!.length > 0;
+        queue.hasPosted = true;
       }
-      if (queue.waits.some((key) => count(key) === 0)) break;
-      for (const key of queue.waits) mail.set(key, count(key) - 1);
-      done[rank]!.add(step.id);
-      queue.waits = null;
+      if (!taken[rank]![id]!.every((message) => isSent[message])) break;
+      done[id] = 1;
+      queue.hasPosted = false;
     }
     return hasSent || queue.at > from;
   };
@@ -317,8 +295,8 @@ function deadlock(plan: Plan): string | null {
     moved = false;
     for (const queue of queues) moved = advance(queue) || moved;
   }
-  const stuck = plan.ranks.find(({ rank, steps }) => done[rank]!.size < steps.length);
+  const stuck = plan.ranks.find(({ rank }) => isDone[rank]!.includes(0));
   if (!stuck) return null;
-  const waiting = stuck.steps.find((step) => !done[stuck.rank]!.has(step.id))!;
+  const waiting = stuck.steps[isDone[stuck.rank]!.indexOf(0)]!;
   return `rank ${stuck.rank} waits forever at step ${waiting.id} (${waiting.kind})`;
 }
