@@ -31,6 +31,8 @@ export class Builder {
   private readonly context: llvm.LLVMContext;
   private readonly b: llvm.IRBuilder;
   private readonly helpers = new Map<string, llvm.Function>();
+  /** Functions that statements call, by name. */
+  private readonly own = new Map<string, llvm.Function>();
   private fn: llvm.Function | null = null;
   /** What is written now goes before this instruction; null: to the end of the block. */
   private before: llvm.Instruction | null = null;
@@ -76,6 +78,29 @@ export class Builder {
 
   closeFunction(): void {
     this.b.CreateRetVoid();
+  }
+
+  /**
+   * Calls a function of the module on arrays of floats of which no two share an element. Its body is
+   * written at the first call of the name.
+   */
+  callOwn(
+    name: string,
+    args: readonly (readonly [string, Value])[],
+    body: (params: readonly Value[]) => void,
+  ): void {
+    const { b } = this;
+    if (!this.own.has(name)) {
+      const caller = { fn: this.fn, block: b.GetInsertBlock()! };
+      const params = args.map(([param]) => [param, "floats"] as const);
+      body(this.openFunction(name, params));
+      this.closeFunction();
+      this.own.set(name, this.fn!);
+      this.fn = caller.fn;
+      b.SetInsertPoint(caller.block);
+    }
+    const values = args.map(([, value]) => value);
+    b.CreateCall(this.own.get(name)!, values);
   }
 
   /** A new block that what follows is written into. */
@@ -357,6 +382,14 @@ export class Builder {
   print(): string {
     const text = this.module.print();
     if (this.lib.verifyModule(this.module)) throw new CompilerBug("invalid LLVM IR", text);
-    return text;
+    return withAttributes(text);
   }
+}
+
+/** What llvm-bindings cannot say of own functions: one of a name is kept, and stays a function. */
+function withAttributes(text: string): string {
+  return text.replace(/^define void @(".*")\((.*)\) {$/gm, (_, name: string, params: string) => {
+    const apart = params.replaceAll("float* %", "float* noalias %");
+    return `define linkonce_odr hidden void @${name}(${apart}) noinline {`;
+  });
 }

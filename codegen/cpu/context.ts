@@ -7,6 +7,7 @@ import type { Index, Kernel, Param, StorageId, View, Window } from "../../compil
 import { cutsParam, runtimeScalars, servesPacked } from "../../compiler/tile/ir.ts";
 import type { Dtype } from "../../compiler/tensor/ir.ts";
 import { CompilerBug } from "../../compiler/support/never.ts";
+import { type StatementFunction, letterOf } from "./functions.ts";
 import { Builder, type Int, type Llvm, type Value, lanes } from "./builder.ts";
 
 /** A storage: `rows` rows (1 for a scalar) of `cols` floats, `stride` apart. */
@@ -64,9 +65,9 @@ export class KernelContext {
   readonly b: Builder;
   readonly layout: Layout;
   readonly scalars: readonly string[];
-  private readonly kernel: Kernel;
+  readonly kernel: Kernel;
   private readonly variables = new Map<string, Int>();
-  private readonly places = new Map<StorageId, Place>();
+  private places = new Map<StorageId, Place>();
   private readonly parts = new Map<string, Part>();
   private readonly runtimes = new Map<string, Value>();
   private readonly args: Readonly<Record<"buffers" | "scalars" | "scratch", Value>>;
@@ -80,7 +81,6 @@ export class KernelContext {
   };
   private batch: Int = 0;
   private head: Int = 0;
-  private wide: Value | null = null;
 
   constructor(llvm: Llvm, kernel: Kernel) {
     this.kernel = kernel;
@@ -190,12 +190,6 @@ export class KernelContext {
     return value;
   }
 
-  /** Has the machine 32 registers of 16 floats? */
-  hasWideRegisters(): Value {
-    this.wide ??= this.atEntry(() => this.b.call("laspc_has_wide_registers"));
-    return this.wide;
-  }
-
   place(id: StorageId): Place {
     const known = this.places.get(id);
     if (known) return known;
@@ -211,6 +205,19 @@ export class KernelContext {
     const place = { pointer, rank, rows, cols, stride: cols };
     this.places.set(id, place);
     return place;
+  }
+
+  /** Calls the function of a statement, which `write` writes. */
+  callFunction({ name, storages }: StatementFunction, write: () => void): void {
+    const outside = storages.map((id) => this.place(id));
+    const args = outside.map(({ pointer }, i) => [letterOf(i), pointer] as const);
+    this.b.callOwn(name, args, (params) => {
+      const { places } = this;
+      const inside = outside.map((place, i) => ({ ...place, pointer: params[i]! }));
+      this.places = new Map(storages.map((id, i) => [id, inside[i]!]));
+      write();
+      this.places = places;
+    });
   }
 
   /** The address of an element of a storage. */

@@ -14,6 +14,7 @@ import { load, store } from "./buffers.ts";
 import type { Llvm } from "./builder.ts";
 import { KernelContext, type Layout } from "./context.ts";
 import { emitCumSum, emitReduce, emitRotateHalf, emitSolve } from "./folds.ts";
+import { functionOf } from "./functions.ts";
 import { emitMap } from "./map.ts";
 import { emitCopy, emitMma } from "./products.ts";
 
@@ -70,7 +71,9 @@ class StatementWriter {
   statements(stmts: readonly Stmt[]): void {
     for (const stmt of stmts) {
       this.note(stmt);
-      this.statement(stmt);
+      const own = functionOf(this.context.kernel, stmt);
+      if (own === null) this.statement(stmt);
+      else this.context.callFunction(own, () => this.statement(stmt));
     }
   }
 

@@ -30,7 +30,7 @@ export function emitMma(context: KernelContext, stmt: Mma): void {
   const paired = Math.floor(cols / (2 * lanes)) * 2 * lanes;
   if (paired > 0) {
     b.choose(
-      context.hasWideRegisters(),
+      b.call("laspc_has_wide_registers"),
       "wide",
       () => columns(0, paired, 2),
       () => columns(0, paired, 1),

@@ -3,7 +3,16 @@ import { describe, expect, test } from "vitest";
 import type { Kernel, Stmt } from "../../../compiler/tile/ir.ts";
 import { rmseRatio, tolerances } from "../../../compiler/tolerance.ts";
 import { findDevice } from "../../support/devices.ts";
-import { KernelText, call, loop, number, oneSequence, param, runKernel } from "./run-kernel.ts";
+import {
+  KernelText,
+  artifactOf,
+  call,
+  loop,
+  number,
+  oneSequence,
+  param,
+  runKernel,
+} from "./run-kernel.ts";
 
 const cpu = findDevice("cpu");
 
@@ -336,6 +345,37 @@ describe.runIf(cpu.available)(`statements on the cpu${cpu.why}`, () => {
     const run = async (T: number) => (await runKernel(kernel, {}, { ...oneSequence, T })).y![0];
     expect(await run(50)).toBe(reverse ? 3210 : 123);
     expect(await run(0)).toBe(0);
+  });
+
+  test("statements that read alike are one function, whatever they are about", async () => {
+    const shape = [16, 32];
+    const text = new KernelText({ x: shape, y: shape, z: shape, s: [] });
+    const double = (dst: string, src: string) =>
+      text.map(dst, call("add", text.read(src, "tile"), text.read(src, "tile")));
+    const body = [
+      text.load("x"),
+      double("y", "x"),
+      double("z", "y"),
+      double("z", "z"),
+      // What depends on a scalar stays where it is.
+      text.map("s", number(3)),
+      text.map("y", call("mul", text.read("z", "tile"), text.read("s", "scalar"))),
+      text.store("y"),
+    ];
+    const params = [param("x", "read", "state", shape), param("y", "write", "state", shape)];
+    const kernel = kernelOf(text, params, body);
+    const { files } = await artifactOf(kernel);
+    const own = [...files.get("cpu/kernel.ll")!.matchAll(/^define .*"(.*)"/gm)];
+    expect(own.map(([, name]) => name)).toEqual([
+      "map a = add(b, b) on 16 x 32, 16 x 32",
+      "map a = add(a, a) on 16 x 32",
+    ]);
+    const x = numbers(16 * 32);
+    const { y } = await runKernel(kernel, { x }, oneSequence);
+    close(
+      x.map((value) => 24 * value),
+      y!,
+    );
   });
 
   test.each([0, 1, 16, 37])(
