@@ -24,7 +24,10 @@ export function axisClasses(
   const key = (value: ValueId, axis: number) => `${value}.${axis}`;
   const find = (node: string): string => {
     const up = parent.get(node) ?? node;
-    return up === node ? node : find(up);
+    if (up === node) return node;
+    const root = find(up);
+    parent.set(node, root);
+    return root;
   };
   const join = (a: string, b: string) => parent.set(find(a), find(b));
   const fold = (value: ValueId, axis: number) => folded.add(key(value, axis));

@@ -211,10 +211,11 @@ class Placer {
     return { ...window, storage: tile };
   }
 
-  /** Tiles that no later statement of this list reads before their source changes are free again. */
+  /** Tiles that this statement reads, and no later one of the list before their source changes, are free. */
   private release(stmts: readonly Stmt[], at: number): void {
+    const reads = new Set(readsOf(stmts[at]!));
     for (const source of this.mine) {
-      if (isReadLater(stmts, at, source)) continue;
+      if (!reads.has(source) || isReadLater(stmts, at, source)) continue;
       this.mine.delete(source);
       this.free.push(this.staged.get(source)!);
       this.staged.delete(source);
@@ -390,7 +391,8 @@ function hoistCopies(stmts: readonly Stmt[]): Stmt[] {
 
 /** Does a product behind `at` read the storage before anything writes it? */
 function isReadLater(stmts: readonly Stmt[], at: number, id: StorageId): boolean {
-  for (const stmt of stmts.slice(at + 1)) {
+  for (let next = at + 1; next < stmts.length; next++) {
+    const stmt = stmts[next]!;
     for (const inner of stmt.kind === "loop" ? flatten(stmt.body) : [stmt]) {
       if (inner.kind === "mma" && readsOf(inner).includes(id)) return true;
     }
