@@ -1,6 +1,16 @@
-/** CUDA in software for tests: built by g++ when a test file asks for it, gone when the file is done. */
+/** CUDA in software for tests: built by g++ when a test file asks for it. What it compiles is gone when the file is done. */
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll } from "vitest";
@@ -13,6 +23,7 @@ export const available = has("g++");
 /** "" or " (skipped: reason)", for a test's title. */
 export const why = available ? "" : " (skipped: g++ is not installed)";
 
+const cache = join(import.meta.dirname, "../../../../node_modules/.cache/laspc/software-cuda");
 const folder = mkdtempSync(join(tmpdir(), "laspc-software-cuda-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 // What is compiled here must not be found by a GPU, nor by the next run of the tests.
@@ -55,9 +66,32 @@ export async function onHopper<Result>(work: () => Promise<Result>): Promise<Res
   return work().finally(() => delete process.env["SOFTWARE_CUDA_SM90"]);
 }
 
+/** By which kernels are compiled, and what is compiled for them before. */
+const kernelOptions = "-std=c++17 -Og -w -fPIC -ftrivial-auto-var-init=pattern";
+
+/** Kept by content for other test files and runs: the library takes seconds. */
 function build(): string {
-  const path = join(folder, "libsoftwarecuda.so");
-  const sources = ["cuda.cpp", "nccl.cpp"].map((name) => join(import.meta.dirname, name));
-  execFileSync("g++", ["-std=c++17", "-O1", "-shared", "-fPIC", "-o", path, ...sources, "-ldl"]);
-  return path;
+  const names = ["cuda.cpp", "nccl.cpp", "streams.h", "prelude.h"];
+  const texts = names.map((name) => readFileSync(join(import.meta.dirname, name)));
+  const hash = createHash("sha256").update(kernelOptions);
+  for (const text of texts) hash.update(text).update("\0");
+  const kept = join(cache, hash.digest("hex").slice(0, 16));
+  const library = join(kept, "libsoftwarecuda.so");
+  if (existsSync(kept)) return library;
+  mkdirSync(cache, { recursive: true });
+  const work = mkdtempSync(join(cache, "work-"));
+  names.forEach((name, i) => writeFileSync(join(work, name), texts[i]!));
+  const gcc = (options: string[]) => execFileSync("g++", options, { cwd: work });
+  gcc([...kernelOptions.split(" "), "-o", "prelude.h.gch", "prelude.h"]);
+  const facts = [`-DKERNEL_OPTIONS="${kernelOptions}"`, `-DPRELUDE="${join(kept, "prelude.h")}"`];
+  const options = ["-std=c++17", "-O1", "-shared", "-fPIC", "-o", "libsoftwarecuda.so"];
+  gcc([...options, ...facts, "cuda.cpp", "nccl.cpp", "-ldl"]);
+  try {
+    renameSync(work, kept);
+  } catch (error) {
+    // Another test process was faster.
+    if (!existsSync(kept)) throw error;
+    rmSync(work, { recursive: true });
+  }
+  return library;
 }
