@@ -178,10 +178,11 @@ class Grower {
     if (first % 3 === 0) return this.add({ kind: "token-index" }, detail, [tokenDim]);
     const arg = this.find(second, (shape) => shape[0] === tokenDim)!;
     const block = second % 2 === 0 ? null : 2 ** (detail % 4);
-    this.add(
-      { kind: "cumsum", arg, reverse: first % 3 === 1, exclusive: second % 3 === 1, block },
-      detail,
-    );
+    const sum = { reverse: first % 3 === 1, exclusive: second % 3 === 1 };
+    // The other way in every other block.
+    const isMixed = block !== null && detail % 3 === 0;
+    const earlier = isMixed ? { reverse: !sum.reverse, exclusive: first % 2 === 0 } : null;
+    this.add({ kind: "cumsum", arg, ...sum, block, ...(earlier && { earlier }) }, detail);
   }
 
   private scan(first: number, second: number, detail: number): void {

@@ -7,6 +7,7 @@
  */
 import { CompilerBug } from "../../compiler/support/never.ts";
 import { readsOf, writesOf } from "../../compiler/tile/accesses.ts";
+import type { SumDirection } from "../../compiler/tensor/ir.ts";
 import { TextWriter } from "../../compiler/support/text.ts";
 import type {
   GridAxis,
@@ -616,15 +617,9 @@ export class CLikeWalker {
       const [a, b] = expr.args as [Expr, Expr];
       const word = comparisons[expr.fn as keyof typeof comparisons];
       // Row and column numbers compare as integers.
-      const counter = (arg: Expr) =>
-        arg.kind === "index" && arg.start.base === null && arg.start.offset === 0 && !arg.global;
-      const side = (arg: Expr) =>
-        counter(a) && counter(b) && arg.kind === "index"
-          ? arg.axis === "row"
-            ? row
-            : col
-          : this.expr(arg, row, col);
-      return `${side(a)} ${word} ${side(b)}`;
+      const [m, n] = [a, b].map((arg) => countText(arg, row, col));
+      if (m && n) return `${m.text} ${word} ${n.text}`;
+      return `${this.expr(a, row, col)} ${word} ${this.expr(b, row, col)}`;
     }
     if (expr.kind === "call" && expr.fn === "mul") {
       // Flags multiply: both must hold.
@@ -635,6 +630,8 @@ export class CLikeWalker {
       if (expr.args.every(isFlag))
         return expr.args.map((arg) => this.condition(arg, row, col)).join(" && ");
     }
+    const count = countText(expr, row, col);
+    if (count) return `${count.text} != 0`;
     return `${this.expr(expr, row, col)} != ${this.dialect.float(0)}`;
   }
 
@@ -705,6 +702,40 @@ export class CLikeWalker {
     });
   }
 
+  /** Sums in one column of a shared tile, of every block that starts at `first`, `first` + `step`, ... */
+  private sumColumn(
+    { dst, src, block }: CumSumStmt,
+    { reverse, exclusive }: SumDirection,
+    first: number,
+    step: number,
+  ): void {
+    const { writer, dialect } = this;
+    const [size] = this.storage(src).shape as [number];
+    const sumBlock = (start: string, end: string, last: string) => {
+      writer.line(dialect.variable("float", "value", dialect.float(0)));
+      const head = reverse
+        ? dialect.loopDown("row", last, "1", start)
+        : dialect.loop("row", start, end, "1");
+      writer.block(`${head} {`, () => {
+        const own = this.sharedAt(src, "row", "col");
+        const sum = this.sharedAt(dst, "row", "col");
+        if (exclusive) {
+          // dst may be src: its own element is taken before the sum takes its place.
+          writer.line(dialect.constant("float", "own", own));
+          writer.line(`${sum} = value;`);
+          writer.line("value += own;");
+        } else {
+          writer.line(`value += ${own};`);
+          writer.line(`${sum} = value;`);
+        }
+      });
+    };
+    if (block === null || block >= size) return sumBlock("0", String(size), String(size - 1));
+    writer.block(`${dialect.loop("start", String(first), String(size), String(step))} {`, () => {
+      sumBlock("start", `start + ${block}`, `start + ${block - 1}`);
+    });
+  }
+
   protected reduce(stmt: ReduceStmt): void {
     const { writer, dialect } = this;
     const { shape } = this.storage(stmt.src);
@@ -756,32 +787,17 @@ export class CLikeWalker {
    * Of a vector every thread sums up its own prefix: a chunk is short, and nobody waits for a
    * neighbour. Of a shared tile every thread walks down its own columns.
    */
-  protected cumsum({ dst, src, reverse, exclusive, block }: CumSumStmt): void {
+  protected cumsum(stmt: CumSumStmt): void {
+    const { dst, src, reverse, exclusive, block } = stmt;
     const { writer, dialect } = this;
     const [size, cols] = this.storage(src).shape as [number, number?];
     if (cols !== undefined) {
       this.eachShared(cols, "col", () => {
-        writer.line(dialect.variable("float", "value", dialect.float(0)));
-        const head = reverse
-          ? dialect.loopDown("row", String(size - 1), "1", "0")
-          : dialect.loop("row", "0", String(size), "1");
-        writer.block(`${head} {`, () => {
-          if (block !== null && block < size) {
-            const first = `row % ${block} == ${reverse ? block - 1 : 0}`;
-            writer.block(`if (${first}) {`, () => writer.line(`value = ${dialect.float(0)};`));
-          }
-          const own = this.sharedAt(src, "row", "col");
-          const sum = this.sharedAt(dst, "row", "col");
-          if (exclusive) {
-            // dst may be src: its own element is taken before the sum takes its place.
-            writer.line(dialect.constant("float", "own", own));
-            writer.line(`${sum} = value;`);
-            writer.line("value += own;");
-          } else {
-            writer.line(`value += ${own};`);
-            writer.line(`${sum} = value;`);
-          }
-        });
+        const { earlier } = stmt;
+        const step = block ?? size;
+        if (!earlier) return this.sumColumn(stmt, stmt, 0, step);
+        this.sumColumn(stmt, earlier, 0, 2 * step);
+        this.sumColumn(stmt, stmt, step, 2 * step);
       });
       return;
     }
@@ -881,4 +897,45 @@ export function bare(text: string): string {
 /** i++, or i += step. */
 export function advance(name: string, sign: "+" | "-", step: string): string {
   return step === "1" ? `${name}${sign}${sign}` : `${name} ${sign}= ${step}`;
+}
+
+/** Of the numbers of a row and a column, and of the blocks they lie in, the integer; null: the expression is none. */
+function countText(
+  expr: Expr,
+  row: string,
+  col: string,
+): { readonly text: string; readonly isSum: boolean } | null {
+  const bracketed = (count: { text: string; isSum: boolean }) =>
+    count.isSum ? `(${count.text})` : count.text;
+  switch (expr.kind) {
+    case "const":
+      return Number.isInteger(expr.value) && expr.value >= 0
+        ? { text: String(expr.value), isSum: false }
+        : null;
+    case "index": {
+      const isWhole = expr.start.base === null && expr.start.offset === 0 && !expr.global;
+      const text = expr.axis === "row" ? row : col;
+      return isWhole ? { text, isSum: !/^\w+$/.test(text) } : null;
+    }
+    case "call": {
+      const [a, b] = expr.args;
+      if (expr.fn === "floor") {
+        const whole = countText(a!, row, col);
+        if (whole || a!.kind !== "call" || a.fn !== "mul") return whole;
+        const [number, scale] = a.args as [Expr, Expr];
+        const count = countText(number, row, col);
+        const size = scale.kind === "const" ? 1 / scale.value : NaN;
+        if (!count || !Number.isInteger(size)) return null;
+        return { text: `${bracketed(count)} / ${size}`, isSum: false };
+      }
+      if (expr.fn !== "add" && expr.fn !== "sub" && expr.fn !== "mul") return null;
+      const [m, n] = [countText(a!, row, col), countText(b!, row, col)];
+      if (!m || !n) return null;
+      if (expr.fn === "add") return { text: `${m.text} + ${n.text}`, isSum: true };
+      if (expr.fn === "sub") return { text: `${m.text} - ${bracketed(n)}`, isSum: true };
+      return { text: `${bracketed(m)} * ${bracketed(n)}`, isSum: false };
+    }
+    default:
+      return null;
+  }
 }

@@ -1,5 +1,6 @@
 /** Statements that combine elements of a row or column: reduce, cumsum, solve, rotate-half. */
 import type { CumSumStmt, ReduceStmt, RotateHalfStmt, SolveStmt } from "../../compiler/tile/ir.ts";
+import type { SumDirection } from "../../compiler/tensor/ir.ts";
 import { type Int, type Value, lanes } from "./builder.ts";
 import type { KernelContext } from "./context.ts";
 
@@ -35,24 +36,37 @@ export function emitCumSum(context: KernelContext, stmt: CumSumStmt): void {
   const count = isTile ? src.rows : src.cols;
   const block = stmt.block ?? count;
   const add = (x: Value, y: Value) => b.instructions.CreateFAdd(x, y);
-  const place = (step: Int) => (stmt.reverse ? b.subtract(count - 1, step) : step);
-  /** Sums of a column (a vector: all of it), from block to block. */
+  /** Sums of a column (a vector: all of it), of every block that starts at `from`, `from` + `stride`, ... */
+  const sumBlocks = (
+    { reverse, exclusive }: SumDirection,
+    from: number,
+    stride: number,
+    zero: Value,
+    load: (at: Int) => Value,
+    store: (value: Value, at: Int) => void,
+  ): void => {
+    b.loop(from, count, stride, "block", (start) => {
+      const place = (step: Int) => b.add(start, reverse ? b.subtract(block - 1, step) : step);
+      // The first step stands alone, so that nothing is added to a zero: -0 stays -0.
+      const first = load(place(0));
+      store(exclusive ? zero : first, place(0));
+      b.fold(1, block, 1, "step", [first], (offset, [sum]) => {
+        const at = place(offset);
+        const next = add(sum!, load(at));
+        store(exclusive ? sum! : next, at);
+        return [next];
+      });
+    });
+  };
   const sumUp = (
     zero: Value,
     load: (at: Int) => Value,
     store: (value: Value, at: Int) => void,
   ): void => {
-    b.loop(0, count, block, "block", (start) => {
-      // The first step stands alone, so that nothing is added to a zero: -0 stays -0.
-      const first = load(place(start));
-      store(stmt.exclusive ? zero : first, place(start));
-      b.fold(1, block, 1, "step", [first], (offset, [sum]) => {
-        const at = place(b.add(start, offset));
-        const next = add(sum!, load(at));
-        store(stmt.exclusive ? sum! : next, at);
-        return [next];
-      });
-    });
+    const { earlier } = stmt;
+    if (!earlier) return sumBlocks(stmt, 0, block, zero, load, store);
+    sumBlocks(earlier, 0, 2 * block, zero, load, store);
+    sumBlocks(stmt, block, 2 * block, zero, load, store);
   };
   if (!isTile) {
     sumUp(

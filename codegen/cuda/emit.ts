@@ -3,13 +3,14 @@
  * axis with room for them. Kernels with 16-bit tiles in shared memory multiply on tensor cores
  * (fragments.ts), others in float32. No headers: the text is for NVRTC and nvcc alike.
  */
+import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel, Param, Stmt, Storage, Swap } from "../../compiler/tile/ir.ts";
 import { servesPacked } from "../../compiler/tile/ir.ts";
 import { ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, advance, bare, sharedElements } from "../c-like/walk.ts";
-import { FragmentWalker, sharedBytesOf } from "./fragments.ts";
+import { FragmentWalker, fragmentRegisters, sharedBytesOf } from "./fragments.ts";
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
 
@@ -81,14 +82,16 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   };
 }
 
-/** Half of a processor's shared memory, less what the system takes of it for each block. */
+/** A processor's shared memory for each of two or three blocks, less what the system takes of it for each. */
 const halfOfShared = 113 * 1024;
+const thirdOfShared = 75 * 1024;
 
 /**
  * Blocks of a processor at least: one is enough where a state is carried, and a bound would make the compiler spill. Of
- * blocks for single chunks two hide what either waits for.
+ * blocks for single chunks two or three hide what each waits for.
  */
-function blocksBeside({ body, storages, threads }: Kernel, sharedBytes: number): number {
+function blocksBeside(kernel: Kernel, sharedBytes: number): number {
+  const { body, storages, threads } = kernel;
   const isAlone = body.some(({ kind }) => kind === "loop") || sharedBytes > halfOfShared;
   const most = Math.max(
     0,
@@ -96,7 +99,9 @@ function blocksBeside({ body, storages, threads }: Kernel, sharedBytes: number):
       memory === "register" && cols !== undefined ? (rows * cols) / threads : 0,
     ),
   );
-  return isAlone || most > 32 ? 1 : 2;
+  if (isAlone || most > 32) return 1;
+  // Of three blocks a thread has 80 registers; what little more its tiles take may wait in memory.
+  return sharedBytes <= thirdOfShared && registerPressure(kernel, fragmentRegisters) <= 80 ? 3 : 2;
 }
 
 /** Tokens of the chunks that are the points of a kernel for packed sequences. */

@@ -10,6 +10,7 @@
  * (helpers/place_in_tile.cuh): the layout of `ldmatrix` without bank conflicts, and of `wgmma`.
  */
 import { CompilerBug } from "../../compiler/support/never.ts";
+import { flatten, writesOf } from "../../compiler/tile/accesses.ts";
 import type {
   Copy,
   CopyAsync,
@@ -27,6 +28,7 @@ import type {
   Wait,
   Window,
 } from "../../compiler/tile/ir.ts";
+import { placesRead } from "../../compiler/tile/places-read.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker } from "../c-like/walk.ts";
 import type { Use, WideProduct } from "./ops.ts";
@@ -38,6 +40,8 @@ interface Warps {
   /** Blocks of 16 rows and of 8 columns of one warp. */
   readonly rowBlocks: number;
   readonly colBlocks: number;
+  /** Those that have anything to do; absent: all. */
+  readonly active?: ReadonlySet<number>;
 }
 
 /** The first choice is what a warpgroup of `wgmma` has: four warps down. */
@@ -177,8 +181,13 @@ export class FragmentWalker extends CLikeWalker {
   }
 
   /** Runs only the warps that have a part of the tile. */
-  private activeWarps({ down, across }: Warps, body: () => void): void {
+  private activeWarps({ down, across, active }: Warps, body: () => void): void {
     const count = down * across;
+    if (active !== undefined && active.size < count) {
+      const bits = [...active].reduce((sum, warp) => sum + 2 ** warp, 0);
+      this.writer.block(`if (0x${bits.toString(16)}u >> warp & 1) {`, body);
+      return;
+    }
     if (count * 32 === this.threads) return body();
     this.writer.block(`if (warp < ${count}) {`, body);
   }
@@ -487,9 +496,24 @@ export class FragmentWalker extends CLikeWalker {
     this.writer.line(
       `// ${to} += ${turned(left!, transposeLhs)} @ ${turned(right!, transposeRhs)}`,
     );
-    this.activeWarps(warps, () => {
+    this.activeWarps(isWide ? warps : this.readingWarps(dst, warps), () => {
       this.writer.line(`${name}<${shape.join(", ")}>(${to}, ${left}, ${right});`);
     });
+  }
+
+  /** Of the warps that share a tile those whose part is read. */
+  private readingWarps({ storage, rows, cols }: Window, warps: Warps): Warps {
+    const isRead = placesRead(this.kernel, storage);
+    if (isRead === null) return warps;
+    const { down, across } = warps;
+    const reading = new Set<number>();
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < cols; col++) {
+        const warp = (Math.floor(row / 16) % down) + down * Math.floor((col * across) / cols);
+        if (isRead(row, col)) reading.add(warp);
+      }
+    }
+    return { ...warps, active: reading };
   }
 
   /** Of a vector a warp sums up 32 elements at a time, in five steps: what is 1, 2, 4 ... lanes before. */
@@ -529,15 +553,25 @@ export class FragmentWalker extends CLikeWalker {
   }
 
   private sumDownColumns(stmt: CumSumStmt, rows: number, cols: number): void {
-    const { reverse, exclusive, sums } = stmt;
     const [dst, src] = [this.nameOf(stmt.dst), this.nameOf(stmt.src)];
-    // Sums within blocks of one row are the rows themselves, or nothing.
-    const from = sums ? `${this.nameOf(sums.storage)}[i][j]` : exclusive ? "0.0f" : `${src}[i][j]`;
-    const blocks = [sums?.block ?? 1, stmt.block ?? rows];
+    const ways = [stmt.earlier ?? stmt, stmt].flatMap(({ reverse, exclusive }) => [
+      reverse,
+      exclusive,
+    ]);
+    const shape = [stmt.block ?? rows, this.isInBf16(stmt.src) ? 1 : 2, ...ways];
+    this.use("bf16");
     const name = this.use("sum_down_columns");
-    this.eachRegister(rows, cols, () => this.writer.line(`${dst}[i][j] = ${from};`));
     this.activeWarps(this.warpsOf(rows, cols), () => {
-      this.writer.line(`${name}<${reverse}, ${exclusive}, ${blocks.join(", ")}>(${dst}, ${src});`);
+      this.writer.line(`${name}<${shape.join(", ")}>(${dst}, ${src});`);
+    });
+  }
+
+  /** Does a register tile hold nothing but what came in bf16? */
+  private isInBf16(id: StorageId): boolean {
+    return [...flatten(this.kernel.body)].every((stmt) => {
+      if (stmt.kind === "loop" || !writesOf(stmt).includes(id)) return true;
+      if (stmt.kind === "copy") return this.storage(stmt.src.storage).dtype === "bf16";
+      return stmt.kind === "load" && this.param(stmt.view.param).dtype === "bf16";
     });
   }
 

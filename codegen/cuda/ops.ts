@@ -41,6 +41,7 @@ import sumDownColumns from "./helpers/sum_down_columns.cuh";
 import tileDescriptor from "./helpers/tile_descriptor.cuh";
 import toBf16 from "./helpers/to_bf16.cuh";
 import toF16 from "./helpers/to_f16.cuh";
+import turnMatrix from "./helpers/turn_matrix.cuh";
 import turnInQuad from "./helpers/turn_in_quad.cuh";
 import turnedSine from "./helpers/turned_sine.cuh";
 import waitForCopies from "./helpers/wait_for_copies.cuh";
@@ -84,6 +85,7 @@ export const helpers = {
   to_bf16: toBf16,
   to_f16: toF16,
   turn_in_quad: turnInQuad,
+  turn_matrix: turnMatrix,
   turned_sine: turnedSine,
   wait_for_copies: waitForCopies,
 } as const;

@@ -57,6 +57,9 @@ const sharings: readonly Sharing[] = [
   ],
 ];
 
+/** On tensor cores, of 255 registers of a thread those that tiles may take. */
+const tileRegisters = 192;
+
 const onOrdinaryCores: Target = {
   name: "cuda",
   segments: true,
@@ -95,22 +98,19 @@ export const cudaTarget: Target = cudaTargetFor("sm_90");
 
 /** The target for products in 16 bits, with so much shared memory for a block. */
 function tensorTarget(sharedBytes: number): Target {
-  const bytesOf = ({ storages }: Kernel) =>
-    storages
-      .filter(({ memory }) => memory === "shared")
-      .reduce((sum, storage) => sum + sharedBytesOf(storage), 0);
-  const fits = (kernel: Kernel) => bytesOf(kernel) <= sharedBytes;
+  const fits = (kernel: Kernel) => sharedBytesIn(kernel) <= sharedBytes;
+  const recompute = recomputeTiles(pressure, tileRegisters);
   const placed = (kernel: Kernel): Kernel => {
     const report = new Report();
     const program = place.run({ name: "", kernels: [kernel] }, report);
-    return recomputeTiles.run(program, report).kernels[0]!;
+    return recompute.run(program, report).kernels[0]!;
   };
-  const pressureOf = (kernel: Kernel) => registerPressure(placed(kernel), fragmentRegisters);
+  const pressureOf = (kernel: Kernel) => pressure(placed(kernel));
   const early = foldEarly(pressureOf);
   /** Registers of a kernel whose factors lie in shared memory; too many where that has no room for them. */
   const registersOf = (kernel: Kernel) => {
     const whole = early.run({ name: "", kernels: [kernel] }, new Report()).kernels[0]!;
-    const bytes = bytesOf(placed(whole));
+    const bytes = sharedBytesIn(placed(whole));
     return (bytes <= sharedBytes ? 0 : 1000 + bytes / 1024) + pressureOf(whole);
   };
   // Sixteen barriers are there, one for all and one for each role among them.
@@ -128,18 +128,29 @@ function tensorTarget(sharedBytes: number): Target {
     limits: {
       ...limits,
       sharedBytes,
-      tileRegisters: 192,
+      tileRegisters,
       columnBlocks: [256, 128, 64, 32],
       narrowFactors: true,
       registersOf,
     },
-    legalize: [scaleAfter, early, place, recomputeTiles, divide, pipeline, insertBarriers],
+    legalize: [scaleAfter, early, place, recompute, divide, pipeline, insertBarriers],
     fits,
   };
 }
 
 /** What kernels on tensor cores go through. */
 export const tensorPasses = tensorTarget(architectures.sm_90 * 1024).legalize;
+
+function sharedBytesIn({ storages }: Kernel): number {
+  return storages
+    .filter(({ memory }) => memory === "shared")
+    .reduce((sum, storage) => sum + sharedBytesOf(storage), 0);
+}
+
+/** Registers that tiles of a kernel take of each thread. */
+function pressure(kernel: Kernel): number {
+  return registerPressure(kernel, fragmentRegisters);
+}
 
 /** Does it go from chunk to chunk? */
 function carries({ body }: Kernel): boolean {

@@ -25,6 +25,7 @@ import {
   type Op,
   type Program,
   type Recurrence,
+  type SumDirection,
   type TensorType,
   type ValueId,
   allOps,
@@ -311,6 +312,7 @@ class FunctionPrinter {
           ...(op.reverse ? ["reverse=True"] : []),
           ...(op.exclusive ? ["exclusive=True"] : []),
           ...(op.block === null ? [] : [`block=${op.block}`]),
+          ...(op.earlier ? [`earlier=(${pythonFlags(op.earlier).join(", ")})`] : []),
         ].map((option) => `, ${option}`);
         return atom(
           `cumsum(${this.tensor(op.arg).text}, ${-this.rank(op.arg)}${options.join("")})`,
@@ -441,4 +443,8 @@ function usesOf(program: Program): Map<ValueId, (Loop | null)[]> {
   visit(program.ops, null);
   for (const { value } of program.outputs) use(value, null);
   return uses;
+}
+
+function pythonFlags({ reverse, exclusive }: SumDirection): string[] {
+  return [reverse, exclusive].map((flag) => (flag ? "True" : "False"));
 }

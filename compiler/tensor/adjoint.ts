@@ -16,6 +16,7 @@ import {
   type Op,
   type Reduce,
   type ValueId,
+  type SumDirection,
 } from "./ir.ts";
 import type { OpDraft } from "./types.ts";
 
@@ -70,9 +71,12 @@ class Adjoints {
       case "transpose":
         return this.add(op.arg, () => this.build.transpose(c, this.origin));
       case "cumsum": {
-        const { exclusive, block } = op;
-        const draft = { kind: "cumsum", arg: c, reverse: !op.reverse, exclusive, block } as const;
-        return this.add(op.arg, () => this.make(draft));
+        // What a token is part of lies the other way.
+        const { block, earlier } = op;
+        const turned = ({ reverse, exclusive }: SumDirection) => ({ reverse: !reverse, exclusive });
+        const draft = { kind: "cumsum", arg: c, ...turned(op), block } as const;
+        const both = earlier ? { ...draft, earlier: turned(earlier) } : draft;
+        return this.add(op.arg, () => this.make(both));
       }
       case "causal":
         if (op.logDecay !== null) this.add(op.logDecay, () => this.causal(op));

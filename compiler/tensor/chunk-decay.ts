@@ -79,8 +79,8 @@ export class ChunkDecay {
     }
     let sum: ValueId | null = null;
     for (let block = 1; block < this.longest; block *= 2) {
-      const [left, right] = [this.upFrom(a, block, strict), this.toBorder(b, block)];
-      const scores = build.matmul(left, turned(right), { span, name: "scores" });
+      const rows = this.aroundBorders(a, b, block, strict);
+      const scores = build.matmul(rows, turned(rows), { span, name: "scores" });
       sum = this.add(sum, build.mul(scores, this.square(block), { span }));
     }
     if (strict) return sum!;
@@ -207,6 +207,36 @@ export class ChunkDecay {
     return this.factor(`square ${block}`, () =>
       build.add({ kind: "block-mask", block, reverse }, { span }),
     )!;
+  }
+
+  /**
+   * What meets in the squares of one size: of the later block of each pair the rows of a, decayed from the border up
+   * to their token (`strict`: before it), of the earlier one the rows of b, decayed from their token to the border.
+   */
+  private aroundBorders(a: ValueId, b: ValueId, block: number, strict: boolean): ValueId {
+    const { build, span, reverse } = this;
+    const isSecond = this.factor(`second ${block}`, () => this.secondBlocks(block))!;
+    const [second, first] = reverse ? [b, a] : [a, b];
+    const rows = build.map("select", [isSecond, second, first], { span });
+    if (block === 1 && strict) return rows;
+    const decay = this.factor(`around ${block} ${strict}`, () => {
+      const later = { reverse, exclusive: strict };
+      const sooner = { reverse: !reverse, exclusive: true };
+      const [own, earlier] = reverse ? [sooner, later] : [later, sooner];
+      const draft = { kind: "cumsum", arg: this.each!, ...own, block, earlier } as const;
+      return build.map("exp", [build.add(draft, { span })], { span });
+    })!;
+    return build.mul(rows, decay, { span });
+  }
+
+  /** 1 for the tokens of every second block, else 0: [C]. */
+  private secondBlocks(block: number): ValueId {
+    const { build, span } = this;
+    const row = build.add({ kind: "iota" }, { span }, { shape: [chunkDim] });
+    const map = (fn: "mul" | "sub" | "floor", ...args: ValueId[]) => build.map(fn, args, { span });
+    const pair = map("floor", map("mul", row, build.const(1 / (2 * block))));
+    const number = map("floor", map("mul", row, build.const(1 / block)));
+    return map("sub", number, map("mul", pair, build.const(2)));
   }
 
   /** x decayed from the border of its token's pair of blocks up to the token (`strict`: before it). */

@@ -49,8 +49,9 @@ function vanishes(op: Op, chunk: number, isZero: (id: ValueId) => boolean): bool
     case "block-mask":
       return op.block >= chunk;
     case "map":
-      return op.fn === "mul"
-        ? op.args.some(isZero)
+      if (op.fn === "mul") return op.args.some(isZero);
+      return op.fn === "select"
+        ? op.args.slice(1).every(isZero)
         : op.args.length > 0 && sumFns.has(op.fn) && op.args.every(isZero);
     case "matmul":
       return isZero(op.lhs) || isZero(op.rhs);

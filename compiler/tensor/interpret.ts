@@ -192,13 +192,15 @@ class Interpreter {
         const place = (row: number, col: number) => row * width + col;
         for (let col = 0; col < width; col++) {
           for (let first = 0; first < rows; first += block) {
+            const isEarlier = (first / block) % 2 === 0;
+            const { reverse, exclusive } = (isEarlier ? op.earlier : undefined) ?? op;
             const last = Math.min(first + block, rows) - 1;
             let sum = 0;
             for (let step = 0; step <= last - first; step++) {
-              const at = place(op.reverse ? last - step : first + step, col);
-              if (op.exclusive) out.data[at] = sum;
+              const at = place(reverse ? last - step : first + step, col);
+              if (exclusive) out.data[at] = sum;
               sum += arg.data[at]!;
-              if (!op.exclusive) out.data[at] = sum;
+              if (!exclusive) out.data[at] = sum;
             }
           }
         }

@@ -159,17 +159,20 @@ export interface Transpose extends OpBase {
   readonly kind: "transpose";
   readonly arg: ValueId;
 }
-/**
- * The token axis summed up: [T, ...] -> [T, ...] (in a chunk: over C). From the first token on, or with
- * `reverse` from the last one back (suffix sums). A sum holds its own token unless it is `exclusive`.
- * With `block`, sums start anew at every multiple of it.
- */
-export interface CumSum extends OpBase {
-  readonly kind: "cumsum";
-  readonly arg: ValueId;
+/** Sums from the first token on, or with `reverse` from the last one back; of its own token too, unless `exclusive`. */
+export interface SumDirection {
   readonly reverse: boolean;
   readonly exclusive: boolean;
+}
+/**
+ * The token axis summed up: [T, ...] -> [T, ...] (in a chunk: over C). With `block`, sums start anew at every
+ * multiple of it. `earlier`: how blocks 0, 2, 4, ... are summed up, where that differs from blocks 1, 3, 5, ...
+ */
+export interface CumSum extends OpBase, SumDirection {
+  readonly kind: "cumsum";
+  readonly arg: ValueId;
   readonly block: number | null;
+  readonly earlier?: SumDirection;
 }
 /**
  * Square mask over tokens: D[i, j] = exp(g[j+1] + ... + g[i]) for j <= i, else 0.

@@ -238,6 +238,9 @@ class TensorParser {
           reverse: flag("reverse"),
           exclusive: attributes.has("exclusive") && flag("exclusive"),
           block: numberOr("block"),
+          ...(attributes.has("earlier_reverse") && {
+            earlier: { reverse: flag("earlier_reverse"), exclusive: flag("earlier_exclusive") },
+          }),
         };
       case "matmul":
       case "outer":

@@ -103,6 +103,10 @@ function attributesOf(op: Op): string {
       list.push(["reverse", op.reverse]);
       if (op.exclusive) list.push(["exclusive", true]);
       if (op.block !== null) list.push(["block", op.block]);
+      if (op.earlier) {
+        const { reverse, exclusive } = op.earlier;
+        list.push(["earlier_reverse", reverse], ["earlier_exclusive", exclusive]);
+      }
       break;
     case "causal":
       list.push(["strict", op.strict]);

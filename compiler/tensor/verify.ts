@@ -161,6 +161,8 @@ class Checker {
         if (axis !== tokenDim && axis !== chunkDim) fail(`%${op.id}: cumsum without a token axis`);
         if (op.block !== null && !(op.block > 0))
           fail(`%${op.id}: cumsum over blocks of ${op.block}`);
+        if (op.earlier && op.block === null)
+          fail(`%${op.id}: cumsum without blocks has no earlier`);
         return;
       }
       case "block-mask":

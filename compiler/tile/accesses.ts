@@ -13,9 +13,8 @@ export function readsOf(stmt: Stmt): readonly StorageId[] {
       return [stmt.lhs.storage, stmt.rhs.storage];
     case "reduce":
     case "rotate-half":
-      return [stmt.src];
     case "cumsum":
-      return [stmt.src, ...(stmt.sums ? [stmt.sums.storage] : [])];
+      return [stmt.src];
     case "solve":
       return [stmt.matrix, stmt.dst];
     case "invert":
@@ -85,11 +84,8 @@ export function onStorages<S extends Stmt>(stmt: S, other: (id: StorageId) => St
         return { ...one, dst: other(one.dst), src: other(one.src), scratch };
       }
       case "rotate-half":
+      case "cumsum":
         return { ...one, dst: other(one.dst), src: other(one.src) };
-      case "cumsum": {
-        const own = { ...one, dst: other(one.dst), src: other(one.src) };
-        return one.sums ? { ...own, sums: { ...one.sums, storage: other(one.sums.storage) } } : own;
-      }
       case "solve":
         return { ...one, dst: other(one.dst), matrix: other(one.matrix) };
       case "load":
@@ -121,4 +117,12 @@ export function ofRole(body: readonly Stmt[], role: number): readonly Stmt[] {
   return body
     .filter((stmt) => stmt.role === undefined || stmt.role === role)
     .map((stmt) => (stmt.kind === "loop" ? { ...stmt, body: ofRole(stmt.body, role) } : stmt));
+}
+
+/** Statements and those in their loops, in order. */
+export function* flatten(stmts: readonly Stmt[]): Generator<Stmt> {
+  for (const stmt of stmts) {
+    yield stmt;
+    if (stmt.kind === "loop") yield* flatten(stmt.body);
+  }
 }

@@ -258,10 +258,14 @@ class Lowering {
   ): { readonly kernel: Kernel; readonly registers: number } {
     const { limits } = this.options;
     const blocks = limits.columnBlocks.length > 0 ? limits.columnBlocks : [0];
-    const choices = chunks.flatMap((chunk) => blocks.map((block) => ({ chunk, block })));
+    // Where terms of sums do not fit side by side, each is added as it comes.
+    const sums = limits.registersOf === null ? [false] : [false, true];
+    const choices = chunks.flatMap((chunk) =>
+      blocks.flatMap((block) => sums.map((early) => ({ chunk, block, early }))),
+    );
     let best: { kernel: Kernel; registers: number } | null = null;
-    for (const { chunk, block } of choices) {
-      const kernel = this.kernel(name, loop, rest, chunk, block);
+    for (const { chunk, block, early } of choices) {
+      const kernel = this.kernel(name, loop, rest, chunk, block, early);
       const registers = (limits.registersOf ?? registersOf)(kernel);
       if (!best || registers < best.registers) best = { kernel, registers };
       if (registers <= limits.tileRegisters) return { kernel, registers };
@@ -275,6 +279,7 @@ class Lowering {
     rest: readonly Output[],
     chunk: number,
     block: number,
+    sumsEarly: boolean,
   ): Kernel {
     const { limits, noteOf } = this.options;
     const ops = new Map(this.ops);
@@ -310,6 +315,7 @@ class Lowering {
       const results = this.program.ops.filter((op) => op.kind === "result" && op.of === loop.id);
       for (const id of [...loop.yields, ...loop.carries]) lowering.use(id);
       params.forEach((param, i) => lowering.openState(param, loop.inits[i]!));
+      if (sumsEarly) lowering.sumEarly(new Set(loop.carries));
       const stored = (part: Result["part"]) =>
         results.flatMap((op) => {
           const at = this.written.get(op.id);

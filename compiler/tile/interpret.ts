@@ -264,18 +264,21 @@ class Point {
     this.variables.delete(stmt.variable);
   }
 
-  private cumsum({ dst, src, reverse, exclusive, block }: Stmt & { kind: "cumsum" }): void {
-    const [to, from] = [this.data[dst]!, this.data[src]!];
-    const [rows = 1, cols = 1] = this.storage(src).shape;
+  private cumsum(stmt: Stmt & { kind: "cumsum" }): void {
+    const [to, from] = [this.data[stmt.dst]!, this.data[stmt.src]!];
+    const [rows = 1, cols = 1] = this.storage(stmt.src).shape;
+    const block = stmt.block ?? rows;
     for (let col = 0; col < cols; col++) {
-      let sum = 0;
-      for (let step = 0; step < rows; step++) {
-        const at = (reverse ? rows - 1 - step : step) * cols + col;
-        // Blocks divide the rows, so they begin alike from either end.
-        if (block !== null && step % block === 0) sum = 0;
-        const own = from[at]!;
-        to[at] = exclusive ? sum : sum + own;
-        sum += own;
+      for (let first = 0; first < rows; first += block) {
+        const isEarlier = (first / block) % 2 === 0;
+        const { reverse, exclusive } = (isEarlier ? stmt.earlier : undefined) ?? stmt;
+        let sum = 0;
+        for (let step = 0; step < block; step++) {
+          const at = (first + (reverse ? block - 1 - step : step)) * cols + col;
+          const own = from[at]!;
+          to[at] = exclusive ? sum : sum + own;
+          sum += own;
+        }
       }
     }
   }

@@ -45,7 +45,7 @@
  *
  * Shared tiles narrower than f32 lie as the target's matrix instructions want them, without padding.
  */
-import type { Dtype, MapFn, Per } from "../tensor/ir.ts";
+import type { Dtype, MapFn, Per, SumDirection } from "../tensor/ir.ts";
 
 export type StorageId = number & { readonly storageId: true };
 
@@ -216,15 +216,13 @@ export interface ReduceStmt extends StmtBase {
 }
 /**
  * Prefix sum of a vector, or down the rows of a tile; `reverse`: suffix sum; `exclusive`: without the own
- * element. With `block` sums start anew at every multiple of it. `sums` are such sums already, in blocks of
- * fewer rows. On GPU targets dst and src are shared (stage-operands), or the target sums in registers.
+ * element. With `block` sums start anew at every multiple of it, and with `earlier` blocks 0, 2, 4, ... are summed
+ * up that way. On GPU targets dst and src are shared (stage-operands), or the target sums in registers.
  */
-export interface CumSumStmt extends StmtBase {
+export interface CumSumStmt extends StmtBase, SumDirection {
   readonly kind: "cumsum";
-  readonly reverse: boolean;
-  readonly exclusive: boolean;
   readonly block: number | null;
-  readonly sums?: { readonly storage: StorageId; readonly block: number };
+  readonly earlier?: SumDirection;
   readonly dst: StorageId;
   readonly src: StorageId;
 }

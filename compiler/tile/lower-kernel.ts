@@ -251,10 +251,10 @@ export class KernelLowering {
       }
       case "cumsum": {
         const src = this.cleaned(op.arg, [0], phase, 0);
-        const { reverse, exclusive, block } = op;
-        const how = { reverse, exclusive, block };
+        const { reverse, exclusive, block, earlier } = op;
+        const how = { reverse, exclusive, block, ...(earlier && { earlier }) };
         this.emit(phase, note, { kind: "cumsum", dst, src: src.storage.id, ...how });
-        return ["finite", ...src.padding.slice(1)];
+        return ["sums", ...src.padding.slice(1)];
       }
       case "solve": {
         // Rows behind the last token must neither reach the others nor grow.
@@ -308,6 +308,69 @@ export class KernelLowering {
       this.cells.set(id, { storage, padding: this.fill(phase, storage, id) });
       return;
     }
+  }
+
+  // --- long sums ----------------------------------------------------------------------------
+
+  /**
+   * Adds up tiles of three terms and more in the order of the ops, each term as it comes, so that terms need not
+   * live side by side until the sum is wanted. Not those that become states, which are summed up in place.
+   */
+  sumEarly(states: ReadonlySet<ValueId>): void {
+    const before = new Map<ValueId, ValueId>();
+    for (const { id } of this.source.ops.values()) {
+      const rest = this.sumBefore(id);
+      if (rest !== null) before.set(id, rest);
+    }
+    const last = new Map([...before].map(([id, rest]) => [rest, id]));
+    const rootOf = (id: ValueId): ValueId => (last.has(id) ? rootOf(last.get(id)!) : id);
+    const sums = new Map<ValueId, Cell>();
+    for (const { id, name, type } of this.source.ops.values()) {
+      if (!before.has(id) && !last.has(id)) continue;
+      const op = this.op(id) as MapOp;
+      const root = rootOf(id);
+      if (states.has(root) || this.phaseOf(root, "body") !== "body") continue;
+      const rest = before.get(id) ?? op.args[0]!;
+      const term = op.args.find((arg) => arg !== rest) ?? rest;
+      const sum =
+        sums.get(rest) ?? this.firstTerm(rest, this.newStorage(name ?? "sum", type, root));
+      const padding = this.addTerm(sum.storage, term, id);
+      const cell: Cell = {
+        storage: sum.storage,
+        padding: sum.padding.map((own, axis) => paddingOf("add", [own, padding[axis]!])),
+      };
+      sums.set(id, cell);
+      if (id === root) this.cells.set(id, cell);
+    }
+  }
+
+  /** Of a sum of tiles that begins with another that nobody else reads, the other. */
+  private sumBefore(id: ValueId): ValueId | null {
+    const isSum = (of: ValueId) => {
+      const op = this.source.ops.get(of);
+      return op?.kind === "map" && op.fn === "add" && op.type.shape.length === 2;
+    };
+    if (!isSum(id)) return null;
+    const { args } = this.op(id) as MapOp;
+    const whole = (arg: ValueId) => this.rank(arg) === 2;
+    return args.find((arg) => isSum(arg) && whole(arg) && this.uses.get(arg) === 1) ?? null;
+  }
+
+  private firstTerm(id: ValueId, storage: Storage): Cell {
+    if (this.uses.get(id) !== 1 && this.source.ops.has(id)) this.materialize(id);
+    return { storage, padding: this.fill("body", storage, id) };
+  }
+
+  private addTerm(sum: Storage, term: ValueId, of: ValueId): Padding[] {
+    const op = this.source.ops.get(term);
+    const isProduct = op?.kind === "matmul" && this.uses.get(term) === 1 && !this.cells.has(term);
+    if (isProduct && this.rank(op.lhs) === 2 && this.rank(op.rhs) === 2) {
+      return this.multiply("body", sum, op);
+    }
+    const { expr, padding } = this.argument(term, this.op(of) as MapOp, "body");
+    const added = call("add", [this.readStorage(sum, "same"), expr]);
+    this.emit("body", this.noteOf(of), { kind: "map", dst: sum.id, expr: added });
+    return padding;
   }
 
   // --- products -----------------------------------------------------------------------------
@@ -503,21 +566,40 @@ export class KernelLowering {
     const op = this.source.ops.get(id);
     if (!op || this.cells.has(id)) return false;
     if (!isExpression(op) || this.source.bufferOf(bufferKey(op)) !== null) return false;
-    if (isTrivial(op)) return true;
+    if (this.isTrivial(op)) return true;
     const isProduct = op.kind === "map" && this.accumulated(op) !== null;
     const isHoisted = phase === "body" && !this.varies(id);
     return this.uses.get(id) === 1 && !isProduct && !isHoisted;
   }
 
+  /** A number, a counter, or what little arithmetic makes of them: cheaper to write again than to keep. */
+  private isTrivial(op: Op): boolean {
+    switch (op.kind) {
+      case "const":
+      case "iota":
+      case "block-mask":
+        return true;
+      case "dim-size":
+        return op.dim !== chunkDim;
+      case "map": {
+        const made = (id: ValueId) => this.source.ops.get(id);
+        const args = op.args.map(made);
+        return cheapFns.has(op.fn) && args.every((arg) => arg !== undefined && this.isTrivial(arg));
+      }
+      default:
+        return false;
+    }
+  }
+
   /** A vector or scalar read by a larger map is computed once, unless it is nothing but a number. */
   private needsStorage(id: ValueId): boolean {
     const op = this.source.ops.get(id);
-    return !op || !isTrivial(op) || this.source.bufferOf(bufferKey(op)) !== null;
+    return !op || !this.isTrivial(op) || this.source.bufferOf(bufferKey(op)) !== null;
   }
 
   private read(id: ValueId, at: "tile" | "row" | "col", phase: Phase): Expr {
     const op = this.source.ops.get(id);
-    if (op && isTrivial(op) && !this.cells.has(id)) {
+    if (op && this.isTrivial(op) && !this.cells.has(id)) {
       const { expr } = this.expression(id, phase);
       return at === "tile" ? expr : orient(expr, at);
     }
@@ -852,15 +934,7 @@ function isExpression(op: Op): boolean {
   }
 }
 
-/** A number or a counter: cheaper to write again than to keep. */
-function isTrivial(op: Op): boolean {
-  return (
-    op.kind === "const" ||
-    (op.kind === "dim-size" && op.dim !== chunkDim) ||
-    op.kind === "iota" ||
-    op.kind === "block-mask"
-  );
-}
+const cheapFns: ReadonlySet<MapFn> = new Set(["add", "sub", "mul", "floor"]);
 
 function constant(value: number): Expr {
   return { kind: "const", value };

@@ -7,13 +7,16 @@
  */
 import type { MapFn } from "../tensor/ir.ts";
 
-/** "data": does not vary along the axis, so padding holds the same ordinary numbers as the rest. */
-export type Padding = "zero" | "data" | "finite" | "any";
+/**
+ * "data": does not vary along the axis, so padding holds the same ordinary numbers as the rest. "sums": sums of
+ * those, of none perhaps: exp of them is as finite as of the rest.
+ */
+export type Padding = "zero" | "data" | "sums" | "finite" | "any";
 
 /** The padding of fn(args) along one axis. */
 export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
   const all = (...allowed: Padding[]) => args.every((arg) => allowed.includes(arg));
-  const bounded = all("zero", "data", "finite");
+  const bounded = all("zero", "data", "sums", "finite");
   if (all("data")) return "data";
   switch (fn) {
     case "mul":
@@ -51,7 +54,7 @@ export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
       return branches.includes("any") ? "any" : "finite";
     }
     case "exp":
-      return all("zero", "data") ? "finite" : "any";
+      return all("zero", "data", "sums") ? "finite" : "any";
     case "div":
       return args[1] === "data" && args[0] !== "any" ? args[0]! : "any";
     case "recip":

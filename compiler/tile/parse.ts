@@ -209,9 +209,14 @@ class TileParser {
         const reverse = reader.accept("reverse");
         const exclusive = reader.accept("exclusive");
         const block = reader.accept("block") ? reader.number() : null;
-        const own = { kind, dst, src, reverse, exclusive, block, note } as const;
-        if (!reader.accept("from")) return own;
-        return { ...own, sums: { storage: this.named(), block: reader.number() } };
+        const earlier = reader.accept("earlier")
+          ? {
+              reverse: reader.oneOf(["forward", "reverse"]) === "reverse",
+              exclusive: reader.oneOf(["inclusive", "exclusive"]) === "exclusive",
+            }
+          : null;
+        const sum = { kind, dst, src, reverse, exclusive, block, note } as const;
+        return earlier ? { ...sum, earlier } : sum;
       }
       case "solve": {
         const dst = this.named();

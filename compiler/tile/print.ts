@@ -1,6 +1,7 @@
 /** Tile programs as text; `parse.ts` reads it back. */
 import { TextWriter } from "../support/text.ts";
 import { numberText } from "../tensor/print.ts";
+import type { SumDirection } from "../tensor/ir.ts";
 import type {
   Expr,
   Index,
@@ -119,7 +120,7 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
         ...(stmt.reverse ? ["reverse"] : []),
         ...(stmt.exclusive ? ["exclusive"] : []),
         ...(stmt.block === null ? [] : [`block ${stmt.block}`]),
-        ...(stmt.sums ? [`from ${nameOf(stmt.sums.storage)} ${stmt.sums.block}`] : []),
+        ...(stmt.earlier ? ["earlier", ...directionWords(stmt.earlier)] : []),
       ].join(" ");
     case "solve": {
       const side = stmt.upper ? "upper" : "lower";
@@ -171,4 +172,8 @@ export function exprText(expr: Expr, nameOf: NameOf): string {
     case "call":
       return `${expr.fn}(${expr.args.map((arg) => exprText(arg, nameOf)).join(", ")})`;
   }
+}
+
+function directionWords({ reverse, exclusive }: SumDirection): string[] {
+  return [reverse ? "reverse" : "forward", exclusive ? "exclusive" : "inclusive"];
 }

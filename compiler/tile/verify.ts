@@ -5,7 +5,6 @@
 import { CompilerBug } from "../support/never.ts";
 import { arityOf } from "../tensor/verify.ts";
 import type {
-  CumSumStmt,
   Expr,
   GridAxis,
   Index,
@@ -243,9 +242,11 @@ class Checker {
         const [dst, src] = [this.storage(stmt.dst).shape, this.storage(stmt.src).shape];
         if (dst.length === 0 || dst.join() !== src.join()) throw new Problem("sizes differ");
         if (stmt.kind === "cumsum") {
-          if (stmt.sums) this.checkPartialSums(stmt, stmt.sums);
           if (stmt.block !== null && !(isCount(stmt.block) && src[0]! % stmt.block === 0)) {
             throw new Problem(`blocks of ${stmt.block} do not divide the rows`);
+          }
+          if (stmt.earlier && (stmt.block === null || src.length !== 2)) {
+            throw new Problem("only blocks of a tile's rows are earlier");
           }
           return;
         }
@@ -277,17 +278,6 @@ class Checker {
       case "await":
         if (stmt.role === undefined) throw new Problem("it belongs to a role");
         return;
-    }
-  }
-
-  private checkPartialSums(
-    { dst, block }: CumSumStmt,
-    { storage, block: part }: NonNullable<CumSumStmt["sums"]>,
-  ): void {
-    const { shape } = this.storage(dst);
-    if (this.storage(storage).shape.join() !== shape.join()) throw new Problem("sizes differ");
-    if (!isCount(part) || (block ?? shape[0]!) % part !== 0) {
-      throw new Problem(`sums in blocks of ${part} are no part of it`);
     }
   }
 

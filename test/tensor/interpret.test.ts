@@ -88,6 +88,9 @@ test("folds, rotations, products, sums", () => {
   const sums = (reverse: boolean) => `%o: f32[T, K] = cumsum %q {reverse = ${reverse}} ${token1}`;
   expectNumbers(run(sums(false)), [T, 2], [1, 2, 4, 6, 9, 12]);
   expectNumbers(run(sums(true)), [T, 2], [9, 12, 8, 10, 5, 6]);
+  // Of blocks 0 and 2 what is still to come, of block 1 what was.
+  const both = "reverse = false, block = 1, earlier_reverse = true, earlier_exclusive = true";
+  expectNumbers(run(`%o: f32[T, K] = cumsum %q {${both}} ${token1}`), [T, 2], [0, 0, 3, 4, 0, 0]);
 });
 
 test("the causal mask, with and without its diagonal", () => {

@@ -27,7 +27,7 @@ const passes: readonly Pass<TileProgram>[] = [
   scaleAfter,
   foldEarly((kernel) => registerPressure(kernel, registersOf)),
   placeOperands((rows) => rows <= 16),
-  recomputeTiles,
+  recomputeTiles((kernel) => registerPressure(kernel, registersOf), 7),
   divideRoles({
     limitBytes: 100000,
     bytesOf,

@@ -7,20 +7,23 @@ __device__ __forceinline__ void multiply_by_warps(float (&sums)[height][width], 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % (down * across);
   constexpr int row_blocks = height / 2, col_blocks = width / 2, pairs = (col_blocks + 1) / 2;
   constexpr int rows = row_blocks * 16 * down, cols = col_blocks * 8 * across;
+  // Four matrices of the right factor are loaded at once: two blocks of columns, or of one block two steps of the depth.
+  constexpr bool is_odd = col_blocks % 2 == 1, is_deep = col_blocks == 1 && depth % 32 == 0;
   const int first_row = warp % down * 16, first_col = warp / down * (col_blocks * 8);
+  unsigned b[pairs][4];
   #pragma unroll
   for (int k = 0; k < depth; k += 16) {
-    unsigned b[pairs][4];
     #pragma unroll
     for (int j = 0; j < pairs; j++) {
+      if (is_deep && k % 32 != 0) continue;
       // Of an odd number of blocks the last is loaded twice.
-      const int second = 2 * j + 1 < col_blocks ? lane / 16 * 8 : 0;
+      const int second = is_odd && j == pairs - 1 ? 0 : lane / 16 * 8, deeper = is_deep ? lane / 16 * 16 : 0;
       if constexpr (turn_right) {
         const int col = first_col + j * 16 + second + lane % 8;
-        load_matrices(b[j], shared_address(right + place_in_tile(cols, col, k + lane / 8 % 2 * 8)));
+        load_matrices(b[j], shared_address(right + place_in_tile(cols, col, k + deeper + lane / 8 % 2 * 8)));
       } else {
         const int col = first_col + j * 16 + second;
-        load_matrices_transposed(b[j], shared_address(right + place_in_tile(depth, k + lane % 16, col)));
+        load_matrices_transposed(b[j], shared_address(right + place_in_tile(depth, k + deeper + lane % 16, col)));
       }
     }
     #pragma unroll
@@ -35,8 +38,9 @@ __device__ __forceinline__ void multiply_by_warps(float (&sums)[height][width], 
       }
       #pragma unroll
       for (int j = 0; j < col_blocks; j++) {
+        const int at = is_deep ? k % 32 / 8 : j % 2 * 2;
         Number::multiply(sums[2 * i][2 * j], sums[2 * i][2 * j + 1], sums[2 * i + 1][2 * j], sums[2 * i + 1][2 * j + 1],
-                         a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+                         a, b[j / 2][at], b[j / 2][at + 1]);
       }
     }
   }

@@ -1,34 +1,59 @@
-// Sums down the columns of a tile whose rows a warp has, 8 lanes and all its registers for a column: from sums
-// within blocks of `from` rows to those within blocks of `to`. Each step adds to one half of a block the total
-// of the other (Sklansky, 1960), which stands in its last row: `own` is what is summed, where the sums leave
-// out the row itself.
-template <bool reverse, bool exclusive, int from, int to, int height, int width>
+// Sums down the columns of a tile whose rows a warp has, within blocks of `block` rows, of which every other one
+// may be summed up another way: products with triangles of ones. What is summed up goes in as `parts` numbers in
+// bf16 that add up to it: one where it came as such, two of 17 bits together where it did not. Sums are float32.
+template <int block, int parts, bool earlier_reverse, bool earlier_exclusive, bool later_reverse, bool later_exclusive, int height, int width>
 __device__ __forceinline__ void sum_down_columns(float (&sums)[height][width], const float (&own)[height][width]) {
-  const int lane = threadIdx.x % 32, place = lane / 4;
+  const int lane = threadIdx.x % 32;
   #pragma unroll
-  for (int half = from; half < to; half *= 2) {
-    if (half < 8) {
-      const int edge = (place & ~(2 * half - 1)) + (reverse ? half : half - 1);
-      const bool takes = reverse != ((place & half) != 0);
+  for (int i = 0; i < height; i++) {
+    #pragma unroll
+    for (int j = 0; j < width; j++) sums[i][j] = 0.0f;
+  }
+  #pragma unroll
+  for (int from = 0; from < height; from += 2) {
+    unsigned words[parts][width / 2][2];
+    #pragma unroll
+    for (int j = 0; j < width / 2; j++) {
       #pragma unroll
-      for (int i = 0; i < height; i++) {
+      for (int half = 0; half < 2; half++) {
+        // Zero times infinity would be no number.
+        float low = fmaxf(own[from + half][2 * j], -3e38f), high = fmaxf(own[from + half][2 * j + 1], -3e38f);
         #pragma unroll
-        for (int j = 0; j < width; j++) {
-          const float total = __shfl_sync(0xffffffffu, exclusive ? sums[i][j] + own[i][j] : sums[i][j], edge * 4 + lane % 4);
-          if (takes) sums[i][j] += total;
+        for (int part = 0; part < parts; part++) {
+          const unsigned pair = pack_bf16(low, high);
+          words[part][j][half] = turn_matrix(pair);
+          low -= from_bf16((unsigned short)pair);
+          high -= from_bf16((unsigned short)(pair >> 16));
         }
       }
-    } else {
-      const int groups = half / 8;
+    }
+    #pragma unroll
+    for (int to = 0; to < height; to += 2) {
+      const bool is_later_block = (to * 8 & block) != 0;
+      const bool goes_back = is_later_block ? later_reverse : earlier_reverse;
+      const bool meets = block < 16 ? to == from : to * 8 / block == from * 8 / block && (goes_back ? from >= to : from <= to);
+      if (!meets) continue;
+      unsigned ones[4];
       #pragma unroll
-      for (int first = 0; first < height; first += 2 * groups) {
-        const int edge = first + (reverse ? groups : groups - 1);
+      for (int quarter = 0; quarter < 4; quarter++) {
+        const int row = to * 8 + quarter % 2 * 8 + lane / 4, other = from * 8 + quarter / 2 * 8 + lane % 4 * 2;
+        const bool is_later = (row & block) != 0;
+        const bool reverse = is_later ? later_reverse : earlier_reverse;
+        const bool exclusive = is_later ? later_exclusive : earlier_exclusive;
+        ones[quarter] = 0;
         #pragma unroll
-        for (int j = 0; j < width; j++) {
-          const float last = exclusive ? sums[edge][j] + own[edge][j] : sums[edge][j];
-          const float total = __shfl_sync(0xffffffffu, last, (reverse ? 0 : 28) + lane % 4);
-          #pragma unroll
-          for (int i = 0; i < groups; i++) sums[first + (reverse ? i : groups + i)][j] += total;
+        for (int next = 0; next < 2; next++) {
+          const int distance = reverse ? other + next - row : row - other - next;
+          const bool counts = distance >= (exclusive ? 1 : 0) && ((row ^ (other + next)) & ~(block - 1)) == 0;
+          ones[quarter] |= counts ? 0x3f80u << 16 * next : 0;
+        }
+      }
+      #pragma unroll
+      for (int part = 0; part < parts; part++) {
+        #pragma unroll
+        for (int j = 0; j < width / 2; j++) {
+          bf16::multiply(sums[to][2 * j], sums[to][2 * j + 1], sums[to + 1][2 * j], sums[to + 1][2 * j + 1], ones,
+                         words[part][j][0], words[part][j][1]);
         }
       }
     }

@@ -7,7 +7,7 @@ not vary. Own axes are therefore counted from the last.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -80,10 +80,12 @@ def cumsum(
     reverse: bool = False,
     exclusive: bool = False,
     block: Optional[int] = None,
+    earlier: Optional[Tuple[bool, bool]] = None,
 ) -> Tensor:
     """Sums over tokens up to each one; from the last token back with `reverse`.
 
-    A sum holds its own token unless it is `exclusive`. With `block`, sums start anew at its multiples.
+    A sum holds its own token unless it is `exclusive`. With `block`, sums start anew at its multiples;
+    `earlier` are `reverse` and `exclusive` of blocks 0, 2, 4, ... where they differ from those between.
     """
     if block is not None:
         count = x.shape[axis]
@@ -93,6 +95,10 @@ def cumsum(
         padded = torch.cat([x, x.new_zeros(missing)], dim=axis)
         blocks = padded.unflatten(axis, (-1, block))
         sums = cumsum(blocks, axis, reverse=reverse, exclusive=exclusive)
+        if earlier is not None:
+            others = cumsum(blocks, axis, reverse=earlier[0], exclusive=earlier[1])
+            is_later = torch.arange(blocks.shape[axis - 1], device=x.device) % 2 == 1
+            sums = torch.where(is_later.view(-1, *[1] * -axis), sums, others)
         return sums.flatten(axis - 1, axis).narrow(axis, 0, count)
     if reverse:
         return cumsum(x.flip(axis), axis, exclusive=exclusive).flip(axis)

@@ -35,7 +35,7 @@ import type {
   TileProgram,
   Window,
 } from "../ir.ts";
-import { readsOf, writesOf } from "../accesses.ts";
+import { flatten, readsOf, writesOf } from "../accesses.ts";
 import { factorDtype } from "../target.ts";
 
 /** Lanes that fold a row or column together; see `ReduceStmt.scratch`. */
@@ -72,8 +72,6 @@ class Placer {
   private readonly readByOthers = new Set<StorageId>();
   /** Of those, what a tile holds and registers not yet. */
   private readonly unread = new Set<StorageId>();
-  /** Sums down columns that are there, in blocks of so many rows. */
-  private sums: { key: string; block: number; src: StorageId; storage: StorageId }[] = [];
   /** Of triangular matrices the inverse, as a 16-bit tile. */
   private readonly inverses = new Map<StorageId, { tile: StorageId; isTurned: boolean }>();
   /** Storages that were staged in the list of statements at hand. */
@@ -156,7 +154,6 @@ class Placer {
       this.staged.delete(id);
       this.unread.delete(id);
       this.inverses.delete(id);
-      this.sums = this.sums.filter(({ src, storage }) => src !== id && storage !== id);
     }
   }
 
@@ -164,7 +161,6 @@ class Placer {
   private loop(stmt: Loop): Loop {
     for (const inner of flatten(stmt.body)) this.forget(inner);
     this.inverses.clear();
-    this.sums = [];
     const before = new Map(this.staged);
     const body = this.body(stmt.body);
     this.staged.clear();
@@ -228,17 +224,11 @@ class Placer {
   private summed(stmt: CumSumStmt): Stmt[] {
     this.forget(stmt);
     if (!this.isTile(stmt.src)) return [stmt];
-    const { src, dst, reverse, exclusive } = stmt;
+    const { src, dst } = stmt;
     const [rows, cols] = this.storages[src]!.shape as [number, number];
     const block = stmt.block ?? rows;
-    if (src !== dst && this.sumsInRegisters(rows, cols, block)) {
-      const key = [src, reverse, exclusive].join();
-      const known = this.sums.filter((sum) => sum.key === key && block % sum.block === 0);
-      const best = known.sort((a, b) => b.block - a.block)[0];
-      this.sums.push({ key, block, src, storage: dst });
-      if (!best || best.block === block) return [stmt];
-      return [{ ...stmt, sums: { storage: best.storage, block: best.block } }];
-    }
+    const alike = stmt.earlier ? 2 * block : block;
+    if (src !== dst && this.sumsInRegisters(rows, cols, alike)) return [stmt];
     return this.through(stmt.src, stmt.dst, stmt.note, (id) => ({ ...stmt, dst: id, src: id }));
   }
 
@@ -405,13 +395,6 @@ function isReadLater(stmts: readonly Stmt[], at: number, id: StorageId): boolean
 function registersRead(stmt: Stmt): readonly StorageId[] {
   if (stmt.kind === "loop") return [];
   return stmt.kind === "mma" ? [stmt.dst.storage] : readsOf(stmt);
-}
-
-function* flatten(stmts: readonly Stmt[]): Generator<Stmt> {
-  for (const stmt of stmts) {
-    yield stmt;
-    if (stmt.kind === "loop") yield* flatten(stmt.body);
-  }
 }
 
 function whole(storage: Storage): Window {

@@ -8,29 +8,57 @@
  *   map x = mul(y, k)                   copy k = k_bf16
  *                                       map x = mul(y, k)
  *
- * Little is: numbers, places, copies of shared tiles, and sums and products of such and of vectors.
+ * Little is: numbers, places, copies of shared tiles, and sums and products of such and of vectors. Where tiles
+ * do not fit, exponentials and sums down columns of such are little as well.
  *
  * Needs: place-operands. Guarantees: the same values; storages are as many as before.
  */
 import type { Pass } from "../../support/pass.ts";
 import type { MapFn } from "../../tensor/ir.ts";
 import { readsOf, writesOf } from "../accesses.ts";
-import type { Copy, Expr, Kernel, MapStmt, Stmt, StorageId, TileProgram } from "../ir.ts";
+import type {
+  Copy,
+  CumSumStmt,
+  Expr,
+  Kernel,
+  MapStmt,
+  Stmt,
+  StorageId,
+  TileProgram,
+} from "../ir.ts";
 import { takesWhole } from "../pressure.ts";
 
-export const recomputeTiles: Pass<TileProgram> = {
+/** `registersOf`: those that a thread needs for a kernel's tiles at once, of which there are `limit`. */
+export const recomputeTiles = (
+  registersOf: (kernel: Kernel) => number,
+  limit: number,
+): Pass<TileProgram> => ({
   name: "recompute-tiles",
   summary: "compute cheap tiles again where they are read, instead of holding them",
   run: (program) => {
-    const kernels = program.kernels.map(recomputed);
+    const kernels = program.kernels.map((kernel) => {
+      // Blocks without a loop run side by side, and fewer registers do not bring more of them.
+      if (!carries(kernel) && registersOf(kernel) <= limit / 2) return kernel;
+      const little = recomputed(kernel, cheapFns, false);
+      const registers = registersOf(little);
+      if (registers <= limit) return little;
+      const more = recomputed(kernel, new Set<MapFn>([...cheapFns, "exp"]), true);
+      return registersOf(more) < registers ? more : little;
+    });
     const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
     return same ? program : { ...program, kernels };
   },
-};
+});
 
-type Cheap = MapStmt | Copy;
+function carries({ body }: Kernel): boolean {
+  return body.some(({ kind }) => kind === "loop");
+}
 
-function recomputed(kernel: Kernel): Kernel {
+type Cheap = MapStmt | Copy | CumSumStmt;
+
+function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: boolean): Kernel {
+  const costsLittle = (expr: Expr): boolean =>
+    expr.kind !== "call" || (cheapFns.has(expr.fn) && expr.args.every(costsLittle));
   const isTile = (id: StorageId) => {
     const { memory, shape } = kernel.storages[id]!;
     return memory === "register" && shape.length === 2;
@@ -50,8 +78,19 @@ function recomputed(kernel: Kernel): Kernel {
       if (!stmts || fresh.has(id)) return [];
       fresh.add(id);
       added++;
-      return stmts.flatMap((stmt) => [...readsOf(stmt).flatMap(again), stmt]);
+      return stmts.flatMap((stmt) => {
+        const before = readsOf(stmt).flatMap(again);
+        if (takesWhole(stmt)) fresh.clear();
+        return [...before, stmt];
+      });
     };
+    const takesTiles = (id: StorageId): boolean =>
+      cheap
+        .get(id)
+        ?.some(
+          (one) =>
+            takesWhole(one) || readsOf(one).some((other) => other !== id && takesTiles(other)),
+        ) ?? false;
     const forget = (id: StorageId) => {
       cheap.delete(id);
       for (const [other, own] of cheap) {
@@ -63,7 +102,8 @@ function recomputed(kernel: Kernel): Kernel {
       (stmt.kind === "map" &&
         isTile(stmt.dst) &&
         costsLittle(stmt.expr) &&
-        readsOf(stmt).every((id) => !isTile(id) || cheap.has(id)));
+        readsOf(stmt).every((id) => !isTile(id) || cheap.has(id))) ||
+      (withSums && stmt.kind === "cumsum" && isTile(stmt.dst) && cheap.has(stmt.src));
 
     return stmts.flatMap((stmt): Stmt[] => {
       if (stmt.kind === "loop") {
@@ -72,7 +112,9 @@ function recomputed(kernel: Kernel): Kernel {
         return [{ ...stmt, body: inBody(stmt.body, cheap) }];
       }
       const needed = stmt.kind === "mma" ? [stmt.dst.storage] : readsOf(stmt);
-      const before = needed.flatMap(again);
+      // First what holds whole tiles on its way.
+      const wholeFirst = [...needed].sort((a, b) => Number(takesTiles(b)) - Number(takesTiles(a)));
+      const before = wholeFirst.flatMap(again);
       // Of a tile that is changed in place, what it was before belongs to what it is.
       const dst = writesOf(stmt)[0];
       const own = isCheap(stmt)
@@ -105,8 +147,5 @@ const cheapFns: ReadonlySet<MapFn> = new Set<MapFn>([
   "gt",
   "ge",
   "eq",
+  "floor",
 ]);
-
-function costsLittle(expr: Expr): boolean {
-  return expr.kind !== "call" || (cheapFns.has(expr.fn) && expr.args.every(costsLittle));
-}

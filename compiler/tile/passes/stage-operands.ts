@@ -18,6 +18,7 @@
  * `limits.sharedBytes`. Then insert-barriers must follow. Source: the slab loop of every blocked
  * matrix product; see docs/architecture.md for the thread layout.
  */
+import { flatten } from "../accesses.ts";
 import { CompilerBug } from "../../support/never.ts";
 import type { Pass, Report } from "../../support/pass.ts";
 import { noSpan } from "../../support/span.ts";
@@ -359,13 +360,6 @@ class Stager {
       },
       { ...stmt, src: staged.id },
     ];
-  }
-}
-
-function* flatten(stmts: readonly Stmt[]): Generator<Stmt> {
-  for (const stmt of stmts) {
-    yield stmt;
-    if (stmt.kind === "loop") yield* flatten(stmt.body);
   }
 }
 

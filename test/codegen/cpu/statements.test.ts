@@ -111,22 +111,30 @@ describe.runIf(cpu.available)(`statements on the cpu${cpu.why}`, () => {
     [[32], [32, 16]].flatMap((shape) =>
       [false, true].flatMap((reverse) =>
         [false, true].flatMap((exclusive) =>
-          [null, 1, 4].map((block) => [shape, reverse, exclusive, block] as const),
+          [null, 1, 4].flatMap((block) => {
+            const earlier = { reverse: !reverse, exclusive: !exclusive };
+            const isBoth = shape.length === 2 && block !== null;
+            return [null, ...(isBoth ? [earlier] : [])].map(
+              (other) => [shape, reverse, exclusive, block, other] as const,
+            );
+          }),
         ),
       ),
     ),
   )(
-    "cumsum of %j, reverse %s, exclusive %s, block %s",
-    async (shape, reverse, exclusive, block) => {
+    "cumsum of %j, reverse %s, exclusive %s, block %s, earlier %j",
+    async (shape, reverse, exclusive, block, earlier) => {
       const [rows, cols] = [shape[0]!, shape[1] ?? 1];
       const x = numbers(rows * cols);
       const span = block ?? rows;
       const want = grid(rows, cols, (i, j) => {
         let sum = 0;
         for (let r = 0; r < rows; r++) {
-          const isBefore = reverse ? r > i : r < i;
+          const isEarlier = Math.floor(i / span) % 2 === 0;
+          const way = (isEarlier ? earlier : null) ?? { reverse, exclusive };
+          const isBefore = way.reverse ? r > i : r < i;
           const isIn = Math.floor(r / span) === Math.floor(i / span);
-          if (isIn && (isBefore || (r === i && !exclusive))) sum += x[r * cols + j]!;
+          if (isIn && (isBefore || (r === i && !way.exclusive))) sum += x[r * cols + j]!;
         }
         return sum;
       });
@@ -138,6 +146,7 @@ describe.runIf(cpu.available)(`statements on the cpu${cpu.why}`, () => {
           reverse,
           exclusive,
           block,
+          ...(earlier && { earlier }),
           note: null,
         },
       ]);

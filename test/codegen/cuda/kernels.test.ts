@@ -109,9 +109,15 @@ const view = (param: string) => ({
 const barrier: Stmt = { kind: "barrier", note: null };
 const [first, second] = [0 as StorageId, 1 as StorageId];
 
-test.skipIf(!available).each([false, true])(
-  `sums down the rows of a shared tile, reverse %s${why}`,
-  async (reverse) => {
+test.skipIf(!available).each([
+  [false, rows],
+  [true, rows],
+  // Blocks by turns this way and that: of 4 rows, and of 8.
+  [false, 4],
+  [true, 8],
+])(
+  `sums down the rows of a shared tile, reverse %s, in blocks of %i${why}`,
+  async (reverse, block) => {
     const tiles = [
       storage(0, "chunk", "shared", [rows, cols]),
       storage(1, "sums", "shared", [rows, cols]),
@@ -123,7 +129,9 @@ test.skipIf(!available).each([false, true])(
         kind: "cumsum",
         reverse,
         exclusive: false,
-        block: null,
+        ...(block === rows
+          ? { block: null }
+          : { block, earlier: { reverse: !reverse, exclusive: false } }),
         dst: second,
         src: first,
         note: null,
@@ -133,8 +141,10 @@ test.skipIf(!available).each([false, true])(
     ]);
     const expected = x.map((_, i) => {
       const [row, col] = [Math.floor(i / cols), i % cols];
-      const start = row - (row % rows);
-      const [from, to] = reverse ? [row, Math.min(start + rows, T) - 1] : [start, row];
+      const start = row - (row % block);
+      const isTurned = block < rows && ((row % rows) / block) % 2 < 1;
+      const isBack = isTurned ? !reverse : reverse;
+      const [from, to] = isBack ? [row, Math.min(start + block, T) - 1] : [start, row];
       let sum = 0;
       for (let r = from; r <= to; r++) sum += x[r * cols + col]!;
       return sum;

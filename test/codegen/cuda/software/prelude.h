@@ -99,6 +99,13 @@ static inline void ptx_stmatrix_sync_aligned_m8n8_x4_shared_b16(unsigned address
   for (int m = 0; m < 4; m++) memcpy(memory + all[8 * m + software_lane / 4].address + software_lane % 4 * 4, &mine.words[m], 4);
   __syncwarp();
 }
+static inline void ptx_movmatrix_sync_aligned_m8n8_trans_b16(unsigned& to, unsigned pair) {
+  const unsigned* all = software_exchange(pair);
+  const int far = software_lane / 4, near = software_lane % 4 * 2;
+  auto at = [&](int row) { return all[row * 4 + far / 2] >> far % 2 * 16 & 0xffff; };
+  to = at(near + 1) << 16 | at(near);
+  __syncwarp();
+}
 struct Factors { unsigned a[4], b[2]; };
 template <class Float>
 static inline void software_mma(float& d0, float& d1, float& d2, float& d3, Float number, const Factors& mine) {
