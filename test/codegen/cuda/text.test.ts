@@ -38,9 +38,18 @@ test.each([
   },
 );
 
+test("GLA's gradients go by 32 tokens, sum on tensor cores, and leave out squares that no mask lets through", () => {
+  const text = textOf("gla", "gla_backward_2");
+  expect(text).toMatch(/bf16\[32, 128\]/);
+  // In bf16 as they came one part of each, of what was computed two.
+  expect(text).toMatch(/sum_down_columns<16, 1, true, true, false, false>/);
+  expect(text).toMatch(/sum_down_columns<16, 2, false, true, true, false>/);
+  expect(text).toMatch(/if \(0x\w+u >> warp & 1\) \{\n +multiply_by_warps/);
+});
+
 test("what needs no state is done for all chunks side by side, and no triangle is inverted in the recurrence", () => {
   const first = textOf("delta-net", "delta_net_forward_1");
-  expect(first).toContain("__launch_bounds__(256, 2)");
+  expect(first).toContain("__launch_bounds__(256, 3)");
   expect(first).toContain("invert_triangle<64, 68, 256, 0>");
   expect(first).not.toMatch(/for \(int t = /);
   const recurrence = textOf("delta-net", "delta_net_forward_2");
