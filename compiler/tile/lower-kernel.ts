@@ -72,6 +72,8 @@ export class KernelLowering {
   private readonly masked = new Map<string, Cell>();
   private readonly uses = new Map<ValueId, number>();
   private readonly isVarying = new Map<ValueId, boolean>();
+  /** Of values the place of the last product that they come of. */
+  private readonly products = new Map<ValueId, number>();
   private readonly names = new Set<string>([loopVariable, pieceVariable]);
   private readonly source: KernelSource;
 
@@ -313,35 +315,56 @@ export class KernelLowering {
   // --- long sums ----------------------------------------------------------------------------
 
   /**
-   * Adds up tiles of three terms and more in the order of the ops, each term as it comes, so that terms need not
-   * live side by side until the sum is wanted. Not those that become states, which are summed up in place.
+   * Adds up tiles of three terms and more term by term, so that terms need not live side by side until the sum is
+   * wanted: of all sums first what comes of the first product, then of the next. Not those that become states,
+   * which are summed up in place.
    */
   sumEarly(states: ReadonlySet<ValueId>): void {
-    const before = new Map<ValueId, ValueId>();
-    for (const { id } of this.source.ops.values()) {
-      const rest = this.sumBefore(id);
-      if (rest !== null) before.set(id, rest);
-    }
-    const last = new Map([...before].map(([id, rest]) => [rest, id]));
-    const rootOf = (id: ValueId): ValueId => (last.has(id) ? rootOf(last.get(id)!) : id);
+    const ids = [...this.source.ops.keys()];
+    const before = new Map(ids.flatMap((id) => pairOf(id, this.sumBefore(id))));
+    const inner = new Set(before.values());
+    const terms = [...before.keys()].flatMap((root) => {
+      if (inner.has(root) || states.has(root) || this.phaseOf(root, "body") !== "body") return [];
+      return this.termsOf(root, before).map((term) => ({
+        root,
+        term,
+        after: this.lastProduct(term),
+      }));
+    });
+    const left = new Map<ValueId, number>();
+    for (const { root } of terms) left.set(root, (left.get(root) ?? 0) + 1);
     const sums = new Map<ValueId, Cell>();
-    for (const { id, name, type } of this.source.ops.values()) {
-      if (!before.has(id) && !last.has(id)) continue;
-      const op = this.op(id) as MapOp;
-      const root = rootOf(id);
-      if (states.has(root) || this.phaseOf(root, "body") !== "body") continue;
-      const rest = before.get(id) ?? op.args[0]!;
-      const term = op.args.find((arg) => arg !== rest) ?? rest;
-      const sum =
-        sums.get(rest) ?? this.firstTerm(rest, this.newStorage(name ?? "sum", type, root));
-      const padding = this.addTerm(sum.storage, term, id);
-      const cell: Cell = {
-        storage: sum.storage,
-        padding: sum.padding.map((own, axis) => paddingOf("add", [own, padding[axis]!])),
-      };
-      sums.set(id, cell);
-      if (id === root) this.cells.set(id, cell);
+    for (const { root, term } of terms.sort((a, b) => a.after - b.after)) {
+      const { name, type } = this.op(root);
+      const known = sums.get(root);
+      const sum = known
+        ? this.plus(known, term, root)
+        : this.firstTerm(term, this.newStorage(name ?? "sum", type, root));
+      sums.set(root, sum);
+      left.set(root, left.get(root)! - 1);
+      if (left.get(root) === 0) this.cells.set(root, sum);
     }
+  }
+
+  /** What is added up to a sum, in order. */
+  private termsOf(id: ValueId, before: ReadonlyMap<ValueId, ValueId>): ValueId[] {
+    const { args } = this.op(id) as MapOp;
+    const rest = before.get(id);
+    if (rest === undefined) return [...args];
+    const others = args.filter((arg, i) => arg !== rest || args.indexOf(arg) !== i);
+    return [...this.termsOf(rest, before), ...others];
+  }
+
+  /** The place among the ops of the last product that a value comes of; -1: of none. */
+  private lastProduct(id: ValueId): number {
+    const known = this.products.get(id);
+    if (known !== undefined) return known;
+    const op = this.source.ops.get(id);
+    if (!op) return -1;
+    const own = op.kind === "matmul" ? [...this.source.ops.keys()].indexOf(id) : -1;
+    const last = Math.max(own, ...operands(op).map((arg) => this.lastProduct(arg)));
+    this.products.set(id, last);
+    return last;
   }
 
   /** Of a sum of tiles that begins with another that nobody else reads, the other. */
@@ -359,6 +382,12 @@ export class KernelLowering {
   private firstTerm(id: ValueId, storage: Storage): Cell {
     if (this.uses.get(id) !== 1 && this.source.ops.has(id)) this.materialize(id);
     return { storage, padding: this.fill("body", storage, id) };
+  }
+
+  private plus(sum: Cell, term: ValueId, of: ValueId): Cell {
+    const added = this.addTerm(sum.storage, term, of);
+    const padding = sum.padding.map((own, axis) => paddingOf("add", [own, added[axis]!]));
+    return { storage: sum.storage, padding };
   }
 
   private addTerm(sum: Storage, term: ValueId, of: ValueId): Padding[] {
@@ -932,6 +961,10 @@ function isExpression(op: Op): boolean {
     default:
       return assertNever(op);
   }
+}
+
+function pairOf(id: ValueId, other: ValueId | null): [ValueId, ValueId][] {
+  return other === null ? [] : [[id, other]];
 }
 
 const cheapFns: ReadonlySet<MapFn> = new Set(["add", "sub", "mul", "floor"]);
