@@ -48,6 +48,18 @@ describe.each([64, 128])("K = V = %d", (size) => {
   );
 });
 
+// One rule for each kind of transition: the kernels on tensor cores, of which those for gradients are the largest.
+test.skipIf(!available).each(["simple-gla", "gla", "gated-delta-net", "kda", "rwkv7"])(
+  `%s in bf16 compiles with its gradients${why}`,
+  async (name) => {
+    const dims = { K: 128, V: 128 };
+    const options = { dims, dtype: "bf16", targets: [cudaTarget], backward: true } as const;
+    const { files } = compileExample(name, options);
+    const sources = [...files].filter(([path]) => path.endsWith(".cu")).map(([, text]) => text);
+    expect(await nvcc(sources, ["90a"])).toContain("registers");
+  },
+);
+
 test.skipIf(!available)(
   `16-bit storage and sizes that divide nothing compile too${why}`,
   async () => {

@@ -31,7 +31,8 @@ __device__ __forceinline__ void invert_triangle(float* a) {
   #pragma unroll
   for (int width = 16; width < size; width *= 2) {
     // C + C A', then that + B' of it; a factor's own triangle ends the sum.
-    constexpr int most = (size / 2 * size / 2 / 128 + threads / 32 - 1) / (threads / 32);
+    // With one block there are no pairs, but an array of nothing is none.
+    constexpr int most = size == 16 ? 1 : (size / 2 * size / 2 / 128 + threads / 32 - 1) / (threads / 32);
     const int pieces = size / 2 * width / 128;
     #pragma unroll
     for (int side = 0; side < 2; side++) {

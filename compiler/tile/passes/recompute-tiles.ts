@@ -15,7 +15,7 @@
  */
 import type { Pass } from "../../support/pass.ts";
 import type { MapFn } from "../../tensor/ir.ts";
-import { readsOf, writesOf } from "../accesses.ts";
+import { flatten, readsOf, writesOf } from "../accesses.ts";
 import type {
   Copy,
   CumSumStmt,
@@ -50,6 +50,20 @@ export const recomputeTiles = (
   },
 });
 
+/** Tiles that are written once and read by many statements: what is made of them can be made again. */
+function readOften({ body }: Kernel): ReadonlySet<StorageId> {
+  const [readers, writers] = [new Map<StorageId, number>(), new Map<StorageId, number>()];
+  const count = (map: Map<StorageId, number>, id: StorageId) => map.set(id, (map.get(id) ?? 0) + 1);
+  for (const stmt of flatten(body)) {
+    if (stmt.kind === "loop") continue;
+    for (const id of new Set(readsOf(stmt))) count(readers, id);
+    for (const id of writesOf(stmt)) count(writers, id);
+  }
+  const often = [...readers].filter(([id, times]) => times >= many && writers.get(id) === 1);
+  return new Set(often.map(([id]) => id));
+}
+const many = 4;
+
 function carries({ body }: Kernel): boolean {
   return body.some(({ kind }) => kind === "loop");
 }
@@ -63,6 +77,7 @@ function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: bool
     const { memory, shape } = kernel.storages[id]!;
     return memory === "register" && shape.length === 2;
   };
+  const held = withSums ? readOften(kernel) : new Set<StorageId>();
   let added = 0;
 
   const inBody = (
@@ -72,17 +87,22 @@ function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: bool
     const cheap = new Map(outside);
     /** Cheap tiles that were computed since the last statement that takes whole tiles. */
     const fresh = new Set<StorageId>();
+    /** Those that are being computed again. */
+    const making = new Set<StorageId>();
 
     const again = (id: StorageId): Stmt[] => {
       const stmts = cheap.get(id);
-      if (!stmts || fresh.has(id)) return [];
-      fresh.add(id);
+      if (!stmts || fresh.has(id) || making.has(id)) return [];
+      making.add(id);
       added++;
-      return stmts.flatMap((stmt) => {
+      const made = stmts.flatMap((stmt) => {
         const before = readsOf(stmt).flatMap(again);
         if (takesWhole(stmt)) fresh.clear();
         return [...before, stmt];
       });
+      making.delete(id);
+      fresh.add(id);
+      return made;
     };
     const takesTiles = (id: StorageId): boolean =>
       cheap
@@ -97,13 +117,14 @@ function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: bool
         if (own.some((stmt) => readsOf(stmt).includes(id))) forget(other);
       }
     };
+    const isThere = (id: StorageId) => !isTile(id) || cheap.has(id) || held.has(id);
     const isCheap = (stmt: Stmt): stmt is Cheap =>
       (stmt.kind === "copy" && isTile(stmt.dst.storage) && !isTile(stmt.src.storage)) ||
       (stmt.kind === "map" &&
         isTile(stmt.dst) &&
         costsLittle(stmt.expr) &&
-        readsOf(stmt).every((id) => !isTile(id) || cheap.has(id))) ||
-      (withSums && stmt.kind === "cumsum" && isTile(stmt.dst) && cheap.has(stmt.src));
+        readsOf(stmt).every(isThere)) ||
+      (withSums && stmt.kind === "cumsum" && isTile(stmt.dst) && isThere(stmt.src));
 
     return stmts.flatMap((stmt): Stmt[] => {
       if (stmt.kind === "loop") {
