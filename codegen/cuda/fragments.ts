@@ -435,7 +435,7 @@ export class FragmentWalker extends CLikeWalker {
           writer.line(`${this.use("turn_in_quad")}(words);`);
           this.withPlaces(row, col, () => {
             const place = `${this.paramName(param.name)}[${this.bufferIndex(view, "row", "col")}]`;
-            const write = `*(uint4*)&${place} = make_uint4(words[0], words[1], words[2], words[3]);`;
+            const write = `${this.use("store_words")}(&${place}, words);`;
             const inside = this.inBuffer(view, src, "row", "col");
             if (inside === null) writer.line(write);
             else writer.block(`if (${inside}) {`, () => writer.line(write));

@@ -37,6 +37,7 @@ import silu from "./helpers/silu.cuh";
 import softplus from "./helpers/softplus.cuh";
 import square from "./helpers/square.cuh";
 import storeMatrices from "./helpers/store_matrices.cuh";
+import storeWords from "./helpers/store_words.cuh";
 import sumDownColumns from "./helpers/sum_down_columns.cuh";
 import tileDescriptor from "./helpers/tile_descriptor.cuh";
 import toBf16 from "./helpers/to_bf16.cuh";
@@ -80,6 +81,7 @@ export const helpers = {
   softplus,
   square,
   store_matrices: storeMatrices,
+  store_words: storeWords,
   sum_down_columns: sumDownColumns,
   tile_descriptor: tileDescriptor,
   to_bf16: toBf16,

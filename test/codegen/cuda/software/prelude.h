@@ -99,6 +99,10 @@ static inline void ptx_stmatrix_sync_aligned_m8n8_x4_shared_b16(unsigned address
   for (int m = 0; m < 4; m++) memcpy(memory + all[8 * m + software_lane / 4].address + software_lane % 4 * 4, &mine.words[m], 4);
   __syncwarp();
 }
+static inline void ptx_st_global_v4_b32(void* to, unsigned a, unsigned b, unsigned c, unsigned d) {
+  const unsigned words[4] = {a, b, c, d};
+  memcpy(to, words, 16);
+}
 static inline void ptx_movmatrix_sync_aligned_m8n8_trans_b16(unsigned& to, unsigned pair) {
   const unsigned* all = software_exchange(pair);
   const int far = software_lane / 4, near = software_lane % 4 * 2;
