@@ -10,6 +10,8 @@ export interface Dialect {
   /** Between the integers that count things and those that count a buffer's elements. */
   readonly toInt: (text: string) => string;
   readonly toOffset: (text: string) => string;
+  /** The head of a tensor that has `own` of them, for one of `heads`: groups share it. */
+  readonly headOf: (head: string, heads: string, own: string) => string;
   /** "offset": an integer that can count a buffer's elements. */
   readonly constant: (type: "int" | "offset" | "float", name: string, value: string) => string;
   readonly variable: (type: "float", name: string, value: string) => string;

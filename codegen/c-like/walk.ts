@@ -158,6 +158,11 @@ export class CLikeWalker {
       });
   }
 
+  /** Does the kernel go from chunk to chunk, or through pieces? */
+  get isLoop(): boolean {
+    return this.kernel.body.some(({ kind }) => kind === "loop");
+  }
+
   /** The grid point's batch, head and block starts, from its linear number `point`. */
   decodePoint(): void {
     const { writer, dialect, kernel } = this;
@@ -314,7 +319,7 @@ export class CLikeWalker {
       const fixed = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
       const places = this.places.get(param.name)!;
       const heads = dialect.scalar(param.heads);
-      const own = param.heads === "H" ? "head" : `head / (${dialect.scalar("H")} / ${heads})`;
+      const own = param.heads === "H" ? "head" : dialect.headOf("head", dialect.scalar("H"), heads);
       const first = isPacked ? "first_token" : `batch * ${dialect.scalar("T")}`;
       const chunk = param.chunk ?? 1;
       const rows = `batch * ((${this.tokens} + ${chunk - 1}) / ${chunk})`;

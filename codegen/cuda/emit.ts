@@ -224,6 +224,11 @@ function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean)
     float: floatText,
     toInt: (text) => `(int)${text}`,
     toOffset: (text) => `(long long)${text}`,
+    // Of a kernel for one chunk a division is a good part; before a loop it is nothing.
+    headOf: (head, heads, own) =>
+      walker().isLoop
+        ? `${head} / (${heads} / ${own})`
+        : `${use("own_head")}(${head}, ${heads}, ${own})`,
     toFloat: (text) => (/^\w+$/.test(text) ? `(float)${text}` : `(float)(${text})`),
     constant: (type, name, value) =>
       `const ${type === "offset" ? "long long" : type} ${name} = ${value};`,

@@ -26,6 +26,7 @@ import multiplyByWarpgroups from "./helpers/multiply_by_warpgroups.cuh";
 import multiplyByWarps from "./helpers/multiply_by_warps.cuh";
 import multiplyTf32 from "./helpers/multiply_tf32.cuh";
 import openProducts from "./helpers/open_products.cuh";
+import ownHead from "./helpers/own_head.cuh";
 import packBf16 from "./helpers/pack_bf16.cuh";
 import packF16 from "./helpers/pack_f16.cuh";
 import placeInTile from "./helpers/place_in_tile.cuh";
@@ -70,6 +71,7 @@ export const helpers = {
   multiply_by_warps: multiplyByWarps,
   multiply_tf32: multiplyTf32,
   open_products: openProducts,
+  own_head: ownHead,
   pack_bf16: packBf16,
   pack_f16: packF16,
   place_in_tile: placeInTile,

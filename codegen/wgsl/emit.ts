@@ -185,6 +185,7 @@ function dialectFor(
     float: wgslFloat,
     toInt: (text) => text,
     toOffset: (text) => text,
+    headOf: (head, heads, own) => `${head} / (${heads} / ${own})`,
     toFloat: (text) => `f32(${text})`,
     constant: (_type, name, value) => `let ${name} = ${value};`,
     variable: (_type, name, value) => `var ${name} = ${value};`,
