@@ -339,7 +339,7 @@ export class KernelLowering {
       const known = sums.get(root);
       const sum = known
         ? this.plus(known, term, root)
-        : this.firstTerm(term, this.newStorage(name ?? "sum", type, root));
+        : this.firstTerm(term, this.newStorage(name ?? "sum", type, root), root);
       sums.set(root, sum);
       left.set(root, left.get(root)! - 1);
       if (left.get(root) === 0) this.cells.set(root, sum);
@@ -379,7 +379,12 @@ export class KernelLowering {
     return args.find((arg) => isSum(arg) && whole(arg) && this.uses.get(arg) === 1) ?? null;
   }
 
-  private firstTerm(id: ValueId, storage: Storage): Cell {
+  private firstTerm(id: ValueId, storage: Storage, of: ValueId): Cell {
+    if (this.rank(id) < 2) {
+      const { expr, padding } = this.argument(id, this.op(of) as MapOp, "body");
+      this.emit("body", this.noteOf(of), { kind: "map", dst: storage.id, expr });
+      return { storage, padding };
+    }
     if (this.uses.get(id) !== 1 && this.source.ops.has(id)) this.materialize(id);
     return { storage, padding: this.fill("body", storage, id) };
   }
