@@ -40,10 +40,9 @@ describe.skipIf(!available)(`simulated and real${why}`, () => {
     });
   }
 
-  /** The device as a forward of this length shows it, once warm. */
-  async function speedAt(sizes: LaunchSizes): Promise<DeviceSpeed> {
+  /** The device as forwards of this length show it, once warm: `times` of those before, to which it adds. */
+  async function speedAt(sizes: LaunchSizes, times: number[]): Promise<DeviceSpeed> {
     const free = { latencyMs: 0, bandwidth: Infinity };
-    const times: number[] = [];
     for (let i = 0; i < 5; i++) times.push(launchMs(await run("ring", 1, sizes, free)));
     const { inputs, outputs } = compiled.manifest.forms.find(({ name }) => name === "forward")!;
     const bytes = [...inputs, ...outputs].reduce((sum, spec) => sum + tensorBytes(spec, sizes), 0);
@@ -57,20 +56,31 @@ describe.skipIf(!available)(`simulated and real${why}`, () => {
     sizes: LaunchSizes,
     link: SlowLink,
   ) {
-    const speed = await speedAt({ ...sizes, T: sizes.T / count });
+    const own = { ...sizes, T: sizes.T / count };
+    const launches: number[] = [];
+    let speed = await speedAt(own, launches);
     const wire = { latencyS: link.latencyMs / 1e3, bytesPerS: link.bandwidth };
     const fabric = { perNode: Infinity, within: wire, between: wire, source: "a test" };
-    const rows = [];
-    for (const schedule of schedules) {
+    const saidOf = (schedule: ScheduleName) => {
       const plan = planOf(compiled.manifest, schedule, count);
-      const said = simulate(plan, compiled.manifest, sizes, { fabric, speed }).seconds * 1e3;
+      return simulate(plan, compiled.manifest, sizes, { fabric, speed }).seconds * 1e3;
+    };
+    const taken = new Map<ScheduleName, number>();
+    for (const schedule of schedules) {
+      const said = saidOf(schedule);
       let took = Infinity;
       // Where work beside this one takes long, more runs find a quiet moment.
       for (let i = 0; i < 4 || (i < 20 && took > 1.1 * said); i++) {
         took = Math.min(took, wholeMs(await run(schedule, count, sizes, link)));
       }
-      rows.push({ schedule, said, took, error: said / took - 1 });
+      taken.set(schedule, took);
     }
+    // The device, too, at its fastest before and behind these runs.
+    speed = await speedAt(own, launches);
+    const rows = [...taken].map(([schedule, took]) => {
+      const said = saidOf(schedule);
+      return { schedule, said, took, error: said / took - 1 };
+    });
     const text = rows.map(
       ({ schedule, said, took, error }) =>
         `${schedule} ${said.toFixed(1)} / ${took.toFixed(1)} ms (${(error * 100).toFixed(0)} %)`,
