@@ -41,16 +41,24 @@ export function sizesIn(layout: Layout, whole: Sizes, rank: number, ranks: numbe
 }
 
 /** Bytes of a tensor that has these sizes. */
-export function tensorBytes(spec: TensorSpec, { B, T, H, heads }: Sizes): number {
+export function tensorBytes(spec: TensorSpec, sizes: Sizes): number {
+  return elementsPer(spec, sizes) * elementBytes[spec.dtype] * product(spec.dims);
+}
+
+function elementsPer(spec: TensorSpec, { B, T, H, heads }: Sizes): number {
   const own = heads?.[spec.headsOf ?? spec.name] ?? H;
-  const count = {
-    token: B * T * own,
-    head: own,
-    shared: 1,
-    state: B * H,
-    chunk: B * Math.ceil(T / (spec.chunk ?? 1)) * H,
-  }[spec.per];
-  return count * elementBytes[spec.dtype] * product(spec.dims);
+  switch (spec.per) {
+    case "token":
+      return B * T * own;
+    case "head":
+      return own;
+    case "shared":
+      return 1;
+    case "state":
+      return B * H;
+    case "chunk":
+      return B * Math.ceil(T / (spec.chunk ?? 1)) * H;
+  }
 }
 
 /** Bytes of a part of it. */

@@ -355,7 +355,10 @@ class Simulator {
 
   private sizesFor(layout: Layout | undefined, rank: number): Sizes {
     if (layout === undefined || layout === "tokens") return this.own[rank]!;
-    if (typeof layout === "number") return { ...this.own[rank]!, T: this.own[layout]!.T };
+    if (typeof layout === "number") {
+      const [own, there] = [this.own[rank]!, this.own[layout]!];
+      return own.B === there.B ? there : { ...own, T: there.T };
+    }
     return sizesIn(layout, this.whole, rank, this.plan.ranks.length);
   }
 
