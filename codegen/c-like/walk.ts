@@ -158,11 +158,6 @@ export class CLikeWalker {
       });
   }
 
-  /** Does the kernel go from chunk to chunk, or through pieces? */
-  get isLoop(): boolean {
-    return this.kernel.body.some(({ kind }) => kind === "loop");
-  }
-
   /** The grid point's batch, head and block starts, from its linear number `point`. */
   decodePoint(): void {
     const { writer, dialect, kernel } = this;

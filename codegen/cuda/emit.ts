@@ -6,7 +6,7 @@
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel, Param, Stmt, Storage, Swap } from "../../compiler/tile/ir.ts";
 import { servesPacked } from "../../compiler/tile/ir.ts";
-import { ofRole } from "../../compiler/tile/accesses.ts";
+import { hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, advance, bare, sharedElements } from "../c-like/walk.ts";
@@ -26,7 +26,7 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   const onTensorCores = kernel.storages.some(
     ({ memory, dtype }) => memory === "shared" && dtype !== "f32",
   );
-  const dialect = dialectFor(() => walker, use, onTensorCores);
+  const dialect = dialectFor(kernel, () => walker, use, onTensorCores);
   const walker: CLikeWalker = onTensorCores
     ? new FragmentWalker(kernel, dialect, use)
     : new CLikeWalker(kernel, dialect);
@@ -91,8 +91,8 @@ const thirdOfShared = 75 * 1024;
  * blocks for single chunks two or three hide what each waits for.
  */
 function blocksBeside(kernel: Kernel, sharedBytes: number): number {
-  const { body, storages, threads } = kernel;
-  const isAlone = body.some(({ kind }) => kind === "loop") || sharedBytes > halfOfShared;
+  const { storages, threads } = kernel;
+  const isAlone = hasLoop(kernel) || sharedBytes > halfOfShared;
   const most = Math.max(
     0,
     ...storages.map(({ memory, shape: [rows = 1, cols] }) =>
@@ -218,7 +218,12 @@ function elementType({ dtype }: Param): string {
   return dtype === "f32" ? "float" : "unsigned short";
 }
 
-function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean): Dialect {
+function dialectFor(
+  kernel: Kernel,
+  walker: () => CLikeWalker,
+  use: Use,
+  onTensorCores: boolean,
+): Dialect {
   const at = (param: Param, index: string) => `${walker().paramName(param.name)}[${index}]`;
   return {
     float: floatText,
@@ -226,7 +231,7 @@ function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean)
     toOffset: (text) => `(long long)${text}`,
     // Of a kernel for one chunk a division is a good part; before a loop it is nothing.
     headOf: (head, heads, own) =>
-      walker().isLoop
+      hasLoop(kernel)
         ? `${head} / (${heads} / ${own})`
         : `${use("own_head")}(${head}, ${heads}, ${own})`,
     toFloat: (text) => (/^\w+$/.test(text) ? `(float)${text}` : `(float)(${text})`),

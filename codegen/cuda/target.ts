@@ -3,6 +3,7 @@
  * what is float32, and single tokens, on ordinary cores.
  */
 import { Report } from "../../compiler/support/pass.ts";
+import { hasLoop } from "../../compiler/tile/accesses.ts";
 import { type Sharing, divideRoles } from "../../compiler/tile/passes/divide-roles.ts";
 import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
@@ -80,7 +81,7 @@ export function cudaTargetFor(architecture: Architecture): Target {
   const onTensorCores: readonly Target[] = [
     {
       ...whole,
-      fits: (kernel) => fits(kernel) && (!carries(kernel) || kernel.roles !== undefined),
+      fits: (kernel) => fits(kernel) && (!hasLoop(kernel) || kernel.roles !== undefined),
     },
     { ...whole, prepare: [split] },
     whole,
@@ -150,11 +151,6 @@ function sharedBytesIn({ storages }: Kernel): number {
 /** Registers that tiles of a kernel take of each thread. */
 function pressure(kernel: Kernel): number {
   return registerPressure(kernel, fragmentRegisters);
-}
-
-/** Does it go from chunk to chunk? */
-function carries({ body }: Kernel): boolean {
-  return body.some(({ kind }) => kind === "loop");
 }
 
 /** Where a chunk has more than one token, and tensors are stored no finer. */

@@ -1,5 +1,5 @@
 /** What a statement reads and writes: the storages, whatever their memory. */
-import type { Expr, Stmt, StorageId, Window } from "./ir.ts";
+import type { Expr, Kernel, Stmt, StorageId, Window } from "./ir.ts";
 
 export function readsOf(stmt: Stmt): readonly StorageId[] {
   switch (stmt.kind) {
@@ -117,6 +117,11 @@ export function ofRole(body: readonly Stmt[], role: number): readonly Stmt[] {
   return body
     .filter((stmt) => stmt.role === undefined || stmt.role === role)
     .map((stmt) => (stmt.kind === "loop" ? { ...stmt, body: ofRole(stmt.body, role) } : stmt));
+}
+
+/** Does a kernel go from chunk to chunk, or through pieces? */
+export function hasLoop({ body }: Kernel): boolean {
+  return body.some(({ kind }) => kind === "loop");
 }
 
 /** Statements and those in their loops, in order. */

@@ -15,7 +15,7 @@
  */
 import type { Pass } from "../../support/pass.ts";
 import type { MapFn } from "../../tensor/ir.ts";
-import { flatten, readsOf, writesOf } from "../accesses.ts";
+import { flatten, hasLoop, readsOf, writesOf } from "../accesses.ts";
 import type {
   Copy,
   CumSumStmt,
@@ -38,7 +38,7 @@ export const recomputeTiles = (
   run: (program) => {
     const kernels = program.kernels.map((kernel) => {
       // Blocks without a loop run side by side, and fewer registers do not bring more of them.
-      if (!carries(kernel) && registersOf(kernel) <= limit / 2) return kernel;
+      if (!hasLoop(kernel) && registersOf(kernel) <= limit / 2) return kernel;
       const little = recomputed(kernel, cheapFns, false);
       const registers = registersOf(little);
       if (registers <= limit) return little;
@@ -63,10 +63,6 @@ function readOften({ body }: Kernel): ReadonlySet<StorageId> {
   return new Set(often.map(([id]) => id));
 }
 const many = 4;
-
-function carries({ body }: Kernel): boolean {
-  return body.some(({ kind }) => kind === "loop");
-}
 
 type Cheap = MapStmt | Copy | CumSumStmt;
 
