@@ -320,8 +320,11 @@ export class KernelLowering {
    * which are summed up in place.
    */
   sumEarly(states: ReadonlySet<ValueId>): void {
-    const ids = [...this.source.ops.keys()];
-    const before = new Map(ids.flatMap((id) => pairOf(id, this.sumBefore(id))));
+    const before = new Map<ValueId, ValueId>();
+    for (const id of this.source.ops.keys()) {
+      const rest = this.sumBefore(id);
+      if (rest !== null) before.set(id, rest);
+    }
     const inner = new Set(before.values());
     const terms = [...before.keys()].flatMap((root) => {
       if (inner.has(root) || states.has(root) || this.phaseOf(root, "body") !== "body") return [];
@@ -331,18 +334,17 @@ export class KernelLowering {
         after: this.lastProduct(term),
       }));
     });
-    const left = new Map<ValueId, number>();
-    for (const { root } of terms) left.set(root, (left.get(root) ?? 0) + 1);
+    terms.sort((a, b) => a.after - b.after);
+    const last = new Map(terms.map(({ root }, i) => [root, i]));
     const sums = new Map<ValueId, Cell>();
-    for (const { root, term } of terms.sort((a, b) => a.after - b.after)) {
+    for (const [i, { root, term }] of terms.entries()) {
       const { name, type } = this.op(root);
       const known = sums.get(root);
       const sum = known
         ? this.plus(known, term, root)
         : this.firstTerm(term, this.newStorage(name ?? "sum", type, root), root);
       sums.set(root, sum);
-      left.set(root, left.get(root)! - 1);
-      if (left.get(root) === 0) this.cells.set(root, sum);
+      if (i === last.get(root)) this.cells.set(root, sum);
     }
   }
 
@@ -966,10 +968,6 @@ function isExpression(op: Op): boolean {
     default:
       return assertNever(op);
   }
-}
-
-function pairOf(id: ValueId, other: ValueId | null): [ValueId, ValueId][] {
-  return other === null ? [] : [[id, other]];
 }
 
 const cheapFns: ReadonlySet<MapFn> = new Set(["add", "sub", "mul", "floor"]);
