@@ -1,6 +1,15 @@
 /** What several ranks do together, out of messages between two of them. */
 import type { Transport } from "./transport.ts";
 
+/** Tags that no plan gives its messages. */
+export const ownTags = { id: 2 ** 32 - 1, leaving: 2 ** 32 - 2, meeting: 2 ** 32 - 3 };
+
+/** Resolves when every rank has come here. **Errors:** one does not in time, or failed. */
+export async function meet(transport: Transport, tag: number): Promise<void> {
+  const everyone = Array.from({ length: transport.ranks }, (_, rank) => rank);
+  await allgather(transport, everyone, tag, new Uint8Array());
+}
+
 /**
  * Every rank's bytes, by place in `group`, which all of them name alike. All messages are on their way before
  * the first is waited for.

@@ -13,6 +13,7 @@ import { isQueued, shapeOf } from "./device.ts";
 import { firstCause } from "./mailbox.ts";
 import { type Sizes, layoutProblem, partOf, sizesIn } from "./layout.ts";
 import { joinTensors, rankInputs, rankSizes } from "./mesh.ts";
+import { meet, ownTags } from "./collectives.ts";
 import { type Moves, movesOf } from "./moves.ts";
 import type {
   AllocStep,
@@ -29,7 +30,7 @@ import type {
 import { reshard } from "./reshard.ts";
 import { type Moving, type Transport, movesBuffers } from "./transport.ts";
 
-/** When a step ran, in milliseconds since the rank started. */
+/** When a step ran, in milliseconds since the ranks met. */
 export interface StepTime {
   readonly rank: number;
   readonly step: number;
@@ -45,6 +46,8 @@ export interface RankRun {
   /** The attention's inputs, token tensors cut to this rank's tokens, and `initial_*` where given. */
   readonly inputs: ReadonlyMap<string, HostTensor>;
   readonly sizes: LaunchSizes;
+  /** How often the plan is walked before the walk whose results and times count; 0 where nobody says. */
+  readonly warmup?: number;
   /** Told of every step that begins: `7 (recv initial_S from 1)`. */
   readonly onStep?: (step: string) => void;
 }
@@ -66,6 +69,7 @@ export interface RankResult {
 export async function runRank(run: RankRun): Promise<RankResult> {
   const { plan, transport } = run;
   try {
+    for (let i = 0; i < (run.warmup ?? 0); i++) await new RankRunner(run).run();
     return await new RankRunner(run).run();
   } catch (error) {
     transport.abort((error as Error).message);
@@ -76,7 +80,8 @@ export async function runRank(run: RankRun): Promise<RankResult> {
 class RankRunner {
   private readonly buffers = new Map<string, DeviceBuffer>();
   private readonly times: StepTime[] = [];
-  private readonly started = performance.now();
+  /** When all ranks were here, with their inputs. */
+  private started = 0;
   private readonly context: RankRun;
   private readonly moves: Moves;
   /** What is queued and not known to be done yet. */
@@ -109,6 +114,10 @@ class RankRunner {
       await device.upload(buffer, tensor);
       this.buffers.set(name, buffer);
     }
+    await meet(transport, ownTags.meeting).catch((error: unknown) => {
+      throw new Error(`${(error as Error).message}, before the first step`, { cause: error });
+    });
+    this.started = performance.now();
     const { bytesSent, messagesSent } = transport;
     const done: Promise<void>[] = [];
     const tails = { compute: Promise.resolve(), transfer: Promise.resolve() };
@@ -327,6 +336,8 @@ export interface RanksRun {
   /** Whole tensors: [B, T, heads, ...]. States not given start at zero. */
   readonly inputs: ReadonlyMap<string, HostTensor>;
   readonly sizes: LaunchSizes;
+  /** As of `RankRun`. */
+  readonly warmup?: number;
 }
 
 export interface RanksResult {
@@ -340,7 +351,7 @@ export interface RanksResult {
 
 /** Cuts the sequence, runs every rank, and puts the outputs together. */
 export async function runRanks(run: RanksRun): Promise<RanksResult> {
-  const { plan, manifest, sizes } = run;
+  const { plan, manifest, sizes, warmup = 0 } = run;
   checkSizes(run);
   const results = await settleAll(
     plan.ranks.map((rankPlan, rank) =>
@@ -351,6 +362,7 @@ export async function runRanks(run: RanksRun): Promise<RanksResult> {
         transport: run.transports[rank]!,
         inputs: rankInputs({ ...run, mesh: plan.mesh }, rank),
         sizes: rankSizes(sizes, plan.mesh, rank),
+        warmup,
       }),
     ),
   );

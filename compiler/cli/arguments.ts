@@ -32,6 +32,7 @@ const optionTypes = {
   "connect-timeout": "string",
   bind: "string",
   timeline: "string",
+  warmup: "string",
   input: "string",
   output: "string",
   seed: "string",

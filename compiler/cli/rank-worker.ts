@@ -14,7 +14,7 @@ import { slowTransport } from "../../runtime/transports/slow.ts";
 import { type DeviceName, makeDevice } from "./devices.ts";
 
 const job = workerData as RankJob;
-const { plan, manifest, files, inputs, sizes } = job;
+const { plan, manifest, files, inputs, sizes, warmup } = job;
 const own = new WorkerTransport(plan.rank, job.ports, job.timeoutMs);
 let transport: Transport = job.link ? slowTransport(own, job.link) : own;
 
@@ -28,7 +28,16 @@ async function run(): Promise<RankReport> {
     const encoder = new TextEncoder();
     await device.load({ manifest, read: (path) => encoder.encode(files.get(path)) });
     const onStep = (step: string) => parentPort!.postMessage({ step } satisfies RankStep);
-    const result = await runRank({ plan, manifest, device, transport, inputs, sizes, onStep });
+    const result = await runRank({
+      plan,
+      manifest,
+      device,
+      transport,
+      inputs,
+      sizes,
+      warmup,
+      onStep,
+    });
     return { ok: true, result };
   } catch (error) {
     transport.abort((error as Error).message);

@@ -7,6 +7,7 @@
  * kind whose calls return at once, and what is on its way is asked for again and again.
  */
 import { setImmediate, setTimeout } from "node:timers/promises";
+import { meet, ownTags } from "../collectives.ts";
 import type { Device, DeviceQueue, Mark } from "../device.ts";
 import { isQueued } from "../device.ts";
 import { CudaQueue, addressOf } from "../devices/cuda-queue.ts";
@@ -38,9 +39,6 @@ export interface NcclOptions {
   readonly timeoutMs?: number;
 }
 
-/** Tags of `control` that no plan has. */
-const idTag = 2 ** 32 - 1;
-const leavingTag = 2 ** 32 - 2;
 /** How long to wait for the library when a rank closes. */
 const closingMs = 5000;
 
@@ -88,9 +86,9 @@ export function ncclTransports(
 
 /** Rank 0 makes what the ranks find each other by, and tells the others. */
 async function shareId(nccl: Nccl, control: WatchedTransport): Promise<Uint8Array> {
-  if (control.rank > 0) return control.recv(0, idTag, uniqueIdBytes);
+  if (control.rank > 0) return control.recv(0, ownTags.id, uniqueIdBytes);
   const id = nccl.newId();
-  for (let peer = 1; peer < control.ranks; peer++) await control.send(peer, idTag, id);
+  for (let peer = 1; peer < control.ranks; peer++) await control.send(peer, ownTags.id, id);
   return id;
 }
 
@@ -259,23 +257,14 @@ class NcclTransport implements DeviceTransport {
   /** Waits for all other ranks to close as well: their GPUs may still read what lies on this one. */
   async close(): Promise<void> {
     if (this.failure === null) {
-      await this.meetOthers()
+      // As long as a message may take: some rank may still be computing.
+      await meet(this.control, ownTags.leaving)
         .then(() => within(closingMs, this.leave()))
         .catch(() => {});
       this.fail(new Error("the other ranks did not close"));
     }
     await within(closingMs, this.aborted);
     await this.control.close();
-  }
-
-  /** As long as a message may take: some rank may still be computing. */
-  private async meetOthers(): Promise<void> {
-    const { control } = this;
-    const others = Array.from({ length: this.ranks }, (_, rank) => rank).filter(
-      (rank) => rank !== this.rank,
-    );
-    for (const other of others) await control.send(other, leavingTag, new Uint8Array());
-    await Promise.all(others.map((other) => control.recv(other, leavingTag, 0)));
   }
 
   private async leave(): Promise<void> {

@@ -115,6 +115,7 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
     options: { ...run.options, localRank: run.localRank ?? rank },
     inputs,
     sizes: rankSizes(sizes, plan.mesh, rank),
+    warmup: run.warmup ?? 0,
     ports: channels.map(({ port2 }) => port2 as unknown as MessagePort),
     link: run.link ?? null,
     timeoutMs: run.timeoutMs ?? defaultTimeoutMs,

@@ -40,6 +40,7 @@ export interface RankJob {
   };
   readonly inputs: ReadonlyMap<string, HostTensor>;
   readonly sizes: LaunchSizes;
+  readonly warmup: number;
   /** A port to every other rank, and to whoever started the threads under its own rank. */
   readonly ports: readonly MessagePort[];
   readonly timeoutMs: number;
@@ -155,6 +156,7 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
         options: { ...run.options, localRank: rank },
         inputs: rankInputs(whole, rank),
         sizes: rankSizes(run.sizes, run.plan.mesh, rank),
+        warmup: run.warmup ?? 0,
         ports: ports[rank]!,
         link: run.link ?? null,
         timeoutMs: run.timeoutMs ?? defaultTimeoutMs,

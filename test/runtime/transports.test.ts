@@ -3,15 +3,17 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { expect, test } from "vitest";
 import { targetsFor } from "../../compiler/cli/devices.ts";
 import { runRanksInWorkers } from "../../runtime/transports/worker.ts";
 import { createReferenceDevice } from "../../codegen/reference/device.ts";
 import { planOf } from "../../compiler/schedule/index.ts";
+import { ownTags } from "../../runtime/collectives.ts";
 import { Mailbox } from "../../runtime/mailbox.ts";
 import { rankInputs, rankSizes } from "../../runtime/mesh.ts";
-import { runRank } from "../../runtime/run.ts";
+import { runRank, runRanks } from "../../runtime/run.ts";
 import type { WatchedTransport } from "../../runtime/transport.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
 import { findDevice } from "../support/devices.ts";
@@ -63,14 +65,18 @@ test("what comes after a wait was given up is kept for the next wait", async () 
   expect(await mailbox.take(1, 3, 1)).toEqual(Uint8Array.of(8));
 });
 
-test("a rank whose peer sends nothing says in which step it waited", async () => {
+test.each([
+  ["comes but sends nothing", /in step \d+ \(recv initial_S from 0\)$/],
+  ["never comes", /before the first step$/],
+])("a rank whose peer %s says where it waited", async (what, where) => {
   const compiled = compileExample("retention", { dims: { K: 4, V: 4 } });
   const { manifest } = compiled;
   const sizes = sizesOf({ T: 8 });
-  const [, transport] = inProcessTransports(2, { timeoutMs: 20 }) as [
+  const [peer, transport] = inProcessTransports(2, { timeoutMs: 20 }) as [
     WatchedTransport,
     WatchedTransport,
   ];
+  if (what !== "never comes") await peer.send(1, ownTags.meeting, new Uint8Array());
   const plan = planOf(manifest, "ring", 2);
   const whole = { manifest, mesh: plan.mesh, sizes, inputs: randomInputs(compiled, sizes) };
   const waiting = runRank({
@@ -81,9 +87,48 @@ test("a rank whose peer sends nothing says in which step it waited", async () =>
     inputs: rankInputs(whole, 1),
     sizes: rankSizes(sizes, plan.mesh, 1),
   });
-  await expect(waiting).rejects.toThrow(
-    /^rank 1: rank 1 waited 20 ms for rank 0, in step \d+ \(recv initial_S from 0\)$/,
+  await expect(waiting).rejects.toThrow(/^rank 1: rank 1 waited 20 ms for rank 0, /);
+  await expect(waiting).rejects.toThrow(where);
+});
+
+test("no rank begins before all are ready, and each walk of the plan gives and counts the same", async () => {
+  const compiled = compileExample("retention", { dims: { K: 4, V: 4 } });
+  const sizes = sizesOf({ T: 12 });
+  const inputs = randomInputs(compiled, sizes);
+  const { manifest } = compiled;
+  const plan = planOf(manifest, "ring", 3);
+  const lateMs = 60;
+  const devices = plan.ranks.map(({ rank }) => {
+    const device = createReferenceDevice(referencePrograms(compiled));
+    const upload = device.upload.bind(device);
+    if (rank === 1) {
+      device.upload = async (...args) => {
+        await setTimeout(lateMs);
+        return upload(...args);
+      };
+    }
+    return device;
+  });
+  const run = (warmup: number) =>
+    runRanks({
+      plan,
+      manifest,
+      devices,
+      transports: inProcessTransports(3),
+      inputs,
+      sizes,
+      warmup,
+    });
+  const once = await run(0);
+  const begins = plan.ranks.map(({ rank }) =>
+    Math.min(...once.times.filter((time) => time.rank === rank).map(({ startMs }) => startMs)),
   );
+  expect(Math.max(...begins)).toBeLessThan(lateMs / 2);
+  const thrice = await run(2);
+  expect(thrice.tensors).toEqual(once.tensors);
+  expect(thrice.bytesSent).toEqual(once.bytesSent);
+  expect(thrice.messagesSent).toEqual(once.messagesSent);
+  expect(thrice.times.length).toBe(once.times.length);
 });
 
 test("a device that fails on one rank fails the run with that rank's name", async () => {

@@ -4,9 +4,9 @@ import { type FrameKind, frameKinds } from "../../runtime/transports/tcp/wire.ts
 
 /**
  *   nothing      what the callers say is taken and goes nowhere, their proofs too
- *   freeze       with the first message everything stops, heartbeats too
- *   heartbeats   no message passes, all else does
- *   drip         messages pass byte by byte, a tenth of a second each, and what is behind them waits
+ *   freeze       with the first message that holds something everything stops, heartbeats too
+ *   heartbeats   no such message passes, all else does
+ *   drip         they pass byte by byte, a tenth of a second each, and what is behind them waits
  *   no-results   everything passes but what ranks send rank 0 at their end
  */
 export type Stall = "nothing" | "freeze" | "heartbeats" | "drip" | "no-results";
@@ -74,7 +74,9 @@ export class StallingProxy {
 
   private async pass(frame: Buffer, to: Socket): Promise<void> {
     const kind = frameKinds[frame.readUInt32BE(0)]!;
-    const isHeld = heldKinds[this.stall].includes(kind);
+    // What is empty only says that a rank is ready.
+    const isMeeting = kind === "message" && frame.byteLength === headerBytes;
+    const isHeld = heldKinds[this.stall].includes(kind) && !isMeeting;
     if (isHeld) this.stalledMs ??= performance.now();
     if (this.stall === "drip" && isHeld) {
       for (const byte of frame) {

@@ -43,6 +43,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "connect-timeout",
       "bind",
       "timeline",
+      "warmup",
       "verify",
       "json",
       "check-inputs",
@@ -121,6 +122,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const timeoutMs = args.seconds("timeout", 60) * 1000;
   const poison = args.flag("verify");
   const segment = args.segment();
+  const warmup = args.integer("warmup", 0, 0);
   const devices: Device[] = [];
   if (transport === "in-process" || transport === "nccl-in-process") {
     const opened = new Map<string, Device>();
@@ -141,7 +143,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       const tensors = await decode({ manifest, device: devices[0]!, inputs, sizes, steps });
       result = { tensors, bytesSent: [0], messagesSent: [0], times: [] };
     } else if (transport === "nccl-in-process") {
-      result = await runOnGpus({ plan, manifest, devices, inputs, sizes }, timeoutMs);
+      result = await runOnGpus({ plan, manifest, devices, inputs, sizes, warmup }, timeoutMs);
     } else if (transport !== "in-process") {
       // Each rank has a device of its own, so the cores are shared out between them.
       const share = threads ?? Math.max(1, Math.floor(availableParallelism() / ranks));
@@ -155,6 +157,7 @@ export async function run(argv: readonly string[]): Promise<number> {
         manifest,
         inputs,
         sizes,
+        warmup,
         files,
         devices: names,
         options,
@@ -180,7 +183,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       const transports = inProcessTransports(ranks, { timeoutMs }).map((one) =>
         link ? slowTransport(one, link) : one,
       );
-      result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
+      result = await runRanks({ plan, manifest, devices, transports, inputs, sizes, warmup });
     }
   } catch (error) {
     const { message } = error as Error;
@@ -194,11 +197,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (result === null) return 0;
   const wallMs = performance.now() - begun;
   await Promise.all([...new Set(devices)].map((device) => device.close()));
-  // From when the last rank began: processes do not start together.
-  const begins = plan.ranks.map(({ rank }) =>
-    Math.min(...result.times.flatMap((time) => (time.rank === rank ? [time.startMs] : []))),
-  );
-  const stepsMs = Math.max(0, ...result.times.map(({ endMs }) => endMs - Math.max(...begins)));
+  const stepsMs = Math.max(0, ...result.times.map(({ endMs }) => endMs));
   const total = result.bytesSent.reduce((a, b) => a + b, 0);
   say(
     `ran on ${ranks} device${ranks === 1 ? "" : "s"} in ${wallMs.toFixed(1)} ms, steps took ${stepsMs.toFixed(1)} ms; sent ${total} bytes`,
