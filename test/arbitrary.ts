@@ -147,7 +147,8 @@ class Grower {
       this.add({ kind: "dim-size", dim: ["K", "V", tokenDim][second % 3]! }, detail);
     } else if (detail % 5 === 0) {
       const block = [0, 1, 2, 4][second % 4]!;
-      this.add({ kind: "block-mask", block, reverse: detail % 2 === 0 }, detail);
+      const within = block > 0 && first % 8 === 3 ? { within: { strict: detail % 3 === 0 } } : {};
+      this.add({ kind: "block-mask", block, reverse: detail % 2 === 0, ...within }, detail);
     } else {
       const logDecay = this.find(second, (s) => s.length === 0 || sameShape(s, [tokens]));
       const [strict, reverse] = [detail % 2 === 0, first % 8 === 3];

@@ -102,12 +102,17 @@ describe.each(["cpu", "webgpu"] as const)("%s", (kind) => {
 
     test.skipIf(!available || kind !== "cpu")(`gates of every strength${why}`, async () => {
       const sizes = sizesOf({ T: 100 });
-      for (const strength of [10, 0.1, 0]) {
+      const isGate = ({ range }: { range: { low: number; high: number } | null }) =>
+        range?.high === 0 && range.low === -Infinity;
+      const gates = compiled.manifest.inputs.filter(isGate);
+      // Decays of channels go where no exponent reaches; of one gate for all channels the gradient there is rounding.
+      const isPerChannel = gates.length > 0 && gates.every(({ dims }) => dims.length === 2);
+      for (const strength of [...(isPerChannel ? [1000] : []), 10, 0.1, 0]) {
         const inputs = randomInputs(compiled, sizes, { initial: true });
         for (const spec of compiled.manifest.inputs) {
           // What is bounded above by 0 is the log of a gate; 0 is a gate that keeps everything.
           const tensor = inputs.get(spec.name)!;
-          if (spec.range?.high === 0 && spec.range.low === -Infinity) {
+          if (isGate(spec)) {
             inputs.set(spec.name, { ...tensor, data: tensor.data.map((x) => x * strength) });
           }
           if (

@@ -15,6 +15,7 @@ import type {
   Copy,
   CopyAsync,
   CumSumStmt,
+  Expr,
   Invert,
   Kernel,
   Mma,
@@ -29,6 +30,7 @@ import type {
   Window,
 } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
+import { fromBits, toBits } from "../../runtime/dtype.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker } from "../c-like/walk.ts";
 import type { Use, WideProduct } from "./ops.ts";
@@ -571,8 +573,17 @@ export class FragmentWalker extends CLikeWalker {
     return [...flatten(this.kernel.body)].every((stmt) => {
       if (stmt.kind === "loop" || !writesOf(stmt).includes(id)) return true;
       if (stmt.kind === "copy") return this.storage(stmt.src.storage).dtype === "bf16";
+      if (stmt.kind === "map") return this.isBf16(stmt.expr);
       return stmt.kind === "load" && this.param(stmt.view.param).dtype === "bf16";
     });
+  }
+
+  /** Is it one of numbers in bf16, as they are? */
+  private isBf16(expr: Expr): boolean {
+    if (expr.kind === "const") return fromBits("bf16", toBits("bf16", expr.value)) === expr.value;
+    if (expr.kind === "read") return expr.at === "tile" && this.isInBf16(expr.storage);
+    const isChoice = expr.kind === "call" && (expr.fn === "max" || expr.fn === "min");
+    return isChoice && expr.args.every((arg) => this.isBf16(arg));
   }
 
   protected override invert({ dst }: Invert): void {

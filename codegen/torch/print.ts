@@ -325,7 +325,9 @@ class FunctionPrinter {
       }
       case "block-mask": {
         const reverse = op.reverse ? ", reverse=True" : "";
-        return atom(`block_mask(${op.block}, sizes, ${this.size(op.type.shape[0]!)}${reverse})`);
+        const within = op.within ? `, within="${op.within.strict ? "strict" : "whole"}"` : "";
+        const size = this.size(op.type.shape[0]!);
+        return atom(`block_mask(${op.block}, sizes, ${size}${reverse}${within})`);
       }
       case "solve": {
         const upper = op.upper ? ", upper=True" : "";

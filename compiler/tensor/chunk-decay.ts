@@ -9,20 +9,33 @@
  *
  *   exp(g[j+1] + ... + g[i]) = exp(g[j+1] + ... + g[border]) exp(g[border+1] + ... + g[i])
  *
- * so its part of P is a product of two matrices, and both exponents are <= 0 whatever the decays: no
- * overflow, no cancellation, no bound needed. The sums are cumulative sums that start anew at each
- * block. The diagonal carries no decay at all. log2(C) products of the chunk's size take the place of one.
+ * so its part of P is a product of two matrices, and both exponents are <= 0 whatever the decays. The sums are
+ * cumulative sums that start anew at each block.
+ *
+ * What is left are blocks of `near` tokens along the diagonal. In such a block both exponents are taken from its middle,
+ * where the later of two tokens may lie before it: one of the factors then grows, by at most exp(near / 2 * deepest),
+ * which every number format but f16 has room for where a token decays by no more than exp(-deepest). Tokens that
+ * decay by more are taken to decay by that: less than rounding leaves of anything. In f16 the doubling goes on
+ * down to single tokens, and the diagonal carries no decay at all. log2(C / near) + 1 products of the
+ * chunk's size take the place of one.
  *
  * A decay over the value axis scales what the scores are multiplied with in the same way.
- * Source: GLA's secondary chunking, arXiv 2312.06635, section 4.3, taken down to single tokens.
+ * Source: GLA's secondary chunking, arXiv 2312.06635, section 4.3, by doubling.
  */
 import type { Span } from "../support/span.ts";
 import type { TensorBuilder } from "./build.ts";
-import { type DecayAxis, type ValueId, chunkDim } from "./ir.ts";
+import { type DecayAxis, type Dtype, type SumDirection, type ValueId, chunkDim } from "./ir.ts";
 
 export class ChunkDecay {
   /** Tokens of a chunk with a decay for each channel: each doubling costs one more product. */
   static readonly longest = 32;
+  /** The most that a token decays by in such a block, as a logarithm: exp(-20) is 2e-9, exp(80) below 1e35. */
+  static readonly deepest = 20;
+
+  /** Tokens of the blocks in which decays are taken from the middle, where inputs have these types; 1: of none. */
+  static nearFor(inputs: readonly Dtype[]): number {
+    return inputs.includes("f16") ? 1 : 8;
+  }
 
   /** Log decay of each token: [C], [C, K] or [C, V]; or one for all of them; null without a decay. */
   private readonly each: ValueId | null;
@@ -31,24 +44,27 @@ export class ChunkDecay {
   private readonly reverse: boolean;
   private readonly span: Span;
   private readonly longest: number;
+  private readonly near: number;
   /** Factors up to and from the borders of blocks, by what they are. */
   private readonly factors = new Map<string, ValueId>();
 
   /**
    * `log`: the log decay outside of the loop, a scalar or per token; `build` stands in the loop.
-   * `longest`: the most tokens a chunk may have, where that is bounded.
+   * `longest`: the most tokens a chunk may have, where that is bounded; `near`: as `nearFor` says.
    */
   constructor(
     build: TensorBuilder,
     log: ValueId | null,
     scan: { readonly axis: DecayAxis; readonly reverse: boolean; readonly span: Span },
     longest: number | null,
+    near: number,
   ) {
     this.build = build;
     this.axis = scan.axis;
     this.reverse = scan.reverse;
     this.span = scan.span;
     this.longest = longest ?? ChunkDecay.longest;
+    this.near = near;
     if (log === null) {
       this.each = null;
       return;
@@ -78,10 +94,16 @@ export class ChunkDecay {
       return build.mul(scores, this.causal(strict), { span, name: "masked" });
     }
     let sum: ValueId | null = null;
-    for (let block = 1; block < this.longest; block *= 2) {
+    for (let block = this.near; block < this.longest; block *= 2) {
       const rows = this.aroundBorders(a, b, block, strict);
       const scores = build.matmul(rows, turned(rows), { span, name: "scores" });
       sum = this.add(sum, build.mul(scores, this.square(block), { span }));
+    }
+    if (this.near > 1) {
+      const late = build.mul(a, this.fromMiddle(strict), { span });
+      const early = build.mul(b, this.toMiddle(), { span });
+      const scores = build.matmul(late, turned(early), { span, name: "scores" });
+      return this.add(sum, this.inTriangles(scores, strict));
     }
     if (strict) return sum!;
     const own = build.add(
@@ -96,10 +118,16 @@ export class ChunkDecay {
     const { build, span } = this;
     if (this.axis !== "value") return build.matmul(scores, v, { span, name });
     let sum: ValueId | null = null;
-    for (let block = 1; block < this.longest; block *= 2) {
+    for (let block = this.near; block < this.longest; block *= 2) {
       const part = build.mul(scores, this.square(block), { span });
       const product = build.matmul(part, this.toBorder(v, block), { span });
       sum = this.add(sum, this.upFrom(product, block, strict));
+    }
+    if (this.near > 1) {
+      const part = this.inTriangles(scores, strict);
+      const early = build.mul(v, this.toMiddle(), { span });
+      const product = build.matmul(part, early, { span, name });
+      return this.add(sum, build.mul(product, this.fromMiddle(strict), { span }));
     }
     if (strict) return sum!;
     const diagonal = build.mul(scores, this.square(0), { span });
@@ -201,6 +229,62 @@ export class ChunkDecay {
     })!;
   }
 
+  /** Of scores what is left along the diagonal: pairs within blocks of `near` tokens. Above it they may be infinite. */
+  private inTriangles(scores: ValueId, strict: boolean): ValueId {
+    const { build, span, near: block, reverse } = this;
+    const mask = this.factor(`triangles ${strict}`, () =>
+      build.add({ kind: "block-mask", block, reverse, within: { strict } }, { span }),
+    )!;
+    return build.map("select", [mask, scores, build.const(0)], { span });
+  }
+
+  /** The decay from the middle of each token's block of `near` up to the token (`strict`: before it). */
+  private fromMiddle(strict: boolean): ValueId {
+    const { build, span } = this;
+    const make = () => build.map("exp", [this.sumsFromMiddle(strict)], { span });
+    return this.factor(`from middle ${strict}`, make)!;
+  }
+
+  /** The decay from each token to the middle of its block of `near`. */
+  private toMiddle(): ValueId {
+    const { build, span } = this;
+    return this.factor("to middle", () => {
+      const undone = build.map("neg", [this.sumsFromMiddle(false)], { span });
+      return build.map("exp", [undone], { span });
+    })!;
+  }
+
+  /** Log decays from the middle up to each token (`strict`: before it): of tokens before the middle less what is between. */
+  private sumsFromMiddle(strict: boolean): ValueId {
+    const { build, span, reverse } = this;
+    return this.factor(`sums from middle ${strict}`, () => {
+      const half = this.near / 2;
+      const floor = build.const(-ChunkDecay.deepest);
+      const each = this.factor("bounded", () => build.map("max", [this.each!, floor], { span }))!;
+      const [later, sooner] = [
+        { reverse, exclusive: strict },
+        { reverse: !reverse, exclusive: !strict },
+      ];
+      const sums = this.sumsBeside(each, half, later, sooner);
+      const isSecond = this.factor(`second ${half}`, () => this.secondBlocks(half))!;
+      const [behind, before] = [build.const(reverse ? -1 : 1), build.const(reverse ? 1 : -1)];
+      const sign = build.map("select", [isSecond, behind, before], { span });
+      return build.mul(sums, sign, { span });
+    })!;
+  }
+
+  /** Sums in blocks of `block` tokens that lie in pairs: `later` in the one that comes later, `sooner` in the other. */
+  private sumsBeside(
+    each: ValueId,
+    block: number,
+    later: SumDirection,
+    sooner: SumDirection,
+  ): ValueId {
+    const [own, earlier] = this.reverse ? [sooner, later] : [later, sooner];
+    const draft = { kind: "cumsum", arg: each, ...own, block, earlier } as const;
+    return this.build.add(draft, { span: this.span });
+  }
+
   private square(block: number): ValueId {
     const { build, span } = this;
     const reverse = block > 0 && this.reverse;
@@ -222,9 +306,8 @@ export class ChunkDecay {
     const decay = this.factor(`around ${block} ${strict}`, () => {
       const later = { reverse, exclusive: strict };
       const sooner = { reverse: !reverse, exclusive: true };
-      const [own, earlier] = reverse ? [sooner, later] : [later, sooner];
-      const draft = { kind: "cumsum", arg: this.each!, ...own, block, earlier } as const;
-      return build.map("exp", [build.add(draft, { span })], { span });
+      const exponent = this.sumsBeside(this.each!, block, later, sooner);
+      return build.map("exp", [exponent], { span });
     })!;
     return build.mul(rows, decay, { span });
   }

@@ -47,7 +47,7 @@ function neededFor(values: ReadonlySet<ValueId>, ops: readonly Op[]): readonly O
 function vanishes(op: Op, chunk: number, isZero: (id: ValueId) => boolean): boolean {
   switch (op.kind) {
     case "block-mask":
-      return op.block >= chunk;
+      return op.within ? op.within.strict && chunk === 1 : op.block >= chunk;
     case "map":
       if (op.fn === "mul") return op.args.some(isZero);
       return op.fn === "select"

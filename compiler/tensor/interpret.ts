@@ -213,6 +213,10 @@ class Interpreter {
         return this.fill(op.type, (row, col) => {
           if (op.block === 0) return row === col ? 1 : 0;
           const [late, early] = op.reverse ? [col, row] : [row, col];
+          if (op.within) {
+            const isBefore = op.within.strict ? early < late : early <= late;
+            return block(early) === block(late) && isBefore ? 1 : 0;
+          }
           return block(early) % 2 === 0 && block(late) === block(early) + 1 ? 1 : 0;
         });
       }

@@ -190,12 +190,13 @@ export interface Causal extends OpBase {
  * Square mask of ones and zeros over the tokens of a chunk. `block` 0: the diagonal. Otherwise tokens
  * are cut into blocks of that many, and D[i, j] = 1 where i lies in the later, j in the earlier block of
  * a pair (0 and 1, 2 and 3, ...); `reverse`: the other way round. The masks of 0, 1, 2, 4, ... C / 2 add
- * up to the causal mask.
+ * up to the causal mask. With `within` D[i, j] = 1 where both lie in one block, and j not behind i (`strict`: before it).
  */
 export interface BlockMask extends OpBase {
   readonly kind: "block-mask";
   readonly block: number;
   readonly reverse: boolean;
+  readonly within?: { readonly strict: boolean };
 }
 /**
  * X with (I - L) X = rhs, L the part of `matrix` [C, C] strictly below the diagonal (`upper`: strictly

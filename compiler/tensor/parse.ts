@@ -254,7 +254,13 @@ class TensorParser {
           reverse: attributes.has("reverse") && flag("reverse"),
         };
       case "block-mask":
-        return { ...base, kind, block: number("block"), reverse: flag("reverse") };
+        return {
+          ...base,
+          kind,
+          block: number("block"),
+          reverse: flag("reverse"),
+          ...(attributes.has("within_strict") ? { within: { strict: flag("within_strict") } } : {}),
+        };
       case "solve":
         return { ...base, kind, matrix: arg(0), rhs: arg(1), upper: flag("upper") };
       case "result":

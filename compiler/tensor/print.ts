@@ -114,6 +114,7 @@ function attributesOf(op: Op): string {
       break;
     case "block-mask":
       list.push(["block", op.block], ["reverse", op.reverse]);
+      if (op.within) list.push(["within_strict", op.within.strict]);
       break;
     case "solve":
       list.push(["upper", op.upper]);

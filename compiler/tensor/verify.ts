@@ -166,7 +166,7 @@ class Checker {
         return;
       }
       case "block-mask":
-        if (!(op.block >= 0)) fail(`%${op.id}: blocks of ${op.block}`);
+        if (!(op.block >= (op.within ? 1 : 0))) fail(`%${op.id}: blocks of ${op.block}`);
         return;
       case "solve": {
         const [matrix, rhs] = [this.shapeOf(op.matrix), this.shapeOf(op.rhs)];

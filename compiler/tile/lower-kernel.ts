@@ -19,6 +19,7 @@ import type {
   TensorType,
   ValueId,
 } from "../tensor/ir.ts";
+import { evaluateFn } from "../tensor/functions.ts";
 import { chunkDim, operands, tokenDim } from "../tensor/ir.ts";
 import type { Axis, Expr, Index, Stmt, Storage, StorageId, View } from "./ir.ts";
 import { type Padding, paddingOf } from "./padding.ts";
@@ -549,7 +550,7 @@ export class KernelLowering {
         };
       }
       case "map": {
-        const args = op.args.map((arg) => this.argument(arg, op, phase));
+        const args = op.args.map((arg) => this.argument(arg, op, phase)).map(leavingZeros(op.fn));
         const padding = op.type.shape.map((_, axis) =>
           paddingOf(
             op.fn,
@@ -557,15 +558,9 @@ export class KernelLowering {
           ),
         );
         const masked = rank === 2 ? this.maskedProduct(op, phase) : null;
-        return {
-          expr:
-            masked ??
-            call(
-              op.fn,
-              args.map((arg) => arg.expr),
-            ),
-          padding,
-        };
+        const [first, ...rest] = args.map((arg) => arg.expr) as [Expr, ...Expr[]];
+        const head = op.fn === "select" ? conditionOf(first) : first;
+        return { expr: masked ?? call(op.fn, [head, ...rest]), padding };
       }
       default:
         throw new CompilerBug(`from-tensor: ${op.kind} is not an expression`);
@@ -970,7 +965,32 @@ function isExpression(op: Op): boolean {
   }
 }
 
-const cheapFns: ReadonlySet<MapFn> = new Set(["add", "sub", "mul", "floor"]);
+const cheapFns: ReadonlySet<MapFn> = new Set(["add", "sub", "mul", "floor", "select"]);
+
+interface Argument {
+  readonly expr: Expr;
+  readonly padding: Padding[];
+}
+
+/** A bound that lets zeros be: what is zero in the padding stays so. */
+const leavingZeros =
+  (fn: MapFn) =>
+  (argument: Argument): Argument => {
+    const { expr } = argument;
+    const isBound = (fn === "max" || fn === "min") && expr.kind === "const";
+    return isBound && evaluateFn(fn, [0, expr.value]) === 0
+      ? { expr, padding: ["zero", "zero"] }
+      : argument;
+  };
+
+/** What a mask of ones and zeros asks for. */
+function conditionOf(mask: Expr): Expr {
+  if (mask.kind !== "call" || mask.fn !== "select") return mask;
+  const [condition, one, zero] = mask.args as [Expr, Expr, Expr];
+  const isPlain =
+    one.kind === "const" && one.value === 1 && zero.kind === "const" && zero.value === 0;
+  return isPlain ? condition : mask;
+}
 
 function constant(value: number): Expr {
   return { kind: "const", value };
@@ -994,12 +1014,16 @@ function triangle({ strict, reverse }: Causal): Expr {
 }
 
 /** Is the element on the diagonal, or does it lie in the square of a pair of blocks? */
-function inBlocks({ block, reverse }: BlockMask): Expr {
+function inBlocks({ block, reverse, within }: BlockMask): Expr {
   if (block === 0) return call("eq", [place("row"), place("col")]);
   const numbered = (axis: Axis, size: number) =>
     call("floor", [call("mul", [place(axis), constant(1 / size)])]);
   const [late, early] = reverse ? (["col", "row"] as const) : (["row", "col"] as const);
   const number = numbered(early, block);
+  if (within) {
+    const isBefore = call(within.strict ? "lt" : "le", [place(early), place(late)]);
+    return call("mul", [call("eq", [numbered(late, block), number]), isBefore]);
+  }
   const follows = call("eq", [numbered(late, block), call("add", [number, constant(1)])]);
   const isEven = call("eq", [number, call("mul", [numbered(early, 2 * block), constant(2)])]);
   return call("mul", [follows, isEven]);

@@ -8,8 +8,8 @@
 import type { MapFn } from "../tensor/ir.ts";
 
 /**
- * "data": does not vary along the axis, so padding holds the same ordinary numbers as the rest. "sums": sums of
- * those, of none perhaps: exp of them is as finite as of the rest.
+ * "data": does not vary along the axis, or is one of two numbers that do not, so padding holds the same ordinary
+ * numbers as the rest. "sums": sums of those, of none perhaps: exp of them is as finite as of the rest.
  */
 export type Padding = "zero" | "data" | "sums" | "finite" | "any";
 
@@ -20,12 +20,13 @@ export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
   if (all("data")) return "data";
   switch (fn) {
     case "mul":
-      return bounded ? (args.includes("zero") ? "zero" : "finite") : "any";
+      if (!bounded) return "any";
+      if (args.includes("zero")) return "zero";
+      return args.filter((arg) => arg !== "data").join() === "sums" ? "sums" : "finite";
     case "add":
     case "sub":
     case "max":
     case "min":
-    case "neg":
     case "abs":
     case "sin":
     case "tanh":
@@ -36,6 +37,8 @@ export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
     case "square":
     case "floor":
       return all("zero") ? "zero" : bounded ? "finite" : "any";
+    case "neg":
+      return all("zero") ? "zero" : all("data", "sums") ? "sums" : bounded ? "finite" : "any";
     case "sqrt":
       return all("zero") ? "zero" : "any";
     case "cos":
@@ -51,6 +54,8 @@ export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
     case "select": {
       const branches = args.slice(1);
       if (branches.every((arg) => arg === "zero")) return "zero";
+      if (branches.every((arg) => arg === "data")) return "data";
+      if (branches.every((arg) => ["zero", "data", "sums"].includes(arg))) return "sums";
       return branches.includes("any") ? "any" : "finite";
     }
     case "exp":

@@ -88,6 +88,10 @@ const broken: readonly (readonly [string, string])[] = [
     "%3: the matrix is [T, K], not [T, T]",
     `%z: f32[T, V] = solve %q, %v {upper = false} ${out} %z`,
   ],
+  [
+    "%3: blocks of 0",
+    `%z: f32[T, T] = block-mask {block = 0, reverse = false, within_strict = true} ${out} %q`,
+  ],
   ["%3: blocks of -1", `%z: f32[T, T] = block-mask {block = -1, reverse = false} ${out} %q`],
   ["%3: cumsum over blocks of 0", `%z: f32[T] = cumsum %g {reverse = false, block = 0} ${out} %q`],
   ["rows: stands outside a region", `%z: f32[K] = rows %q ${out} %q`],

@@ -137,15 +137,21 @@ def causal(
     return mask.flip(-1, -2) if reverse else mask
 
 
-def block_mask(block: int, sizes: Sizes, count: int, *, reverse: bool = False) -> Tensor:
+def block_mask(
+    block: int, sizes: Sizes, count: int, *, reverse: bool = False, within: Optional[str] = None
+) -> Tensor:
     """1 where row i lies in the later, column j in the earlier block of a pair of blocks, else 0.
 
-    `block` 0 is the diagonal; `reverse` swaps the two.
+    `block` 0 is the diagonal; `within`: where both lie in one block, j no later than i ("whole") or before it
+    ("strict"); `reverse` swaps the two.
     """
     if block == 0:
         return torch.eye(count, dtype=sizes.dtype, device=sizes.device)
     blocks = torch.arange(count, device=sizes.device) // block
     late, early = blocks[:, None], blocks[None, :]
+    if within is not None:
+        same = (late == early).to(sizes.dtype).tril(-1 if within == "strict" else 0)
+        return same.mT if reverse else same
     mask = ((early % 2 == 0) & (late == early + 1)).to(sizes.dtype)
     return mask.mT if reverse else mask
 

@@ -12,7 +12,7 @@
  *
  * A decay for each channel cannot be a mask; then the causal triangle is cut into squares, and the decay
  * between two tokens into the part up to the border of their square and the part from it on
- * (`chunk-decay.ts`). Every exponent is a sum of log decays, so <= 0 for decays <= 1: nothing overflows.
+ * (`chunk-decay.ts`): exponents are sums of log decays, so <= 0 for decays <= 1, or bounded.
  *
  * A delta (diagonal plus rank r) solves for the values of the whole chunk at once: w = v + L w + inter,
  * L the strict scores of the erase vectors against the keys; several writes of a token are eliminated
@@ -72,10 +72,12 @@ class Chunker {
   private readonly program: Program;
 
   private readonly longest: number | null;
-
+  private readonly near: number;
   constructor(program: Program, longest: number | null) {
     this.program = program;
     this.longest = longest;
+    const inputs = program.ops.flatMap((op) => (op.kind === "input" ? [op.dtype] : []));
+    this.near = ChunkDecay.nearFor(inputs);
     this.rewriter = new Rewriter(program);
   }
 
@@ -141,7 +143,7 @@ class Chunker {
       [{ name: op.state, type, init }],
       op.reverse,
       ([S]) => {
-        const body = new Body(this.rewriter, op, S!, longest);
+        const body = new Body(this.rewriter, op, S!, longest, this.near);
         return { yields: yields(body), carries: [body.after()] };
       },
       { longest },
@@ -181,12 +183,12 @@ class Body {
   private readonly op: AnyScan;
   private readonly S: ValueId;
 
-  constructor(rewriter: Rewriter, op: AnyScan, S: ValueId, longest: number | null) {
+  constructor(rewriter: Rewriter, op: AnyScan, S: ValueId, longest: number | null, near: number) {
     this.rewriter = rewriter;
     this.op = op;
     this.S = S;
     const log = op.logDecay === null ? null : rewriter.get(op.logDecay);
-    this.decay = new ChunkDecay(rewriter.build, log, op, longest);
+    this.decay = new ChunkDecay(rewriter.build, log, op, longest, near);
     const writes = op.writes.map((write): ChunkWrite => {
       const erase = "erase" in write ? (write as Delta["writes"][number]).erase : null;
       return {
