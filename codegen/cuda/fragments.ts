@@ -10,7 +10,7 @@
  * (helpers/place_in_tile.cuh): the layout of `ldmatrix` without bank conflicts, and of `wgmma`.
  */
 import { CompilerBug } from "../../compiler/support/never.ts";
-import { flatten, writesOf } from "../../compiler/tile/accesses.ts";
+import { flatten, readsOf, writesOf } from "../../compiler/tile/accesses.ts";
 import type {
   Copy,
   CopyAsync,
@@ -522,6 +522,8 @@ export class FragmentWalker extends CLikeWalker {
   protected override cumsum(stmt: CumSumStmt): void {
     const { dst, src, reverse, exclusive, block } = stmt;
     const [size, cols] = this.storage(src).shape as [number, number?];
+    const isInMemory = this.isNarrow(src);
+    if (cols !== undefined && isInMemory) return this.sumDownTile(stmt, size, cols);
     if (cols !== undefined && this.isRegister(src)) return this.sumDownColumns(stmt, size, cols);
     if (cols !== undefined || (block !== null && block % 32 !== 0)) return super.cumsum(stmt);
     const { writer } = this;
@@ -556,16 +558,48 @@ export class FragmentWalker extends CLikeWalker {
 
   private sumDownColumns(stmt: CumSumStmt, rows: number, cols: number): void {
     const [dst, src] = [this.nameOf(stmt.dst), this.nameOf(stmt.src)];
-    const ways = [stmt.earlier ?? stmt, stmt].flatMap(({ reverse, exclusive }) => [
-      reverse,
-      exclusive,
-    ]);
-    const shape = [stmt.block ?? rows, this.isInBf16(stmt.src) ? 1 : 2, ...ways];
+    const parts = this.isInBf16(stmt.src) ? 1 : 2;
+    const shape = [stmt.block ?? rows, parts, this.mayBeInfinite(stmt), ...waysOf(stmt)];
     this.use("bf16");
     const name = this.use("sum_down_columns");
     this.activeWarps(this.warpsOf(rows, cols), () => {
       this.writer.line(`${name}<${shape.join(", ")}>(${dst}, ${src});`);
     });
+  }
+
+  private sumDownTile(stmt: CumSumStmt, rows: number, cols: number): void {
+    const warps = this.warpsOf(rows, cols);
+    const shape = [stmt.block ?? rows, ...waysOf(stmt), warps.across];
+    this.use("bf16");
+    const name = this.use("sum_down_tile");
+    this.activeWarps(warps, () => {
+      const [dst, src] = [this.nameOf(stmt.dst), this.nameOf(stmt.src)];
+      this.writer.line(`${name}<${shape.join(", ")}>(${dst}, ${src});`);
+    });
+  }
+
+  /** May a sum run over a log decay that is infinite, of a gate that keeps nothing? */
+  private mayBeInfinite({ src, dst }: CumSumStmt): boolean {
+    const maps = [...flatten(this.kernel.body)].filter((stmt) => stmt.kind === "map");
+    const sources = maps.filter((map) => map.dst === src).map(({ expr }) => expr);
+    const isBounded = (expr: Expr) =>
+      expr.kind === "call" && expr.fn === "max" && expr.args.some(({ kind }) => kind === "const");
+    if (sources.length > 0 && sources.every(isBounded)) return false;
+    const seen = new Set<StorageId>();
+    const isExponent = (id: StorageId): boolean => {
+      seen.add(id);
+      const isIn = (expr: Expr, belowExp: boolean): boolean => {
+        if (expr.kind === "read") return belowExp && expr.storage === id;
+        if (expr.kind !== "call") return false;
+        return expr.args.some((arg) => isIn(arg, belowExp || expr.fn === "exp"));
+      };
+      return maps.some(
+        (map) =>
+          isIn(map.expr, false) ||
+          (readsOf(map).includes(id) && !seen.has(map.dst) && isExponent(map.dst)),
+      );
+    };
+    return isExponent(dst);
   }
 
   /** Does a register tile hold nothing but what came in bf16? */
@@ -663,4 +697,9 @@ export class FragmentWalker extends CLikeWalker {
     });
     writer.line(this.meeting());
   }
+}
+
+/** In which direction blocks 0, 2, 4, ... are summed up, and the others. */
+function waysOf(stmt: CumSumStmt): readonly boolean[] {
+  return [stmt.earlier ?? stmt, stmt].flatMap(({ reverse, exclusive }) => [reverse, exclusive]);
 }

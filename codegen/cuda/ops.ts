@@ -3,6 +3,8 @@
  * where there is one (1 to 4 ulp, no local memory); a helper file where one expression would repeat
  * its argument, lose digits, or spill: `sinf` and `cosf` keep a table in local memory for large angles.
  */
+import addDownColumns from "./helpers/add_down_columns.cuh";
+import finiteBf16 from "./helpers/finite_bf16.cuh";
 import type { MapFn } from "../../compiler/tensor/ir.ts";
 import { bare, infix } from "../c-like/walk.ts";
 import arriveAt from "./helpers/arrive_at.cuh";
@@ -40,6 +42,7 @@ import square from "./helpers/square.cuh";
 import storeMatrices from "./helpers/store_matrices.cuh";
 import storeWords from "./helpers/store_words.cuh";
 import sumDownColumns from "./helpers/sum_down_columns.cuh";
+import sumDownTile from "./helpers/sum_down_tile.cuh";
 import tileDescriptor from "./helpers/tile_descriptor.cuh";
 import toBf16 from "./helpers/to_bf16.cuh";
 import toF16 from "./helpers/to_f16.cuh";
@@ -50,6 +53,7 @@ import waitForCopies from "./helpers/wait_for_copies.cuh";
 
 /** Functions that are files; a kernel's text starts with those it calls. */
 export const helpers = {
+  add_down_columns: addDownColumns,
   arrive_at: arriveAt,
   bf16,
   choose,
@@ -60,6 +64,7 @@ export const helpers = {
   elu,
   exponential,
   f16,
+  finite_bf16: finiteBf16,
   from_bf16: fromBf16,
   from_f16: fromF16,
   gelu,
@@ -85,6 +90,7 @@ export const helpers = {
   store_matrices: storeMatrices,
   store_words: storeWords,
   sum_down_columns: sumDownColumns,
+  sum_down_tile: sumDownTile,
   tile_descriptor: tileDescriptor,
   to_bf16: toBf16,
   to_f16: toF16,

@@ -217,7 +217,8 @@ export interface ReduceStmt extends StmtBase {
 /**
  * Prefix sum of a vector, or down the rows of a tile; `reverse`: suffix sum; `exclusive`: without the own
  * element. With `block` sums start anew at every multiple of it, and with `earlier` blocks 0, 2, 4, ... are summed
- * up that way. On GPU targets dst and src are shared (stage-operands), or the target sums in registers.
+ * up that way. On GPU targets dst and src are shared (stage-operands), or the target sums in registers, where src may be a
+ * shared tile in bf16.
  */
 export interface CumSumStmt extends StmtBase, SumDirection {
   readonly kind: "cumsum";

@@ -23,6 +23,7 @@ import { evaluateFn } from "../tensor/functions.ts";
 import { chunkDim, operands, tokenDim } from "../tensor/ir.ts";
 import type { Axis, Expr, Index, Stmt, Storage, StorageId, View } from "./ir.ts";
 import { type Padding, paddingOf } from "./padding.ts";
+import { inTurns } from "./term-order.ts";
 
 /** How the values of a kernel are cut: sizes of dims, and the class of axes split over the grid. */
 export interface Cut {
@@ -74,7 +75,6 @@ export class KernelLowering {
   private readonly uses = new Map<ValueId, number>();
   private readonly isVarying = new Map<ValueId, boolean>();
   /** Of values the place of the last product that they come of. */
-  private readonly products = new Map<ValueId, number>();
   private readonly names = new Set<string>([loopVariable, pieceVariable]);
   private readonly source: KernelSource;
 
@@ -316,9 +316,8 @@ export class KernelLowering {
   // --- long sums ----------------------------------------------------------------------------
 
   /**
-   * Adds up tiles of three terms and more term by term, so that terms need not live side by side until the sum is
-   * wanted: of all sums first what comes of the first product, then of the next. Not those that become states,
-   * which are summed up in place.
+   * Adds up tiles of three terms and more term by term, so that neither terms nor what they are made of need to live
+   * side by side until the sum is wanted. Not those that become states, which are summed up in place.
    */
   sumEarly(states: ReadonlySet<ValueId>): void {
     const before = new Map<ValueId, ValueId>();
@@ -329,16 +328,14 @@ export class KernelLowering {
     const inner = new Set(before.values());
     const terms = [...before.keys()].flatMap((root) => {
       if (inner.has(root) || states.has(root) || this.phaseOf(root, "body") !== "body") return [];
-      return this.termsOf(root, before).map((term) => ({
-        root,
-        term,
-        after: this.lastProduct(term),
-      }));
+      return this.termsOf(root, before).map((term) => ({ root, term }));
     });
-    terms.sort((a, b) => a.after - b.after);
-    const last = new Map(terms.map(({ root }, i) => [root, i]));
+    const turns = inTurns(terms, this.source.ops, (op) => {
+      return this.source.bufferOf(bufferKey(op)) !== null;
+    });
+    const last = new Map(turns.map(({ root }, i) => [root, i]));
     const sums = new Map<ValueId, Cell>();
-    for (const [i, { root, term }] of terms.entries()) {
+    for (const [i, { root, term }] of turns.entries()) {
       const { name, type } = this.op(root);
       const known = sums.get(root);
       const sum = known
@@ -356,18 +353,6 @@ export class KernelLowering {
     if (rest === undefined) return [...args];
     const others = args.filter((arg, i) => arg !== rest || args.indexOf(arg) !== i);
     return [...this.termsOf(rest, before), ...others];
-  }
-
-  /** The place among the ops of the last product that a value comes of; -1: of none. */
-  private lastProduct(id: ValueId): number {
-    const known = this.products.get(id);
-    if (known !== undefined) return known;
-    const op = this.source.ops.get(id);
-    if (!op) return -1;
-    const own = op.kind === "matmul" ? [...this.source.ops.keys()].indexOf(id) : -1;
-    const last = Math.max(own, ...operands(op).map((arg) => this.lastProduct(arg)));
-    this.products.set(id, last);
-    return last;
   }
 
   /** Of a sum of tiles that begins with another that nobody else reads, the other. */

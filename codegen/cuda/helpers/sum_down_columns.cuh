@@ -1,9 +1,8 @@
 // Sums down the columns of a tile whose rows a warp has, within blocks of `block` rows, of which every other one
 // may be summed up another way: products with triangles of ones. What is summed up goes in as `parts` numbers in
 // bf16 that add up to it: one where it came as such, two of 17 bits together where it did not. Sums are float32.
-template <int block, int parts, bool earlier_reverse, bool earlier_exclusive, bool later_reverse, bool later_exclusive, int height, int width>
+template <int block, int parts, bool may_be_infinite, bool earlier_reverse, bool earlier_exclusive, bool later_reverse, bool later_exclusive, int height, int width>
 __device__ __forceinline__ void sum_down_columns(float (&sums)[height][width], const float (&own)[height][width]) {
-  const int lane = threadIdx.x % 32;
   #pragma unroll
   for (int i = 0; i < height; i++) {
     #pragma unroll
@@ -17,7 +16,8 @@ __device__ __forceinline__ void sum_down_columns(float (&sums)[height][width], c
       #pragma unroll
       for (int half = 0; half < 2; half++) {
         // Zero times infinity would be no number.
-        float low = fmaxf(own[from + half][2 * j], -3e38f), high = fmaxf(own[from + half][2 * j + 1], -3e38f);
+        float low = own[from + half][2 * j], high = own[from + half][2 * j + 1];
+        if (may_be_infinite) low = fmaxf(low, -3e38f), high = fmaxf(high, -3e38f);
         #pragma unroll
         for (int part = 0; part < parts; part++) {
           const unsigned pair = pack_bf16(low, high);
@@ -27,35 +27,6 @@ __device__ __forceinline__ void sum_down_columns(float (&sums)[height][width], c
         }
       }
     }
-    #pragma unroll
-    for (int to = 0; to < height; to += 2) {
-      const bool is_later_block = (to * 8 & block) != 0;
-      const bool goes_back = is_later_block ? later_reverse : earlier_reverse;
-      const bool meets = block < 16 ? to == from : to * 8 / block == from * 8 / block && (goes_back ? from >= to : from <= to);
-      if (!meets) continue;
-      unsigned ones[4];
-      #pragma unroll
-      for (int quarter = 0; quarter < 4; quarter++) {
-        const int row = to * 8 + quarter % 2 * 8 + lane / 4, other = from * 8 + quarter / 2 * 8 + lane % 4 * 2;
-        const bool is_later = (row & block) != 0;
-        const bool reverse = is_later ? later_reverse : earlier_reverse;
-        const bool exclusive = is_later ? later_exclusive : earlier_exclusive;
-        ones[quarter] = 0;
-        #pragma unroll
-        for (int next = 0; next < 2; next++) {
-          const int distance = reverse ? other + next - row : row - other - next;
-          const bool counts = distance >= (exclusive ? 1 : 0) && ((row ^ (other + next)) & ~(block - 1)) == 0;
-          ones[quarter] |= counts ? 0x3f80u << 16 * next : 0;
-        }
-      }
-      #pragma unroll
-      for (int part = 0; part < parts; part++) {
-        #pragma unroll
-        for (int j = 0; j < width / 2; j++) {
-          bf16::multiply(sums[to][2 * j], sums[to][2 * j + 1], sums[to + 1][2 * j], sums[to + 1][2 * j + 1], ones,
-                         words[part][j][0], words[part][j][1]);
-        }
-      }
-    }
+    add_down_columns<block, earlier_reverse, earlier_exclusive, later_reverse, later_exclusive>(sums, from, words);
   }
 }

@@ -68,6 +68,8 @@ class Placer {
   /** The shared tile that holds a storage's present value. */
   private readonly staged = new Map<StorageId, StorageId>();
   private readonly free: StorageId[] = [];
+  /** Tiles that hold what a buffer does, as it is. */
+  private readonly loaded = new Set<StorageId>();
   /** Storages that are read otherwise than as factors. */
   private readonly readByOthers = new Set<StorageId>();
   /** Of those, what a tile holds and registers not yet. */
@@ -101,6 +103,8 @@ class Placer {
   }
 
   private statement(stmt: Stmt): Stmt[] {
+    const summed = stmt.kind === "cumsum" ? this.summedInMemory(stmt) : null;
+    if (summed !== null) return [summed];
     return [...this.fetched(stmt), ...this.placed(stmt)];
   }
 
@@ -186,6 +190,7 @@ class Placer {
     // Copies are started early: their tiles are nobody else's before or after.
     const tile = this.newTile(shape, `${name}_${this.narrow}`, this.narrow);
     this.staged.set(stmt.dst, tile);
+    this.loaded.add(tile);
     if (this.readByOthers.has(stmt.dst)) this.unread.add(stmt.dst);
     return [{ kind: "copy-async", turns: "all", dst: tile, view, note }, wait];
   }
@@ -220,15 +225,26 @@ class Placer {
 
   // --- what is not a product ----------------------------------------------------------------
 
+  /** Where the target sums in registers, what lies in memory in bf16 as it was loaded need not go there first. */
+  private summedInMemory(stmt: CumSumStmt): CumSumStmt | null {
+    const tile = this.staged.get(stmt.src);
+    if (tile === undefined || !this.loaded.has(tile) || this.narrow !== "bf16") return null;
+    if (!this.canSum(stmt)) return null;
+    this.forget(stmt);
+    return { ...stmt, src: tile };
+  }
+
+  private canSum({ src, dst, block, earlier }: CumSumStmt): boolean {
+    const [rows, cols] = this.storages[src]!.shape as [number, number];
+    const size = block ?? rows;
+    return src !== dst && this.sumsInRegisters(rows, cols, earlier ? 2 * size : size);
+  }
+
   /** cumsum dst = src, both in shared memory. */
   private summed(stmt: CumSumStmt): Stmt[] {
     this.forget(stmt);
     if (!this.isTile(stmt.src)) return [stmt];
-    const { src, dst } = stmt;
-    const [rows, cols] = this.storages[src]!.shape as [number, number];
-    const block = stmt.block ?? rows;
-    const alike = stmt.earlier ? 2 * block : block;
-    if (src !== dst && this.sumsInRegisters(rows, cols, alike)) return [stmt];
+    if (this.canSum(stmt)) return [stmt];
     return this.through(stmt.src, stmt.dst, stmt.note, (id) => ({ ...stmt, dst: id, src: id }));
   }
 

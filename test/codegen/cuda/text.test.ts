@@ -41,9 +41,10 @@ test.each([
 test("GLA's gradients go by 32 tokens, sum on tensor cores, and leave out squares that no mask lets through", () => {
   const text = textOf("gla", "gla_backward_2");
   expect(text).toMatch(/bf16\[32, 128\]/);
-  // In bf16 as they came one part of each, of what was computed two.
-  expect(text).toMatch(/sum_down_columns<16, 1, true, true, false, false>/);
-  expect(text).toMatch(/sum_down_columns<16, 2, false, true, true, false>/);
+  // Gates from shared memory as they came, bounded ones in one part, of what was computed two.
+  expect(text).toMatch(/sum_down_tile<16, true, true, false, false, 8>\(\w+, g_bf16\)/);
+  expect(text).toMatch(/sum_down_columns<4, 1, false, true, true, false, false>/);
+  expect(text).toMatch(/sum_down_columns<16, 2, false, false, true, true, false>/);
   expect(text).toMatch(/if \(0x\w+u >> warp & 1\) \{\n +multiply_by_warps/);
 });
 

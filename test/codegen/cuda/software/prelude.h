@@ -110,6 +110,11 @@ static inline void ptx_movmatrix_sync_aligned_m8n8_trans_b16(unsigned& to, unsig
   to = at(near + 1) << 16 | at(near);
   __syncwarp();
 }
+static inline void ptx_max_bf16x2(unsigned& to, unsigned a, unsigned b) {
+  auto number = [](unsigned bits) { unsigned wide = bits << 16; float x; memcpy(&x, &wide, 4); return x; };
+  auto larger = [&](unsigned x, unsigned y) { return (number(x) >= number(y) || number(y) != number(y) ? x : y) & 0xffff; };
+  to = larger(a >> 16, b >> 16) << 16 | larger(a & 0xffff, b & 0xffff);
+}
 struct Factors { unsigned a[4], b[2]; };
 template <class Float>
 static inline void software_mma(float& d0, float& d1, float& d2, float& d3, Float number, const Factors& mine) {
