@@ -75,6 +75,10 @@ class WebGpuDevice implements Device {
   private forms: ReadonlyMap<string, FormCode> = new Map();
   private readonly kernels = new Map<string, Prepared>();
   private failure: Error | null = null;
+  /** How many wait for the GPU, and turns of the event loop since the last of them began to. */
+  private waiting = 0;
+  private turns = 0;
+  private isSlowed = false;
   private readonly gpu: GPUDevice;
   private readonly poison: boolean;
   private readonly ownsGpu: boolean;
@@ -98,7 +102,7 @@ class WebGpuDevice implements Device {
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for webgpu`);
     this.forms = new Map(code.forms.map((form) => [form.form, form]));
     const specs = code.forms.flatMap((form) => form.kernels);
-    await Promise.all(
+    const prepared = Promise.all(
       specs.map(async (spec) => {
         const text = new TextDecoder().decode(artifact.read(spec.file));
         const module = this.gpu.createShaderModule({ code: text, label: spec.entry });
@@ -113,6 +117,27 @@ class WebGpuDevice implements Device {
         this.kernels.set(spec.entry, { spec, pipeline });
       }),
     );
+    await this.patiently(prepared);
+  }
+
+  /**
+   * Waits for the GPU or the driver's compiler. In Node, Dawn asks in every turn of the event loop whether they are done,
+   * which keeps a processor busy that both may need: where it takes long, turns are made longer.
+   */
+  private async patiently<Result>(work: Promise<Result>): Promise<Result> {
+    this.waiting++;
+    this.turns = 0;
+    // Browsers, which have no setImmediate, do not ask.
+    if (!this.isSlowed && typeof setImmediate === "function") this.slowDown();
+    return work.finally(() => this.waiting--);
+  }
+
+  private slowDown(): void {
+    this.isSlowed = this.waiting > 0;
+    if (!this.isSlowed) return;
+    // What is short is waited for closely. Nobody wakes the thread up: it sleeps for a millisecond.
+    if (this.turns++ > 1000) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+    setImmediate(() => this.slowDown());
   }
 
   async alloc(dtype: Dtype, shape: readonly number[], zero: boolean): Promise<DeviceBuffer> {
@@ -156,7 +181,7 @@ class WebGpuDevice implements Device {
     const encoder = this.gpu.createCommandEncoder();
     encoder.copyBufferToBuffer(memory, 0, staging, 0, size);
     this.gpu.queue.submit([encoder.finish()]);
-    await staging.mapAsync(readMode);
+    await this.patiently(staging.mapAsync(readMode));
     const data = newData(spec.dtype, elementsOf(spec.shape));
     new Uint8Array(data.buffer).set(
       new Uint8Array(staging.getMappedRange()).subarray(0, sizeBytes),
@@ -264,7 +289,7 @@ class WebGpuDevice implements Device {
   }
 
   async wait(): Promise<void> {
-    await this.gpu.queue.onSubmittedWorkDone();
+    await this.patiently(this.gpu.queue.onSubmittedWorkDone());
     this.check();
   }
 

@@ -1,8 +1,10 @@
 /** Kernels with more tensors than a shader may have buffers: bundles gathered and taken apart. */
+import { setTimeout } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openDevice, targetsFor } from "../../compiler/cli/devices.ts";
 import type { Compiled } from "../../compiler/index.ts";
 import type { Device } from "../../runtime/device.ts";
+import { createWebGpuDevice } from "../../runtime/devices/webgpu.ts";
 import { findDevice } from "../support/devices.ts";
 import { compare, compileText, randomInputs, runRing, sizesOf } from "../support/examples.ts";
 
@@ -21,6 +23,26 @@ attention many(
   return rmsnorm(scores @ value, w), sum(scores), query, key, value, a * d, d * i, i * a
 }
 `;
+
+test("a long wait leaves the processor to the driver", async () => {
+  let isDone = false;
+  // As Dawn does in Node.
+  const ask = (): unknown => isDone || setImmediate(ask);
+  const work = () => {
+    ask();
+    return setTimeout(500).then(() => void (isDone = true));
+  };
+  const gpu = {
+    addEventListener() {},
+    lost: new Promise(() => {}),
+    queue: { onSubmittedWorkDone: work },
+  };
+  const device = await createWebGpuDevice({ gpu: gpu as unknown as GPUDevice });
+  const before = process.cpuUsage();
+  await device.wait();
+  const { user, system } = process.cpuUsage(before);
+  expect((user + system) / 1000).toBeLessThan(250);
+});
 
 describe.each(["f32", "bf16", "f16"] as const)("%s", (dtype) => {
   const { available, why } = findDevice("webgpu");
