@@ -66,6 +66,12 @@ const many = 4;
 
 type Cheap = MapStmt | Copy | CumSumStmt;
 
+/** How a tile is made again. */
+interface Recipe {
+  readonly stmts: readonly Cheap[];
+  readonly reads: ReadonlySet<StorageId>;
+}
+
 function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: boolean): Kernel {
   const costsLittle = (expr: Expr): boolean =>
     expr.kind !== "call" || (cheapFns.has(expr.fn) && expr.args.every(costsLittle));
@@ -76,10 +82,7 @@ function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: bool
   const held = withSums ? readOften(kernel) : new Set<StorageId>();
   let added = 0;
 
-  const inBody = (
-    stmts: readonly Stmt[],
-    outside: ReadonlyMap<StorageId, readonly Cheap[]>,
-  ): Stmt[] => {
+  const inBody = (stmts: readonly Stmt[], outside: ReadonlyMap<StorageId, Recipe>): Stmt[] => {
     const cheap = new Map(outside);
     /** Cheap tiles that were computed since the last statement that takes whole tiles. */
     const fresh = new Set<StorageId>();
@@ -87,11 +90,11 @@ function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: bool
     const making = new Set<StorageId>();
 
     const again = (id: StorageId): Stmt[] => {
-      const stmts = cheap.get(id);
-      if (!stmts || fresh.has(id) || making.has(id)) return [];
+      const recipe = cheap.get(id);
+      if (!recipe || fresh.has(id) || making.has(id)) return [];
       making.add(id);
       added++;
-      const made = stmts.flatMap((stmt) => {
+      const made = recipe.stmts.flatMap((stmt) => {
         const before = readsOf(stmt).flatMap(again);
         if (takesWhole(stmt)) fresh.clear();
         return [...before, stmt];
@@ -103,15 +106,13 @@ function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: bool
     const takesTiles = (id: StorageId): boolean =>
       cheap
         .get(id)
-        ?.some(
+        ?.stmts.some(
           (one) =>
             takesWhole(one) || readsOf(one).some((other) => other !== id && takesTiles(other)),
         ) ?? false;
     const forget = (id: StorageId) => {
       cheap.delete(id);
-      for (const [other, own] of cheap) {
-        if (own.some((stmt) => readsOf(stmt).includes(id))) forget(other);
-      }
+      for (const [other, { reads }] of cheap) if (reads.has(id)) forget(other);
     };
     const isThere = (id: StorageId) => !isTile(id) || cheap.has(id) || held.has(id);
     const isCheap = (stmt: Stmt): stmt is Cheap =>
@@ -135,12 +136,12 @@ function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: bool
       // Of a tile that is changed in place, what it was before belongs to what it is.
       const dst = writesOf(stmt)[0];
       const own = isCheap(stmt)
-        ? [...(readsOf(stmt).includes(dst!) ? cheap.get(dst!)! : []), stmt]
+        ? [...(readsOf(stmt).includes(dst!) ? cheap.get(dst!)!.stmts : []), stmt]
         : null;
       for (const id of writesOf(stmt)) forget(id);
       if (takesWhole(stmt)) fresh.clear();
       if (own) {
-        cheap.set(dst!, own);
+        cheap.set(dst!, { stmts: own, reads: new Set(own.flatMap(readsOf)) });
         fresh.add(dst!);
       }
       return [...before, stmt];
