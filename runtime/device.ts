@@ -65,8 +65,11 @@ export interface Device {
   readonly kind: string;
   /** One line about what it is: "cpu: 2 threads", "webgpu: SwiftShader". */
   readonly description: string;
-  /** Prepares every kernel of the artifact's part for this device. Called once, before any launch. */
-  load(artifact: ArtifactFiles): Promise<void>;
+  /**
+   * Prepares the kernels of the artifact's part for this device: at least those of `forms`, where what will be
+   * launched is known; compiling the others may take longer than to run these. Called once, before any launch.
+   */
+  load(artifact: ArtifactFiles, forms?: readonly string[]): Promise<void>;
   /** New memory, zeroed when `zero`; undefined content otherwise (NaN when the device poisons). */
   alloc(dtype: Dtype, shape: readonly number[], zero: boolean): Promise<DeviceBuffer>;
   upload(buffer: DeviceBuffer, tensor: HostTensor): Promise<void>;

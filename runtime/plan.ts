@@ -280,6 +280,12 @@ export function cotangentsOf(manifest: Manifest): readonly TensorSpec[] {
   return (of("backward")?.inputs ?? []).filter(({ name }) => !known.has(name));
 }
 
+/** What ranks launch: the forms to load. */
+export function formsOf(ranks: readonly RankPlan[]): string[] {
+  const steps = ranks.flatMap((rank) => rank.steps);
+  return [...new Set(steps.flatMap((step) => (step.kind === "launch" ? [step.form] : [])))];
+}
+
 export function worldSize({ seq, data }: Mesh): number {
   return seq * data;
 }

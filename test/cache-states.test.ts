@@ -44,7 +44,8 @@ describe.each(["reference", "cpu", "webgpu"] as const)("%s", (kind) => {
     const targets = await targetsFor([kind]);
     const options = { dims: { K: 16, V: 20 }, targets, backward: true, cacheStates: 64 };
     const compiled = compileExample(name, options);
-    const device = await openDevice(kind, compiled, { threads: null, poison: true });
+    const forms = ["forward", "backward"];
+    const device = await openDevice(kind, compiled, { threads: null, poison: true, forms });
     for (const T of [0, 1, 64, 200]) {
       const sizes = sizesOf({ B: 2, T });
       const inputs = randomInputs(compiled, sizes, { initial: true });

@@ -12,6 +12,7 @@ import {
   exampleNames,
   randomInputs,
   referencePrograms,
+  ringForms,
   runRing,
   sizesOf,
 } from "./support/examples.ts";
@@ -47,7 +48,8 @@ describe.each(exampleNames)("%s", (name) => {
         dims: { K: 32, V: 48 },
         targets: await targetsFor([kind]),
       });
-      device = await openDevice(kind, compiled, { threads: null, poison: true });
+      const forms = ringForms(compiled);
+      device = await openDevice(kind, compiled, { threads: null, poison: true, forms });
     });
     afterAll(() => device?.close());
 

@@ -37,7 +37,8 @@ describe.each(["cpu", "webgpu"] as const)("%s", (kind) => {
       if (!available) return;
       const targets = await targetsFor([kind]);
       compiled = compileExample(name, { dims: { K: 16, V: 20 }, targets, backward: true });
-      device = await openDevice(kind, compiled, { threads: null, poison: true });
+      const forms = ["forward", "step", "backward"];
+      device = await openDevice(kind, compiled, { threads: null, poison: true, forms });
     });
     afterAll(() => device?.close());
 

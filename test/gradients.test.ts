@@ -139,7 +139,8 @@ describe.each(names)("%s", (name) => {
       if (!available) return;
       const targets = await targetsFor([kind]);
       native = compileExample(name, { dims: { K: 16, V: 20 }, targets, backward: true });
-      device = await openDevice(kind, native, { threads: null, poison: true });
+      const forms = ["forward", "backward"];
+      device = await openDevice(kind, native, { threads: null, poison: true, forms });
     });
     afterAll(() => device?.close());
 

@@ -11,6 +11,7 @@ import {
   compileExample,
   randomInputs,
   referencePrograms,
+  ringForms,
   runRing,
   sizesOf,
 } from "./support/examples.ts";
@@ -22,10 +23,11 @@ async function setUp(kind: (typeof kinds)[number], name: string) {
     dims: { K: 16, V: 16 },
     targets: await targetsFor([kind]),
   });
+  const forms = ringForms(compiled);
   const device: Device =
     kind === "reference"
       ? createReferenceDevice(referencePrograms(compiled))
-      : await openDevice(kind, compiled, { threads: null, poison: true });
+      : await openDevice(kind, compiled, { threads: null, poison: true, forms });
   const run = (inputs: ReadonlyMap<string, HostTensor>, sizes: LaunchSizes, ranks = 1) =>
     runRing(
       compiled,

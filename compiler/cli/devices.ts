@@ -72,6 +72,11 @@ export async function targetsFor(
   );
 }
 
+export interface OpenOptions extends DeviceOptions {
+  /** What will be launched, where that is known; compiling all takes longer. */
+  readonly forms?: readonly string[];
+}
+
 export interface DeviceOptions {
   readonly threads: number | null;
   readonly poison: boolean;
@@ -83,16 +88,16 @@ export interface DeviceOptions {
   readonly localRank?: number;
 }
 
-/** A device, with the artifact loaded. Throws UserError with what is missing. */
+/** A device, with the artifact's forms loaded. Throws UserError with what is missing. */
 export async function openDevice(
   name: DeviceName,
   compiled: Compiled,
-  options: DeviceOptions,
+  { forms, ...options }: OpenOptions,
 ): Promise<Device> {
   const device = await makeDevice(name, options).catch((error: unknown) => {
     throw new UserError((error as Error).message);
   });
-  await device.load(artifactOf(compiled));
+  await device.load(artifactOf(compiled), forms);
   return device;
 }
 

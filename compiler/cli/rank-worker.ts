@@ -1,6 +1,7 @@
 /** One rank in a worker thread: opens its device, runs its part of the plan, reports once. */
 import { parentPort, workerData } from "node:worker_threads";
 import type { Device } from "../../runtime/device.ts";
+import { formsOf } from "../../runtime/plan.ts";
 import { runRank } from "../../runtime/run.ts";
 import {
   type RankJob,
@@ -26,7 +27,8 @@ async function run(): Promise<RankReport> {
       transport = await ncclTransport({ device, control: own, timeoutMs: job.timeoutMs });
     }
     const encoder = new TextEncoder();
-    await device.load({ manifest, read: (path) => encoder.encode(files.get(path)) });
+    const read = (path: string) => encoder.encode(files.get(path));
+    await device.load({ manifest, read }, formsOf([plan]));
     const onStep = (step: string) => parentPort!.postMessage({ step } satisfies RankStep);
     const result = await runRank({
       plan,

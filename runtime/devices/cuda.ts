@@ -14,7 +14,7 @@ import type {
 } from "../device.ts";
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { elementsOf, newData } from "../dtype.ts";
-import type { Dtype, FormCode, FormSpec, KernelSpec, Manifest } from "../plan.ts";
+import type { Dtype, FormCode, FormSpec, KernelSpec, Manifest, SegmentLaunch } from "../plan.ts";
 import {
   type SegmentTokens,
   columnsOf,
@@ -112,11 +112,14 @@ class CudaDevice implements QueuedDevice {
     return this.cuda.driver;
   }
 
-  async load(artifact: ArtifactFiles): Promise<void> {
+  async load(artifact: ArtifactFiles, forms?: readonly string[]): Promise<void> {
     this.dense = await uploadCuts(this);
     const code = artifact.manifest.targets.find((target) => target.target === "cuda");
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for cuda`);
-    const kernels = code.forms.flatMap((form) => form.kernels);
+    const { segments } = artifact.manifest;
+    const wanted = forms && new Set(forms.flatMap((form) => [form, ...partsOf(segments?.[form])]));
+    const loaded = code.forms.filter(({ form }) => wanted?.has(form) ?? true);
+    const kernels = loaded.flatMap((form) => form.kernels);
     const images = await Promise.all(
       kernels.map(({ file, entry }) => {
         const source = new TextDecoder().decode(artifact.read(file));
@@ -148,7 +151,7 @@ class CudaDevice implements QueuedDevice {
         sharedBytes,
       );
     });
-    this.forms = new Map(code.forms.map((form) => [form.form, form]));
+    this.forms = new Map(loaded.map((form) => [form.form, form]));
     this.manifest = artifact.manifest;
   }
 
@@ -198,7 +201,7 @@ class CudaDevice implements QueuedDevice {
     sizes: LaunchSizes,
   ): Promise<void> {
     const code = this.forms.get(form.name);
-    if (!code) throw new Error(`the artifact has no form ${form.name} for cuda`);
+    if (!code) throw new Error(`no form ${form.name} for cuda is loaded`);
     const length = this.segmentLength(code, sizes);
     if (length !== null) {
       return launchSegments(this.manifest!, form, args, sizes, length, {
@@ -352,6 +355,11 @@ function openGpu({ driver }: Cuda, { ordinal: named, localRank = 0 }: CudaOption
     throw new Error(`there is no GPU ${ordinal}: this machine has ${count}, counted from 0`);
   }
   return driver.number("cuDeviceGet(_Out_ int *device, int ordinal)", ordinal);
+}
+
+/** Forms that are launched for a form by segments. */
+function partsOf(launches: readonly SegmentLaunch[] = []): string[] {
+  return launches.map(({ form }) => form);
 }
 
 /** "bf16[1, 64, 8, 128]" */

@@ -96,12 +96,13 @@ class WebGpuDevice implements Device {
     });
   }
 
-  async load(artifact: ArtifactFiles): Promise<void> {
+  async load(artifact: ArtifactFiles, forms?: readonly string[]): Promise<void> {
     this.dense = await uploadCuts(this);
     const code = artifact.manifest.targets.find((target) => target.target === "wgsl");
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for webgpu`);
-    this.forms = new Map(code.forms.map((form) => [form.form, form]));
-    const specs = code.forms.flatMap((form) => form.kernels);
+    const loaded = code.forms.filter(({ form }) => forms?.includes(form) ?? true);
+    this.forms = new Map(loaded.map((form) => [form.form, form]));
+    const specs = loaded.flatMap((form) => form.kernels);
     const prepared = Promise.all(
       specs.map(async (spec) => {
         const text = new TextDecoder().decode(artifact.read(spec.file));
@@ -197,7 +198,7 @@ class WebGpuDevice implements Device {
     sizes: LaunchSizes,
   ): Promise<void> {
     const code = this.forms.get(form.name);
-    if (!code) throw new Error(`the artifact has no form ${form.name} for webgpu`);
+    if (!code) throw new Error(`no form ${form.name} for webgpu is loaded`);
     await withShares(this, form, args, sizes, this.dense!, (bound) =>
       this.runForm(form, code, bound, sizes),
     );

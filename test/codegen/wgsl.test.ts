@@ -4,7 +4,7 @@ import { bindingsOf, emitWgsl } from "../../codegen/wgsl/emit.ts";
 import { wgslTarget } from "../../codegen/wgsl/target.ts";
 import type { Kernel, Param } from "../../compiler/tile/ir.ts";
 import { parseTile } from "../../compiler/tile/parse.ts";
-import { compileExample, exampleNames } from "../support/examples.ts";
+import { compileExample, exampleNames, ruleNames } from "../support/examples.ts";
 
 let gpu: GPU;
 let device: GPUDevice;
@@ -57,6 +57,22 @@ describe.each(["f32", "f16", "bf16"] as const)("%s storage", (dtype) => {
       }
     }
   });
+});
+
+// All forms: elsewhere, devices load what is launched. Dawn takes a quarter of a minute for three corrections.
+const withGradients = [...exampleNames, ...ruleNames].filter(
+  (name) => name !== "three-corrections",
+);
+test.each(withGradients)("%s is valid with its gradients", async (name) => {
+  for (const cacheStates of [null, 64]) {
+    const targets = [wgslTarget];
+    const options = { dims: { K: 16, V: 20 }, targets, backward: true, cacheStates };
+    const { files, manifest } = compileExample(name, options);
+    const code = manifest.targets.find(({ target }) => target === "wgsl")!;
+    for (const kernel of code.forms.flatMap((form) => form.kernels)) {
+      expect(await problem(files.get(kernel.file)!, kernel.entry), kernel.file).toBeNull();
+    }
+  }
 });
 
 describe("more tensors than storage buffers", () => {

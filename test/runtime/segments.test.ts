@@ -3,7 +3,12 @@ import { describe, expect, test } from "vitest";
 import { cudaTarget } from "../../codegen/cuda/target.ts";
 import { cutSegments, segmentLength } from "../../runtime/segments.ts";
 import { shapeOf } from "../../runtime/device.ts";
-import { available, createSoftwareCuda, why } from "../codegen/cuda/software/index.ts";
+import {
+  available,
+  checkKernels,
+  createSoftwareCuda,
+  why,
+} from "../codegen/cuda/software/index.ts";
 import {
   artifactOf,
   compare,
@@ -53,8 +58,9 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
   const { segments } = compiled.manifest;
 
   test.skipIf(!segments)("outputs and gradients by segments", async () => {
+    await checkKernels(compiled);
     const device = await createSoftwareCuda(48);
-    await device.load(artifactOf(compiled));
+    await device.load(artifactOf(compiled), ["forward", "backward"]);
     const cuSeqlens = [0, 0, 50, 146, 147];
     for (const sizes of [
       sizesOf({ B: 2, T: 100 }),

@@ -6,7 +6,14 @@ import type { Compiled } from "../../compiler/index.ts";
 import type { Device } from "../../runtime/device.ts";
 import { createWebGpuDevice } from "../../runtime/devices/webgpu.ts";
 import { findDevice } from "../support/devices.ts";
-import { compare, compileText, randomInputs, runRing, sizesOf } from "../support/examples.ts";
+import {
+  compare,
+  compileText,
+  randomInputs,
+  ringForms,
+  runRing,
+  sizesOf,
+} from "../support/examples.ts";
 
 /** Far more tensors than eight of every kind, with odd sizes, so that no part ends where a word does. */
 const many = `
@@ -23,6 +30,23 @@ attention many(
   return rmsnorm(scores @ value, w), sum(scores), query, key, value, a * d, d * i, i * a
 }
 `;
+
+const { available, why } = findDevice("webgpu");
+
+test.skipIf(!available)(`only what will be launched is compiled${why}`, async () => {
+  const targets = await targetsFor(["webgpu"]);
+  const compiled = compileText(many, { dims: { K: 4, V: 4 }, targets });
+  const forms = ["fold_S", "compose_S"];
+  const device = await openDevice("webgpu", compiled, { threads: null, poison: true, forms });
+  const run = runRing(
+    compiled,
+    [device],
+    randomInputs(compiled, sizesOf({ T: 1 })),
+    sizesOf({ T: 1 }),
+  );
+  await expect(run).rejects.toThrow("no form forward for webgpu is loaded");
+  await device.close();
+});
 
 test("a long wait leaves the processor to the driver", async () => {
   let isDone = false;
@@ -45,14 +69,14 @@ test("a long wait leaves the processor to the driver", async () => {
 });
 
 describe.each(["f32", "bf16", "f16"] as const)("%s", (dtype) => {
-  const { available, why } = findDevice("webgpu");
   let compiled: Compiled;
   let device: Device;
   beforeAll(async () => {
     if (!available) return;
     const targets = await targetsFor(["webgpu"]);
     compiled = compileText(many, { dims: { K: 15, V: 17 }, dtype, targets });
-    device = await openDevice("webgpu", compiled, { threads: null, poison: true });
+    const forms = ringForms(compiled);
+    device = await openDevice("webgpu", compiled, { threads: null, poison: true, forms });
   });
   afterAll(() => device?.close());
 

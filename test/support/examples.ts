@@ -15,7 +15,7 @@ import type { Source } from "../../compiler/support/span.ts";
 import type { Device, HostTensor, LaunchSizes } from "../../runtime/device.ts";
 import { shapeOf } from "../../runtime/device.ts";
 import { randomTensor } from "../../runtime/random.ts";
-import { type Mesh, cotangentsOf } from "../../runtime/plan.ts";
+import { type Mesh, cotangentsOf, formsOf } from "../../runtime/plan.ts";
 import { type RanksResult, runRanks } from "../../runtime/run.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
 
@@ -79,6 +79,11 @@ export function randomInputs(
   }));
   const specs = [...manifest.inputs, ...(initial ? states : []), ...cotangentsOf(manifest)];
   return new Map(specs.map((spec) => [spec.name, randomTensor(spec, shapeOf(spec, sizes), seed)]));
+}
+
+/** What `runRing` launches, by any number of devices beyond one. */
+export function ringForms({ manifest }: Compiled): string[] {
+  return formsOf(planOf(manifest, "ring", 3).ranks);
 }
 
 /** Runs an attention on a ring of loaded devices. */

@@ -47,6 +47,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     threads,
     poison: false,
     segment: args.segment(),
+    forms: [formName],
   });
   say(device.description);
   const repeat = args.integer("repeat", name === "reference" ? 1 : 20, 1);

@@ -7,6 +7,7 @@ import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { decode } from "../../../runtime/decode.ts";
 import type { Device } from "../../../runtime/device.ts";
 import { orderProblem } from "../../../runtime/ordered.ts";
+import { formsOf } from "../../../runtime/plan.ts";
 import { type RanksResult, type RanksRun, runRanks } from "../../../runtime/run.ts";
 import { ncclTransports } from "../../../runtime/transports/nccl.ts";
 import { planOf, scheduleNames } from "../../schedule/index.ts";
@@ -123,6 +124,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const poison = args.flag("verify");
   const segment = args.segment();
   const warmup = args.integer("warmup", 0, 0);
+  const forms = steps > 0 ? ["forward", "step"] : formsOf(plan.ranks);
   const devices: Device[] = [];
   if (transport === "in-process" || transport === "nccl-in-process") {
     const opened = new Map<string, Device>();
@@ -130,7 +132,10 @@ export async function run(argv: readonly string[]): Promise<number> {
       const of = isNccl ? { ordinal: rank } : {};
       const key = `${name} ${isNccl ? rank : ""}`;
       if (!opened.has(key)) {
-        opened.set(key, await openDevice(name, compiled, { threads, poison, segment, ...of }));
+        opened.set(
+          key,
+          await openDevice(name, compiled, { threads, poison, segment, forms, ...of }),
+        );
         say(`  ${opened.get(key)!.description}`);
       }
       devices.push(opened.get(key)!);

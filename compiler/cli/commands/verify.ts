@@ -1,5 +1,6 @@
 /** laspc verify: every form and target available here against the reference, over awkward lengths. */
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
+import { formsOf } from "../../../runtime/plan.ts";
 import { runRanks } from "../../../runtime/run.ts";
 import { planOf, exchangeNames } from "../../schedule/index.ts";
 import { Arguments, UserError } from "../arguments.ts";
@@ -47,17 +48,18 @@ async function verifyDevice(
     cacheStates: args.cacheStates(),
   });
   const { manifest } = compiled;
-  const device = await openDevice(name, compiled, { threads: null, poison: true });
+  // Forwards on rings of several lengths, then the gradients of all inputs, by every schedule.
+  const plans = [
+    ...rankCounts.map((ranks) => planOf(manifest, "ring", ranks)),
+    planOf(manifest, "ring", 1, true),
+    ...exchangeNames.map((schedule) => planOf(manifest, schedule, 3, true)),
+  ];
+  const forms = formsOf(plans.flatMap((plan) => plan.ranks));
+  const device = await openDevice(name, compiled, { threads: null, poison: true, forms });
   say(device.description);
   let allOk = true;
   for (const T of lengths) {
     const { inputs, sizes } = data.complete(compiled, T);
-    // Forwards on rings of several lengths, then the gradients of all inputs, by every schedule.
-    const plans = [
-      ...rankCounts.map((ranks) => planOf(manifest, "ring", ranks)),
-      planOf(manifest, "ring", 1, true),
-      ...exchangeNames.map((schedule) => planOf(manifest, schedule, 3, true)),
-    ];
     for (const plan of plans) {
       const ranks = plan.ranks.length;
       const devices = Array.from({ length: ranks }, () => device);

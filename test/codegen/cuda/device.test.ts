@@ -117,6 +117,23 @@ describe.skipIf(!available)(`with a driver${why}`, () => {
     await expect(device.launch(spec, args, sizes)).rejects.toThrow("no form fold_S for cuda");
   });
 
+  test("only what will be launched is compiled, with what stands for it by segments", async () => {
+    const device = await createSoftwareCuda(32);
+    devices.push(device);
+    const files: string[] = [];
+    const read = (path: string) => (files.push(path), artifact.read(path));
+    await device.load({ ...artifact, read }, ["forward"]);
+    const names = ["forward", "summary", "exchange"].map((form) => `cuda/retention_${form}.cu`);
+    expect(files.sort()).toEqual(names.sort());
+    const step = await argumentsOf(device, "step", 1);
+    await expect(device.launch(step.spec, step.args, step.sizes)).rejects.toThrow(
+      "no form step for cuda is loaded",
+    );
+    const { spec, args, sizes } = await argumentsOf(device, "forward", 70);
+    await device.launch(spec, args, sizes);
+    await device.wait();
+  });
+
   test("a file that does not compile is an error with the compiler's words", async () => {
     const device = await open();
     const read = () => new TextEncoder().encode("what is this?");

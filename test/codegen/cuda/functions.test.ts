@@ -13,10 +13,11 @@ import {
   compare,
   compileText,
   randomInputs,
+  ringForms,
   runRing,
   sizesOf,
 } from "../../support/examples.ts";
-import { available, backward, createSoftwareCuda, why } from "./software/index.ts";
+import { available, backward, checkKernels, createSoftwareCuda, why } from "./software/index.ts";
 
 const nvccIsThere = has("nvcc");
 
@@ -58,8 +59,9 @@ const compileAll = (K: number) => compileText(text, { dims: { K, V: 32 }, target
 // Halves of 16 columns lie in one thread's registers, halves of 20 go through shared memory.
 test.skipIf(!available).each([32, 40])(`as the reference has them, K = %d${why}`, async (K) => {
   const compiled = compileAll(K);
+  await checkKernels(compiled);
   const device = await createSoftwareCuda();
-  await device.load(artifactOf(compiled));
+  await device.load(artifactOf(compiled), ringForms(compiled));
   const sizes = sizesOf({ T: 70 });
   const inputs = randomInputs(compiled, sizes);
   const run = () => runRing(compiled, [device, device], inputs, sizes);

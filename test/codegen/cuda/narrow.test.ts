@@ -11,7 +11,14 @@ import {
   runBackward,
   sizesOf,
 } from "../../support/examples.ts";
-import { available, backward, createSoftwareCuda, onHopper, why } from "./software/index.ts";
+import {
+  available,
+  backward,
+  checkKernels,
+  createSoftwareCuda,
+  onHopper,
+  why,
+} from "./software/index.ts";
 
 /** The length whose threads run in the other order as well: one that fills no chunk. */
 const turned = 65;
@@ -23,8 +30,9 @@ async function check(
   lengths: readonly number[],
 ) {
   const compiled = compileExample(name, { dims, dtype, targets: [cudaTarget], backward: true });
+  await checkKernels(compiled);
   const device = await createSoftwareCuda();
-  await device.load(artifactOf(compiled));
+  await device.load(artifactOf(compiled), ["forward", "backward"]);
   for (const T of lengths) {
     const sizes = sizesOf({ T, H: 4 });
     const inputs = randomInputs(compiled, sizes, { initial: true });
@@ -55,7 +63,7 @@ describe.skipIf(!available).each(["gla", "gated-delta-net"])(`%s, packed${why}`,
     );
     expect(isSideBySide).toBe(true);
     const device = await createSoftwareCuda();
-    await device.load(artifactOf(compiled));
+    await device.load(artifactOf(compiled), ["forward", "backward"]);
     for (const cuSeqlens of [
       [0, 0, 5, 6, 6, 70, 198, 198],
       [0, 0],

@@ -12,11 +12,12 @@ import {
   compare,
   compileText,
   randomInputs,
+  ringForms,
   runRing,
   sizesOf,
 } from "../../support/examples.ts";
 import { type RandomRule, randomRule } from "../../support/rules.ts";
-import { available, backward, createSoftwareCuda, why } from "./software/index.ts";
+import { available, backward, checkKernels, createSoftwareCuda, why } from "./software/index.ts";
 
 const seed = 20261124;
 
@@ -27,8 +28,9 @@ test.skipIf(!available)(`kernels = reference, threads in either order${why}`, as
   await fc.assert(
     fc.asyncProperty(randomRule, async (rule) => {
       const compiled = compileRule(rule);
+      await checkKernels(compiled);
       const device = await createSoftwareCuda();
-      await device.load(artifactOf(compiled));
+      await device.load(artifactOf(compiled), ringForms(compiled));
       const sizes = sizesOf({ T: rule.T * 5, H: 2, heads: { k: 1, v: 1 } });
       const inputs = randomInputs(compiled, sizes, { seed: rule.seed, initial: true });
       const run = () => runRing(compiled, [device, device], inputs, sizes);

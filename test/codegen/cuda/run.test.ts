@@ -9,10 +9,11 @@ import {
   compileExample,
   exampleNames,
   randomInputs,
+  ringForms,
   runRing,
   sizesOf,
 } from "../../support/examples.ts";
-import { available, backward, createSoftwareCuda, why } from "./software/index.ts";
+import { available, backward, checkKernels, createSoftwareCuda, why } from "./software/index.ts";
 
 const targets = [cudaTarget];
 
@@ -29,8 +30,9 @@ describe.skipIf(!available).each(exampleNames)(`%s${why}`, (name) => {
   let device: Device;
   beforeAll(async () => {
     compiled = compileExample(name, { dims: { K: 32, V: 48 }, targets });
+    await checkKernels(compiled);
     device = await createSoftwareCuda();
-    await device.load(artifactOf(compiled));
+    await device.load(artifactOf(compiled), ringForms(compiled));
   });
   afterAll(() => device?.close());
 
@@ -55,8 +57,9 @@ test.skipIf(!available).each(["f16", "bf16"] as const)(
   `%s storage, sizes that divide nothing${why}`,
   async (dtype) => {
     const compiled = compileExample("simple-gla", { dims: { K: 20, V: 100 }, dtype, targets });
+    await checkKernels(compiled);
     const device = await createSoftwareCuda();
-    await device.load(artifactOf(compiled));
+    await device.load(artifactOf(compiled), ringForms(compiled));
     for (const T of [1, 100]) await check(compiled, device, 2, sizesOf({ T }));
     await device.close();
   },
@@ -64,8 +67,9 @@ test.skipIf(!available).each(["f16", "bf16"] as const)(
 
 test.skipIf(!available)(`columns split over blocks: K = V = 128${why}`, async () => {
   const compiled = compileExample("retention", { dims: { K: 128, V: 128 }, targets });
+  await checkKernels(compiled);
   const device = await createSoftwareCuda();
-  await device.load(artifactOf(compiled));
+  await device.load(artifactOf(compiled), ringForms(compiled));
   await check(compiled, device, 2, sizesOf({ T: 100 }));
   await device.close();
 });

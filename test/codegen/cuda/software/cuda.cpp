@@ -3,6 +3,7 @@
 // other as fibers, which change at __syncthreads and where a warp works together: instructions on
 // matrices mean what PTX ISA 8.7 says (9.7.14). What a GPU would let pass is caught here:
 //
+// SOFTWARE_CUDA_CHECK=1 makes no code: it says whether a text compiles.
 // SOFTWARE_CUDA_SM90=1 makes it a GPU of compute capability 9.0, and so kernels use `wgmma`.
 //
 //   a missing barrier       SOFTWARE_CUDA_ORDER=backward runs the threads the other way round
@@ -305,8 +306,8 @@ API nvrtcCompileProgram(Program* program, int count, const char** options) {
   std::ofstream(base + "/kernel.cpp") << "#include \"" PRELUDE "\"\n"
                                       << (isHopper ? "#define __CUDA_ARCH_FEAT_SM90_ALL\n" : "") << "#line 1\n"
                                       << hostSource(program->source);
-  const std::string command = std::string("g++ " KERNEL_OPTIONS " -shared -o ") + base + "/kernel.so " + base +
-                              "/kernel.cpp 2> " + base + "/log";
+  const std::string made = getenv("SOFTWARE_CUDA_CHECK") ? "-fsyntax-only" : "-shared -o " + base + "/kernel.so";
+  const std::string command = "g++ " KERNEL_OPTIONS " " + made + " " + base + "/kernel.cpp 2> " + base + "/log";
   const int failed = system(command.c_str());
   program->code = read(base + "/kernel.so");
   program->log = read(base + "/log");

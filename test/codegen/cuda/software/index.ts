@@ -14,6 +14,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll } from "vitest";
+import type { Compiled } from "../../../../compiler/index.ts";
+import { openCuda } from "../../../../runtime/devices/cuda-library.ts";
 import { createCudaDevice } from "../../../../runtime/devices/cuda.ts";
 import type { Device } from "../../../../runtime/device.ts";
 import type { SegmentTokens } from "../../../../runtime/segments.ts";
@@ -64,6 +66,22 @@ export async function backward<Result>(work: () => Promise<Result>): Promise<Res
 export async function onHopper<Result>(work: () => Promise<Result>): Promise<Result> {
   process.env["SOFTWARE_CUDA_SM90"] = "1";
   return work().finally(() => delete process.env["SOFTWARE_CUDA_SM90"]);
+}
+
+/**
+ * Throws with g++'s words where the text of any kernel is wrong: also of those that a test does not launch, and
+ * therefore does not compile. All are one text, with a namespace for each, since they share helpers.
+ */
+export async function checkKernels({ files }: Compiled): Promise<void> {
+  const sources = [...files].filter(([path]) => path.endsWith(".cu"));
+  const parts = sources.map(([, text], i) => `namespace file_${i} {\n${text}}\n`);
+  const uses = sources.map((_, i) => `using namespace file_${i};\n`);
+  const { nvrtc } = await openCuda(softwareLibraries());
+  const capability = process.env["SOFTWARE_CUDA_SM90"] ? 90 : 80;
+  process.env["SOFTWARE_CUDA_CHECK"] = "1";
+  await nvrtc
+    .compile([...parts, ...uses].join(""), "all", capability)
+    .finally(() => delete process.env["SOFTWARE_CUDA_CHECK"]);
 }
 
 /** By which kernels are compiled, and what is compiled for them before. */
