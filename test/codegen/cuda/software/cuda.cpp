@@ -92,7 +92,13 @@ void start(Stack& stack, std::vector<char>& memory, void (*run)()) {
 Place thread, block;
 Stack scheduler;
 enum class State { kReady, kAtWarp, kAtBlock, kAtNumber, kDone };
-struct Fiber { Stack stack; std::vector<char> memory; State state; unsigned exchanges, number; };
+struct Copying { void* to; const void* from; int bytes, given; };
+struct Fiber {
+  Stack stack; std::vector<char> memory; State state; unsigned exchanges, number;
+  // Copies in the background: those of no group yet, and groups that were not waited for.
+  std::vector<Copying> open;
+  std::deque<std::vector<Copying>> groups;
+};
 std::vector<Fiber> fibers;
 unsigned current;
 const Function* running;
@@ -146,6 +152,27 @@ const void* exchange(const void* mine, unsigned size) {
   return all;
 }
 
+void copy(void* to, const void* from, int bytes, int given) {
+  memset(to, 0xff, bytes);
+  fibers[current].open.push_back({to, from, bytes, given});
+}
+
+void commit() {
+  Fiber& fiber = fibers[current];
+  fiber.groups.push_back(std::move(fiber.open));
+  fiber.open.clear();
+}
+
+void complete(unsigned pending) {
+  auto& groups = fibers[current].groups;
+  for (; groups.size() > pending; groups.pop_front()) {
+    for (const Copying& copy : groups.front()) {
+      memset(copy.to, 0, copy.bytes);
+      memcpy(copy.to, copy.from, copy.given);
+    }
+  }
+}
+
 void runFiber() {
   running->run(arguments);
   leave(State::kDone);
@@ -158,6 +185,16 @@ bool release(unsigned first, unsigned count, State at) {
   return true;
 }
 
+// As the prelude has it.
+const struct Services {
+  void (*barrier)(); const void* (*exchange)(const void*, unsigned); void (*meet)(unsigned, unsigned, bool);
+  void (*copy)(void*, const void*, int, int); void (*commit)(); void (*complete)(unsigned);
+} services = {barrier, exchange, meet, copy, commit, complete};
+
+bool isEveryCopyWaitedFor() {
+  return std::all_of(fibers.begin(), fibers.end(), [](const Fiber& fiber) { return fiber.groups.empty(); });
+}
+
 bool runBlock(unsigned threads) {
   running->poison();
   for (Numbered& one : numbered) one = {0, 0};
@@ -167,6 +204,8 @@ bool runBlock(unsigned threads) {
     start(fiber.stack, fiber.memory, runFiber);
     fiber.state = State::kReady;
     fiber.exchanges = 0;
+    fiber.open.clear();
+    fiber.groups.clear();
   }
   const char* order = getenv("SOFTWARE_CUDA_ORDER");
   const bool backward = order && strcmp(order, "backward") == 0;
@@ -306,8 +345,10 @@ API nvrtcCompileProgram(Program* program, int count, const char** options) {
   std::ofstream(base + "/kernel.cpp") << "#include \"" PRELUDE "\"\n"
                                       << (isHopper ? "#define __CUDA_ARCH_FEAT_SM90_ALL\n" : "") << "#line 1\n"
                                       << hostSource(program->source);
-  const std::string made = getenv("SOFTWARE_CUDA_CHECK") ? "-fsyntax-only" : "-shared -o " + base + "/kernel.so";
-  const std::string command = "g++ " KERNEL_OPTIONS " " + made + " " + base + "/kernel.cpp 2> " + base + "/log";
+  // Without C++'s library, which no kernel needs: half of the linker's time.
+  const std::string library = "-shared -nodefaultlibs -o " + base + "/kernel.so";
+  const std::string made = getenv("SOFTWARE_CUDA_CHECK") ? "-fsyntax-only" : library;
+  const std::string command = "g++ " KERNEL_OPTIONS " " + made + " " + base + "/kernel.cpp -lm -lc -lgcc 2> " + base + "/log";
   const int failed = system(command.c_str());
   program->code = read(base + "/kernel.so");
   program->log = read(base + "/log");
@@ -419,9 +460,8 @@ API cuModuleLoadData(void** module, const char* image) {
   *module = written ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : nullptr;
   unlink(path);
   if (!*module) return kInvalidValue;
-  using Bind = void (*)(const Place*, const Place*, void (*)(), const void* (*)(const void*, unsigned),
-                        void (*)(unsigned, unsigned, bool));
-  ((Bind)dlsym(*module, "software_bind"))(&thread, &block, barrier, exchange, meet);
+  using Bind = void (*)(const Place*, const Place*, const Services*);
+  ((Bind)dlsym(*module, "software_bind"))(&thread, &block, &services);
   return 0;
 }
 API cuModuleUnload(void* module) { return dlclose(module); }
@@ -451,7 +491,7 @@ API cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
     for (unsigned i = 0; i < gx && !failure; i++) {
       block = {i, 0, 0};
       if (!runBlock(bx)) failure = kLaunchFailed;
-      else if (!function->isSound(sharedBytes)) failure = kIllegalAddress;
+      else if (!function->isSound(sharedBytes) || !isEveryCopyWaitedFor()) failure = kIllegalAddress;
     }
   });
 }

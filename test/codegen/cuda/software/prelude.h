@@ -1,20 +1,19 @@
 // What CUDA C++ has beyond C++, for one kernel file; `software_bind` connects it with the library (cuda.cpp).
-// Compiled once: a kernel is compiled in half the time.
-#include <math.h>
+// Compiled once, and without C++'s own headers: reading those took longer than to compile most kernels.
 #include <stdint.h>
 #include <string.h>
-#include <algorithm>
-#include <deque>
-#include <tuple>
-#include <utility>
-#include <vector>
-using std::max;
-using std::min;
+extern "C" {
+float cosf(float), erfcf(float), exp2f(float), expf(float), expm1f(float), fabsf(float), floorf(float), fmaxf(float, float),
+    fminf(float, float), log1pf(float), logf(float), powf(float, float), sinf(float), sqrtf(float), tanhf(float);
+}
+template <class Number> static inline Number max(Number a, Number b) { return a < b ? b : a; }
+template <class Number> static inline Number min(Number a, Number b) { return b < a ? b : a; }
 struct Place { unsigned x, y, z; };
 static const Place* software_thread; static const Place* software_block;
-// What this library does for a kernel: see `Services` there.
-static struct {
+// What the library does for a kernel.
+static struct Services {
   void (*barrier)(); const void* (*exchange)(const void*, unsigned); void (*meet)(unsigned, unsigned, bool);
+  void (*copy)(void*, const void*, int, int); void (*commit)(); void (*complete)(unsigned);
 } software;
 alignas(1024) static unsigned char memory[228 * 1024];
 #define threadIdx (*software_thread)
@@ -162,22 +161,27 @@ static inline unsigned short software_element(unsigned long long descriptor, boo
   if (descriptor >> 62 == 1) at ^= (at >> 7 & 7) << 4;
   unsigned short bits; memcpy(&bits, memory + at, 2); return bits;
 }
-template <int width, class Number, class... Operands, size_t... I>
-static void software_wgmma(Number number, std::tuple<Operands...> operands, std::index_sequence<I...>) {
-  float* const sums[] = {&std::get<I>(operands)...};
-  const unsigned long long left = std::get<width / 2>(operands), right = std::get<width / 2 + 1>(operands);
-  const bool turn_left = std::get<width / 2 + 2>(operands), turn_right = std::get<width / 2 + 3>(operands);
+struct Operand {
+  float* sum = nullptr; unsigned long long bits = 0;
+  Operand(float& sum) : sum(&sum) {}
+  template <class Integer> Operand(Integer bits) : bits(bits) {}
+};
+template <int width, class Number>
+static void software_wgmma(Number number, const Operand* operands) {
+  const unsigned long long left = operands[width / 2].bits, right = operands[width / 2 + 1].bits;
+  const bool turn_left = operands[width / 2 + 2].bits, turn_right = operands[width / 2 + 3].bits;
   const int first = threadIdx.x / 32 % 4 * 16 + software_lane / 4;
   for (int i = 0; i < width / 2; i++) {
     const int row = first + i / 2 % 2 * 8, col = i / 4 * 8 + software_lane % 4 * 2 + i % 2;
     for (int k = 0; k < 16; k++) {
-      *sums[i] += number(software_element(left, turn_left, row, k)) * number(software_element(right, turn_right, col, k));
+      *operands[i].sum += number(software_element(left, turn_left, row, k)) * number(software_element(right, turn_right, col, k));
     }
   }
 }
 #define SOFTWARE_WGMMA_OF(width, type, number) \
   template <class... Operands> static void ptx_wgmma_mma_async_sync_aligned_m64n##width##k16_f32_##type##_##type(Operands&&... all) { \
-    software_wgmma<width>(number, std::forward_as_tuple(all...), std::make_index_sequence<width / 2>()); \
+    const Operand operands[] = {all...}; \
+    software_wgmma<width>(number, operands); \
   }
 #define SOFTWARE_WGMMA(width) \
   SOFTWARE_WGMMA_OF(width, bf16, [](unsigned bits) { return __uint_as_float(bits << 16); }) \
@@ -193,50 +197,28 @@ static inline void ptx_bar_sync(unsigned number, unsigned threads) { software.me
 static inline void ptx_bar_arrive(unsigned number, unsigned threads) { software.meet(number, threads, false); }
 
 // --- copies in the background: made only when they are waited for ---
-struct Copying { unsigned to; const void* from; int bytes, given; };
-static std::vector<Copying> software_open[1024];
-static std::deque<std::vector<Copying>> software_groups[1024];
-static inline void software_copy(unsigned to, const void* from, int bytes, int given) {
-  memset(memory + to, 0xff, bytes);
-  software_open[threadIdx.x].push_back({to, from, bytes, given});
-}
-static inline void ptx_cp_async_cg_shared_global(unsigned to, const void* from, int given) { software_copy(to, from, 16, given); }
-static inline void ptx_cp_async_ca_shared_global(unsigned to, const void* from, int given) { software_copy(to, from, 4, given); }
-static inline void ptx_cp_async_commit_group() {
-  software_groups[threadIdx.x].push_back(std::move(software_open[threadIdx.x]));
-  software_open[threadIdx.x].clear();
-}
-static inline void ptx_cp_async_wait_group(unsigned pending) {
-  auto& groups = software_groups[threadIdx.x];
-  for (; groups.size() > pending; groups.pop_front()) {
-    for (const Copying& copy : groups.front()) {
-      memset(memory + copy.to, 0, copy.bytes);
-      memcpy(memory + copy.to, copy.from, copy.given);
-    }
-  }
-}
+static inline void ptx_cp_async_cg_shared_global(unsigned to, const void* from, int given) { software.copy(memory + to, from, 16, given); }
+static inline void ptx_cp_async_ca_shared_global(unsigned to, const void* from, int given) { software.copy(memory + to, from, 4, given); }
+static inline void ptx_cp_async_commit_group() { software.commit(); }
+static inline void ptx_cp_async_wait_group(unsigned pending) { software.complete(pending); }
 
 extern "C" { extern float __start_shared_memory[] __attribute__((weak, visibility("hidden")));
              extern float __stop_shared_memory[] __attribute__((weak, visibility("hidden"))); }
-extern "C" void software_bind(const Place* thread, const Place* block, void (*barrier)(),
-                              const void* (*exchange)(const void*, unsigned), void (*meet)(unsigned, unsigned, bool)) {
-  software_thread = thread; software_block = block; software = {barrier, exchange, meet};
+extern "C" void software_bind(const Place* thread, const Place* block, const Services* services) {
+  software_thread = thread; software_block = block; software = *services;
 }
 extern "C" void software_poison() {
-  for (float* x = __start_shared_memory; x < __stop_shared_memory; x++) *x = NAN;
+  for (float* x = __start_shared_memory; x < __stop_shared_memory; x++) *x = __builtin_nanf("");
   memset(memory, 0xff, sizeof(memory));
 }
-// Was nothing written behind the shared memory of a block, and every copy waited for?
+// Was nothing written behind the shared memory of a block?
 extern "C" bool software_is_sound(unsigned bytes) {
   for (; bytes < sizeof(memory); bytes++) if (memory[bytes] != 0xff) return false;
-  for (auto& groups : software_groups) if (!groups.empty()) return false;
   return true;
 }
-template <class... Args, size_t... I>
-static void software_call(void (*kernel)(Args...), void** args, std::index_sequence<I...>) {
-  kernel(*(Args*)args[I]...);
-}
+// Braces take the arguments in order.
+template <class... Args> struct Call { Call(void (*kernel)(Args...), Args... args) { kernel(args...); } };
 template <class... Args> static void software_call(void (*kernel)(Args...), void** args) {
-  software_call(kernel, args, std::index_sequence_for<Args...>());
+  Call<Args...>{kernel, *(Args*)*args++...};
 }
 template <class... Args> static int software_count(void (*)(Args...)) { return sizeof...(Args); }
