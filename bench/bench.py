@@ -1,11 +1,11 @@
 """Times generated PyTorch packages beside their peers on one GPU, in one process and one run.
 
-    python bench/bench.py [--rules lightning,gla] [--shapes 8,8192,16 1,65536,16] [--size 128] [--packages DIR] [--json FILE]
+    python bench/bench.py [--rules lightning,gla] [--shapes 8,8192,16 1,65536,16] [--size 128] [--kernels] [--packages DIR] [--json FILE]
 
 Each rule is compiled by `laspc compile --emit torch` (Node must be there, or the packages in DIR already). Peers
 are timed when they can be imported: flash-linear-attention (`fla`), PyTorch's own softmax attention. Times are
 medians of CUDA-graph replays between CUDA events, over random inputs that rotate through more memory than the L2
-cache has. Bandwidth counts each input and output once, beside a copy measured in the same run. Errors are
+cache has; those of single kernels (`--kernels`) are the profiler's. Bandwidth counts each input and output once, beside a copy measured in the same run. Errors are
 RMS(exact - x) / RMS(exact) over one head and 512 tokens, the recurrence in float64 being exact.
 """
 
@@ -212,6 +212,26 @@ def measure(call: Callable[[Inputs], Tensor], names: str, shape: tuple[int, int,
     return found
 
 
+def kernel_ms(call: Callable[[Inputs], Tensor], names: str, shape: tuple[int, int, int]) -> dict[str, float]:
+    """Milliseconds of each kernel of a forward with its backward, the mean of three by PyTorch's profiler."""
+    B, T, H = shape
+    x = draw(names, B, T, H, 0)
+    leaves = [tensor.requires_grad_() for name, tensor in x.items() if tensor.is_floating_point() and name != "gamma"]
+    cotangent = torch.randn(B, T, H, V, device="cuda").bfloat16()
+    torch.autograd.grad(call(x), leaves, cotangent)
+    torch.cuda.synchronize()
+    count = 3
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(count):
+            torch.autograd.grad(call(x), leaves, cotangent)
+        torch.cuda.synchronize()
+    return {
+        event.key: round(event.device_time_total / 1000 / count, 4)
+        for event in profile.key_averages()
+        if event.device_time_total > 0
+    }
+
+
 def error_of(call: Callable[[Inputs], Tensor], rule: dict[str, Any]) -> float:
     x = draw(rule["inputs"], 1, 512, 1, 7)
     given = dict(x)
@@ -241,6 +261,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["8,8192,16", "1,65536,16", "1,8192,16"], help="B,T,H")
     parser.add_argument("--size", type=int, default=K, help="of heads, K = V; packages must have it")
     parser.add_argument("--packages", type=Path, help="folder of compiled packages")
+    parser.add_argument("--kernels", action="store_true", help="time each of the package's kernels too")
     parser.add_argument("--softmax", action="store_true", help="time PyTorch's softmax attention too")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
@@ -277,6 +298,9 @@ def main() -> None:
                 if made:
                     note(rule=name, of=who, shape=text, **measure(made, rule["inputs"], (B, T, H)))
                     torch.cuda.empty_cache()
+            if options.kernels:
+                note(rule=name, of="laspc", shape=text, kernels_ms=kernel_ms(call, rule["inputs"], (B, T, H)))
+                torch.cuda.empty_cache()
     if options.softmax:
         for text in options.shapes:
             B, T, H = map(int, text.split(","))

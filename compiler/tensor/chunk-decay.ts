@@ -257,15 +257,18 @@ export class ChunkDecay {
   /** Log decays from the middle up to each token (`strict`: before it): of tokens before the middle less what is between. */
   private sumsFromMiddle(strict: boolean): ValueId {
     const { build, span, reverse } = this;
+    const floor = build.const(-ChunkDecay.deepest);
+    const each = this.factor("bounded", () => build.map("max", [this.each!, floor], { span }))!;
     return this.factor(`sums from middle ${strict}`, () => {
+      // Bounded as they are, no difference of them is one of infinities.
+      if (strict) return build.map("sub", [this.sumsFromMiddle(false), each], { span });
       const half = this.near / 2;
-      const floor = build.const(-ChunkDecay.deepest);
-      const each = this.factor("bounded", () => build.map("max", [this.each!, floor], { span }))!;
       const [later, sooner] = [
-        { reverse, exclusive: strict },
-        { reverse: !reverse, exclusive: !strict },
+        { reverse, exclusive: false },
+        { reverse: !reverse, exclusive: true },
       ];
       const sums = this.sumsBeside(each, half, later, sooner);
+      // 1 behind the middle, -1 before it.
       const isSecond = this.factor(`second ${half}`, () => this.secondBlocks(half))!;
       const [behind, before] = [build.const(reverse ? -1 : 1), build.const(reverse ? 1 : -1)];
       const sign = build.map("select", [isSecond, behind, before], { span });
