@@ -83,14 +83,17 @@ function knowing(program: Program, chunk: number): Program {
   return { ...program, ops };
 }
 
-test("a chunk has no squares longer than itself", () => {
-  const compiled = compileExample("gla", { dims: { K: 5, V: 4 } });
+test.each([
+  // One for each square of 8 and 16 tokens; in f16 of 1, 2 and 4 as well.
+  ["f32", 2],
+  ["f16", 5],
+] as const)("a chunk has no squares longer than itself, %s", (dtype, squares) => {
+  const compiled = compileExample("gla", { dims: { K: 5, V: 4 }, dtype });
   const [form] = compiled.sharded.forms;
   const loops = toLoops(form!.program, new Report());
   const products = (chunk: number) =>
     [...allOps(knowing(loops, chunk).ops)].filter(({ kind }) => kind === "matmul").length;
-  // One for each square of 1, 2, 4, 8 and 16 tokens.
-  expect(products(32) - products(1)).toBe(5);
+  expect(products(32) - products(1)).toBe(squares);
   expect(products(32) - products(16)).toBe(1);
 });
 

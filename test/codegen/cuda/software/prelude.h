@@ -5,6 +5,7 @@
 extern "C" {
 float cosf(float), erfcf(float), exp2f(float), expf(float), expm1f(float), fabsf(float), floorf(float), fmaxf(float, float),
     fminf(float, float), log1pf(float), logf(float), powf(float, float), sinf(float), sqrtf(float), tanhf(float);
+double fma(double, double, double), rint(double);
 }
 template <class Number> static inline Number max(Number a, Number b) { return a < b ? b : a; }
 template <class Number> static inline Number min(Number a, Number b) { return b < a ? b : a; }
