@@ -30,7 +30,6 @@ import type {
   Window,
 } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
-import { fromBits, toBits } from "../../runtime/dtype.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker } from "../c-like/walk.ts";
 import type { Use, WideProduct } from "./ops.ts";
@@ -614,7 +613,8 @@ export class FragmentWalker extends CLikeWalker {
 
   /** Is it one of numbers in bf16, as they are? */
   private isBf16(expr: Expr): boolean {
-    if (expr.kind === "const") return fromBits("bf16", toBits("bf16", expr.value)) === expr.value;
+    // Eight significant bits.
+    if (expr.kind === "const") return Number.isInteger(expr.value) && Math.abs(expr.value) <= 256;
     if (expr.kind === "read") return expr.at === "tile" && this.isInBf16(expr.storage);
     const isChoice = expr.kind === "call" && (expr.fn === "max" || expr.fn === "min");
     return isChoice && expr.args.every((arg) => this.isBf16(arg));

@@ -15,7 +15,7 @@ import { stageOperands } from "../../compiler/tile/passes/stage-operands.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
-import { type Program, allOps } from "../../compiler/tensor/ir.ts";
+import { type Dim, type Program, allOps } from "../../compiler/tensor/ir.ts";
 import { split } from "../../compiler/tensor/passes/split.ts";
 import { emitCuda } from "./emit.ts";
 import { fragmentRegisters, sharedBytesOf, sumsInRegisters, warpsOf } from "./fragments.ts";
@@ -78,19 +78,19 @@ export function cudaTargetFor(architecture: Architecture): Target {
   const whole = tensorTarget(architectures[architecture] * 1024);
   // Where a kernel finds no roles all its threads wait for each other; side by side chunks do not.
   const fits = (kernel: Kernel) => whole.fits!(kernel);
-  const onTensorCores: readonly Target[] = [
-    {
-      ...whole,
-      fits: (kernel) => fits(kernel) && (!hasLoop(kernel) || kernel.roles !== undefined),
-    },
-    { ...whole, prepare: [split] },
-    whole,
-    onOrdinaryCores,
-  ];
+  const withRoles: Target = {
+    ...whole,
+    fits: (kernel) => fits(kernel) && (!hasLoop(kernel) || kernel.roles !== undefined),
+  };
+  // Of a state that one role has no room for, blocks of columns: what they all read lies in the cache.
+  const byColumns = { ...withRoles, limits: { ...whole.limits, columnBlocks: [64] } };
+  const others: readonly Target[] = [{ ...whole, prepare: [split] }, whole, onOrdinaryCores];
   return {
     ...onOrdinaryCores,
-    variants: (form) =>
-      suitsTensorCores(form) ? onTensorCores : [multiplies(form) ? onOrdinaryCores : elementwise],
+    variants: (form) => {
+      if (!suitsTensorCores(form)) return [multiplies(form) ? onOrdinaryCores : elementwise];
+      return hasLargeState(form) ? [withRoles, byColumns, ...others] : [withRoles, ...others];
+    },
   };
 }
 
@@ -158,6 +158,18 @@ function suitsTensorCores(form: Program): boolean {
   const isNarrow = form.ops.some((op) => op.kind === "input" && op.dtype !== "f32");
   const loops = form.ops.filter((op) => op.kind === "chunks");
   return isNarrow && multiplies(form) && loops.every(({ longest }) => longest !== 1);
+}
+
+/** Larger than 128 x 128, which the registers of a role hold. */
+function hasLargeState({ ops, dims }: Program): boolean {
+  const sizeOf = (dim: Dim) => Number(typeof dim === "number" ? dim : dims.get(dim));
+  return ops.some(
+    (op) =>
+      op.kind === "chunks" &&
+      op.region.params.some(
+        ({ type }) => type.shape.reduce<number>((size, dim) => size * sizeOf(dim), 1) > 128 * 128,
+      ),
+  );
 }
 
 function multiplies({ ops }: Program): boolean {

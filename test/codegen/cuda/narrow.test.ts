@@ -52,6 +52,10 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
   test("f16, sizes that divide nothing", () => check(name, "f16", { K: 20, V: 36 }, [70]));
 });
 
+test.skipIf(!available)(`retention, a state carried in blocks of columns${why}`, () =>
+  check("retention", "bf16", { K: 192, V: 192 }, [turned]),
+);
+
 // Their chunks run side by side, and of packed sequences the chunks of all do.
 describe.skipIf(!available).each(["gla", "gated-delta-net"])(`%s, packed${why}`, (name) => {
   test("each sequence on its own", async () => {

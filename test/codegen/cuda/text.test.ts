@@ -3,9 +3,9 @@ import { expect, test } from "vitest";
 import { cudaTarget } from "../../../codegen/cuda/target.ts";
 import { compileExample } from "../../support/examples.ts";
 
-const textOf = (name: string, kernel: string) => {
+const textOf = (name: string, kernel: string, size = 128) => {
   const { files } = compileExample(name, {
-    dims: { K: 128, V: 128 },
+    dims: { K: size, V: size },
     dtype: "bf16",
     targets: [cudaTarget],
     backward: true,
@@ -35,6 +35,15 @@ test.each([
     for (const role of [state!, output!]) {
       expect(role.split("__syncthreads()")).toHaveLength(1 + meetings);
     }
+  },
+);
+
+test.each([192, 256])(
+  "heads of %i: a state is carried in blocks of columns, with roles",
+  (size) => {
+    const text = textOf("retention", "retention_forward", size);
+    expect(text).toContain(`const int column_count = ${size / 64};`);
+    expect(text).toContain("const int group");
   },
 );
 
