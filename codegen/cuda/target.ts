@@ -70,8 +70,11 @@ const onOrdinaryCores: Target = {
   emit: emitCuda,
 };
 
-/** Without products wide tiles share nothing, and narrow ones keep more of the GPU busy. */
-const elementwise: Target = { ...onOrdinaryCores, limits: { ...limits, columnBlocks: [16] } };
+/**
+ * Without products wide tiles share nothing, and narrow ones keep more of the GPU busy; so they do where products are
+ * of one state after the other, and its heads alone too few.
+ */
+const narrow: Target = { ...onOrdinaryCores, limits: { ...limits, columnBlocks: [16] } };
 
 /** The target for GPUs of an architecture and those with as much shared memory. */
 export function cudaTargetFor(architecture: Architecture): Target {
@@ -88,7 +91,9 @@ export function cudaTargetFor(architecture: Architecture): Target {
   return {
     ...onOrdinaryCores,
     variants: (form) => {
-      if (!suitsTensorCores(form)) return [multiplies(form) ? onOrdinaryCores : elementwise];
+      if (!suitsTensorCores(form)) {
+        return [multiplies(form) && !goesByOne(form) ? onOrdinaryCores : narrow];
+      }
       return hasLargeState(form) ? [withRoles, byColumns, ...others] : [withRoles, ...others];
     },
   };
@@ -158,6 +163,11 @@ function suitsTensorCores(form: Program): boolean {
   const isNarrow = form.ops.some((op) => op.kind === "input" && op.dtype !== "f32");
   const loops = form.ops.filter((op) => op.kind === "chunks");
   return isNarrow && multiplies(form) && loops.every(({ longest }) => longest !== 1);
+}
+
+/** Do loops, if any, go token by token, or segment by segment? */
+function goesByOne({ ops }: Program): boolean {
+  return ops.every((op) => op.kind !== "chunks" || op.longest === 1);
 }
 
 /** Larger than 128 x 128, which the registers of a role hold. */

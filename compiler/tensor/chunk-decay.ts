@@ -29,8 +29,11 @@ import { type DecayAxis, type Dtype, type SumDirection, type ValueId, chunkDim }
 export class ChunkDecay {
   /** Tokens of a chunk with a decay for each channel: each doubling costs one more product. */
   static readonly longest = 32;
-  /** The most that a token decays by in such a block, as a logarithm: exp(-20) is 2e-9, exp(80) below 1e35. */
-  static readonly deepest = 20;
+  /**
+   * The most that a token decays by in such a block, as a logarithm: exp(-17) is less than float32 rounds away, and exp(68)
+   * leaves room for queries and keys of up to 1e9.
+   */
+  static readonly deepest = 17;
 
   /** Tokens of the blocks in which decays are taken from the middle, where inputs have these types; 1: of none. */
   static nearFor(inputs: readonly Dtype[]): number {

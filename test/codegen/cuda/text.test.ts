@@ -47,6 +47,10 @@ test.each([192, 256])(
   },
 );
 
+test("segments' states are exchanged by more blocks than there are heads", () => {
+  expect(textOf("delta-net", "delta_net_exchange")).toContain("const int column_count = 8;");
+});
+
 test("GLA's gradients go by 32 tokens, sum on tensor cores, and leave out squares that no mask lets through", () => {
   const text = textOf("gla", "gla_backward_2");
   expect(text).toMatch(/bf16\[32, 128\]/);
