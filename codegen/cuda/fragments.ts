@@ -568,7 +568,7 @@ export class FragmentWalker extends CLikeWalker {
 
   private sumDownTile(stmt: CumSumStmt, rows: number, cols: number): void {
     const warps = this.warpsOf(rows, cols);
-    const shape = [stmt.block ?? rows, ...waysOf(stmt), warps.across];
+    const shape = [stmt.block ?? rows, ...waysOf(stmt), warps.down, warps.across];
     this.use("bf16");
     const name = this.use("sum_down_tile");
     this.activeWarps(warps, () => {

@@ -56,8 +56,12 @@ test.skipIf(!available)(`retention, a state carried in blocks of columns${why}`,
   check("retention", "bf16", { K: 192, V: 192 }, [turned]),
 );
 
-// Their chunks run side by side, and of packed sequences the chunks of all do.
-describe.skipIf(!available).each(["gla", "gated-delta-net"])(`%s, packed${why}`, (name) => {
+// Where chunks run side by side, those of all packed sequences do.
+describe.skipIf(!available).each([
+  ["gla", false],
+  ["kda", true],
+  ["gated-delta-net", true],
+])(`%s, packed${why}`, (name, hasSideBySide) => {
   test("each sequence on its own", async () => {
     const dims = { K: 32, V: 48 };
     const options = { dims, dtype: "bf16", targets: [cudaTarget], backward: true } as const;
@@ -65,7 +69,7 @@ describe.skipIf(!available).each(["gla", "gated-delta-net"])(`%s, packed${why}`,
     const isSideBySide = compiled.manifest.targets.some(({ forms }) =>
       forms.some(({ kernels }) => kernels.some(({ packedChunk }) => packedChunk !== undefined)),
     );
-    expect(isSideBySide).toBe(true);
+    expect(isSideBySide).toBe(hasSideBySide);
     const device = await createSoftwareCuda();
     await device.load(artifactOf(compiled), ["forward", "backward"]);
     for (const cuSeqlens of [
