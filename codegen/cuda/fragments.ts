@@ -521,8 +521,7 @@ export class FragmentWalker extends CLikeWalker {
   protected override cumsum(stmt: CumSumStmt): void {
     const { dst, src, reverse, exclusive, block } = stmt;
     const [size, cols] = this.storage(src).shape as [number, number?];
-    const isInMemory = this.isNarrow(src);
-    if (cols !== undefined && isInMemory) return this.sumDownTile(stmt, size, cols);
+    if (cols !== undefined && this.isNarrow(src)) return this.sumDownTile(stmt, size, cols);
     if (cols !== undefined && this.isRegister(src)) return this.sumDownColumns(stmt, size, cols);
     if (cols !== undefined || (block !== null && block % 32 !== 0)) return super.cumsum(stmt);
     const { writer } = this;

@@ -3,13 +3,13 @@
  * where there is one (1 to 4 ulp, no local memory); a helper file where one expression would repeat
  * its argument, lose digits, or spill: `sinf` and `cosf` keep a table in local memory for large angles.
  */
-import addDownColumns from "./helpers/add_down_columns.cuh";
-import finiteBf16 from "./helpers/finite_bf16.cuh";
 import type { MapFn } from "../../compiler/tensor/ir.ts";
 import { bare, infix } from "../c-like/walk.ts";
+import addDownColumns from "./helpers/add_down_columns.cuh";
 import arriveAt from "./helpers/arrive_at.cuh";
 import bf16 from "./helpers/bf16.cuh";
 import choose from "./helpers/choose.cuh";
+import clearTile from "./helpers/clear_tile.cuh";
 import closeCopies from "./helpers/close_copies.cuh";
 import closeProducts from "./helpers/close_products.cuh";
 import copyAsync from "./helpers/copy_async.cuh";
@@ -17,6 +17,7 @@ import copyWordAsync from "./helpers/copy_word_async.cuh";
 import elu from "./helpers/elu.cuh";
 import exponential from "./helpers/exponential.cuh";
 import f16 from "./helpers/f16.cuh";
+import finiteBf16 from "./helpers/finite_bf16.cuh";
 import fromBf16 from "./helpers/from_bf16.cuh";
 import fromF16 from "./helpers/from_f16.cuh";
 import gelu from "./helpers/gelu.cuh";
@@ -57,6 +58,7 @@ export const helpers = {
   arrive_at: arriveAt,
   bf16,
   choose,
+  clear_tile: clearTile,
   close_copies: closeCopies,
   close_products: closeProducts,
   copy_async: copyAsync,

@@ -272,7 +272,7 @@ export class ChunkDecay {
       ];
       const sums = this.sumsBeside(each, half, later, sooner);
       // 1 behind the middle, -1 before it.
-      const isSecond = this.factor(`second ${half}`, () => this.secondBlocks(half))!;
+      const isSecond = this.secondBlocks(half);
       const [behind, before] = [build.const(reverse ? -1 : 1), build.const(reverse ? 1 : -1)];
       const sign = build.map("select", [isSecond, behind, before], { span });
       return build.mul(sums, sign, { span });
@@ -305,7 +305,7 @@ export class ChunkDecay {
    */
   private aroundBorders(a: ValueId, b: ValueId, block: number, strict: boolean): ValueId {
     const { build, span, reverse } = this;
-    const isSecond = this.factor(`second ${block}`, () => this.secondBlocks(block))!;
+    const isSecond = this.secondBlocks(block);
     const [second, first] = reverse ? [b, a] : [a, b];
     const rows = build.map("select", [isSecond, second, first], { span });
     if (block === 1 && strict) return rows;
@@ -321,11 +321,14 @@ export class ChunkDecay {
   /** 1 for the tokens of every second block, else 0: [C]. */
   private secondBlocks(block: number): ValueId {
     const { build, span } = this;
-    const row = build.add({ kind: "iota" }, { span }, { shape: [chunkDim] });
-    const map = (fn: "mul" | "sub" | "floor", ...args: ValueId[]) => build.map(fn, args, { span });
-    const pair = map("floor", map("mul", row, build.const(1 / (2 * block))));
-    const number = map("floor", map("mul", row, build.const(1 / block)));
-    return map("sub", number, map("mul", pair, build.const(2)));
+    return this.factor(`second ${block}`, () => {
+      const row = build.add({ kind: "iota" }, { span }, { shape: [chunkDim] });
+      const map = (fn: "mul" | "sub" | "floor", ...args: ValueId[]) =>
+        build.map(fn, args, { span });
+      const pair = map("floor", map("mul", row, build.const(1 / (2 * block))));
+      const number = map("floor", map("mul", row, build.const(1 / block)));
+      return map("sub", number, map("mul", pair, build.const(2)));
+    })!;
   }
 
   /** x decayed from the border of its token's pair of blocks up to the token (`strict`: before it). */

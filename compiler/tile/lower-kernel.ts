@@ -57,6 +57,12 @@ interface Cell {
   padding: Padding[];
 }
 
+/** A value as an expression, and what stands in its padding, by axis. */
+interface Written {
+  readonly expr: Expr;
+  readonly padding: Padding[];
+}
+
 /** The first token of the chunk, and of the piece that it belongs to. */
 export const loopVariable = "t";
 export const pieceVariable = "piece";
@@ -501,7 +507,7 @@ export class KernelLowering {
   // --- expressions --------------------------------------------------------------------------
 
   /** A value as an expression over its own elements, with the padding it leaves on each axis. */
-  private expression(id: ValueId, phase: Phase): { expr: Expr; padding: Padding[] } {
+  private expression(id: ValueId, phase: Phase): Written {
     const op = this.op(id);
     const rank = op.type.shape.length;
     const finite = op.type.shape.map((): Padding => "finite");
@@ -553,7 +559,7 @@ export class KernelLowering {
   }
 
   /** An operand of a map as an expression in the map's frame; paddings by the map's axes. */
-  private argument(arg: ValueId, op: MapOp, phase: Phase): { expr: Expr; padding: Padding[] } {
+  private argument(arg: ValueId, op: MapOp, phase: Phase): Written {
     const shape = this.typeOf(arg).shape;
     const whole = op.type.shape;
     if (shape.length === whole.length) {
@@ -572,7 +578,7 @@ export class KernelLowering {
   }
 
   /** The value as an expression where that costs nothing twice, else a read of its storage. */
-  private inline(id: ValueId, phase: Phase): { expr: Expr; padding: Padding[] } {
+  private inline(id: ValueId, phase: Phase): Written {
     if (this.canInline(id, phase)) return this.expression(id, phase);
     const { storage, padding } = this.materialize(id, phase);
     return { expr: this.readStorage(storage, "same"), padding };
@@ -952,15 +958,10 @@ function isExpression(op: Op): boolean {
 
 const cheapFns: ReadonlySet<MapFn> = new Set(["add", "sub", "mul", "floor", "select"]);
 
-interface Argument {
-  readonly expr: Expr;
-  readonly padding: Padding[];
-}
-
 /** A bound that lets zeros be: what is zero in the padding stays so. */
 const leavingZeros =
   (fn: MapFn) =>
-  (argument: Argument): Argument => {
+  (argument: Written): Written => {
     const { expr } = argument;
     const isBound = (fn === "max" || fn === "min") && expr.kind === "const";
     return isBound && evaluateFn(fn, [0, expr.value]) === 0

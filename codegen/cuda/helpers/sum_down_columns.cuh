@@ -3,11 +3,7 @@
 // bf16 that add up to it: one where it came as such, two of 17 bits together where it did not. Sums are float32.
 template <int block, int parts, bool may_be_infinite, bool earlier_reverse, bool earlier_exclusive, bool later_reverse, bool later_exclusive, int height, int width>
 __device__ __forceinline__ void sum_down_columns(float (&sums)[height][width], const float (&own)[height][width]) {
-  #pragma unroll
-  for (int i = 0; i < height; i++) {
-    #pragma unroll
-    for (int j = 0; j < width; j++) sums[i][j] = 0.0f;
-  }
+  clear_tile(sums);
   #pragma unroll
   for (int from = 0; from < height; from += 2) {
     unsigned words[parts][width / 2][2];

@@ -4,11 +4,7 @@ template <int block, bool earlier_reverse, bool earlier_exclusive, bool later_re
 __device__ __forceinline__ void sum_down_tile(float (&sums)[height][width], const unsigned char* tile) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % (down * across);
   const int first_row = warp % down * 16, first_col = warp / down * (width * 4);
-  #pragma unroll
-  for (int i = 0; i < height; i++) {
-    #pragma unroll
-    for (int j = 0; j < width; j++) sums[i][j] = 0.0f;
-  }
+  clear_tile(sums);
   #pragma unroll
   for (int from = 0; from < height; from += 2) {
     unsigned words[1][width / 2][2];
