@@ -5,6 +5,7 @@ import type {
   GridSize,
   KernelSpec,
   Manifest,
+  SegmentLaunch,
   StateSpec,
   TargetCode,
   TensorSpec,
@@ -57,10 +58,13 @@ function segmentsOf({ states, forms }: Sharded): Pick<Manifest, "segments"> {
   const last = (label: string) => [label, `segment_${label}`] as const;
   const hasMatrices = states.some(({ dense }) => dense);
   const exchange = { form: "exchange", over: "sequences", args: {} } as const;
+  // Two recurrences of a range and its outputs take the same intra-chunk values.
+  const intra = { form: "forward", over: "segments", args: {}, part: "intra" } as const;
   const ranges = [
-    { form: "summary", over: "segments", args: {} },
+    ...(hasMatrices ? [intra] : []),
+    { form: "summary", over: "segments", args: {} } as const,
     ...(hasMatrices ? [{ form: "transition", over: "segments", args: {} } as const] : []),
-  ] as const;
+  ];
   const forward = {
     form: "forward",
     over: "segments",
@@ -68,8 +72,9 @@ function segmentsOf({ states, forms }: Sharded): Pick<Manifest, "segments"> {
   } as const;
   const backward = (form: string) =>
     [
-      ...ranges,
-      { ...exchange, args: renamed((S) => [last(`final_${S}`)]) },
+      ...[...ranges, { ...exchange, args: renamed((S) => [last(`final_${S}`)]) }].map(
+        (launch): SegmentLaunch => ({ ...launch, again: true }),
+      ),
       // Behind a normalisation the cotangents depend on what the segment begins with.
       {
         form: "summary_bwd",
@@ -192,10 +197,11 @@ export function targetCode(
         files.set(file, emitted.text);
         return kernelSpec(kernel, emitted, file);
       }),
-      workspaces: workspaces.map(({ name, per, dtype, dims, chunk }) => ({
+      workspaces: workspaces.map(({ name, per, dtype, dims, chunk, intra }) => ({
         name,
         per,
         ...(chunk === undefined ? {} : { chunk }),
+        ...(intra === undefined ? {} : { intra }),
         dtype,
         dims,
         dimNames: dims.map(String),

@@ -20,6 +20,7 @@ import { type Note, type Observer, Report } from "./support/pass.ts";
 import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
 import { verifyTensor } from "./tensor/verify.ts";
 import { parseSource } from "./syntax/parse.ts";
+import { IntraNames } from "./tensor/intra.ts";
 import type { Op, Program } from "./tensor/ir.ts";
 import { overlapForms } from "./tensor/overlap.ts";
 import { canSegment, segmentForms } from "./tensor/passes/segment.ts";
@@ -143,6 +144,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
   const noteOf = notesOf(source);
   for (const target of options.targets) {
     const wanted = loops.filter(({ segments }) => target.segments || !segments);
+    const intraNames = new IntraNames();
     const emitted = wanted.map((form) => {
       const name = `${program.name}_${form.name}`;
       const watch = options.watch?.tile?.(form.name, target.name);
@@ -151,7 +153,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
         const lowered = toKernels(
           form.program,
           tier,
-          { name, noteOf },
+          { name, noteOf, intraNames },
           report,
           (pass, p, changed) => {
             if (changed) passes.push(pass);

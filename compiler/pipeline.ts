@@ -6,7 +6,7 @@
  */
 import type { Observer, Pass } from "./support/pass.ts";
 import { Report, runPasses } from "./support/pass.ts";
-import type { Op, Program } from "./tensor/ir.ts";
+import type { Program } from "./tensor/ir.ts";
 import { chunk, chunkOf } from "./tensor/passes/chunk.ts";
 import { differentiate } from "./tensor/passes/differentiate.ts";
 import { fuse } from "./tensor/passes/fuse.ts";
@@ -16,7 +16,7 @@ import { simplify } from "./tensor/passes/simplify.ts";
 import { unstack } from "./tensor/passes/unstack.ts";
 import { toTokens } from "./tensor/tokens.ts";
 import { verifyTensor } from "./tensor/verify.ts";
-import { type Lowered, fromTensor } from "./tile/from-tensor.ts";
+import { type Lowered, type LoweringOptions, fromTensor } from "./tile/from-tensor.ts";
 import type { TileProgram } from "./tile/ir.ts";
 import type { Target } from "./tile/target.ts";
 import { verifyTile } from "./tile/verify.ts";
@@ -122,7 +122,7 @@ export function toGradientSummary(gradient: Program, { states }: Sharded): Progr
 export function toKernels(
   form: Program,
   target: Pick<Target, "limits" | "prepare" | "legalize">,
-  options: { readonly name: string; readonly noteOf: (op: Op) => string | null },
+  options: Omit<LoweringOptions, "limits">,
   report: Report,
   observe?: Observer<TileProgram>,
 ): Lowered {

@@ -38,6 +38,11 @@ export interface TensorSpec {
   readonly chunk?: number;
   /** The input whose heads it has, where that is not itself: a gradient's. */
   readonly headsOf?: string;
+  /**
+   * Of workspaces that hold what chunks of so many tokens give of inputs alone: those of one name and length hold the
+   * same in all forms, and a kernel that writes nothing else need not run where they are known.
+   */
+  readonly intra?: number;
 }
 
 /**
@@ -126,6 +131,10 @@ export interface SegmentLaunch {
   readonly form: string;
   readonly over: "segments" | "sequences";
   readonly args: Readonly<Record<string, string>>;
+  /** Of the form those kernels alone that write intra-chunk values, which the launches behind it take then. */
+  readonly part?: "intra";
+  /** The forward's segments did the same: it is left out where what they gave is kept. */
+  readonly again?: true;
 }
 
 export interface StateSpec {

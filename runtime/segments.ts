@@ -4,6 +4,7 @@
  */
 import type { DeviceBuffer, LaunchSizes } from "./device.ts";
 import { shapeOf } from "./device.ts";
+import type { IntraValues } from "./intra.ts";
 import type { Dtype, FormSpec, KernelSpec, Manifest, SegmentLaunch } from "./plan.ts";
 
 /** Tokens of a segment: of the device's choice, never cut, or given. */
@@ -15,6 +16,8 @@ export type SegmentTokens = "auto" | "never" | number;
  * of the exchange. Ends of segments lie on whole chunks.
  */
 const [summary, fill, launches, step, alignment, shortest] = [0.5, 64, 100, 16, 128, 256];
+/** Segments that are tried: as many as keep the processors busy so many times. */
+const rounds = [0.5, 1, 2, 3, 5, 8];
 
 /** What a form is on a device. */
 export interface Work {
@@ -32,11 +35,17 @@ export function segmentLength(
   { processors, columns, summaries }: Work,
 ): number | null {
   const tokens = cuSeqlens ? Math.ceil(T / Math.max(1, B)) : T;
-  const rounds = (segments: number) => Math.ceil((segments * B * H * columns) / processors);
-  let best: { cost: number; length: number | null } = { cost: rounds(1) * tokens, length: null };
-  for (let n = 2; n * shortest <= tokens; n++) {
+  const blocks = Math.max(1, B * H * columns);
+  const turns = (segments: number) => Math.ceil((segments * blocks) / processors);
+  let best: { cost: number; length: number | null } = { cost: turns(1) * tokens, length: null };
+  for (const busy of rounds) {
+    const n = Math.min(
+      Math.floor(Math.floor(busy * processors) / blocks),
+      Math.floor(tokens / shortest),
+    );
+    if (n < 2) continue;
     const length = Math.ceil(tokens / n / alignment) * alignment;
-    const cost = (1 + summary * summaries) * rounds(n) * (length + fill) + launches + step * n;
+    const cost = (1 + summary * summaries) * turns(n) * (length + fill) + launches + step * n;
     if (cost < best.cost) best = { cost, length };
   }
   return best.length;
@@ -55,7 +64,7 @@ export function columnsOf(kernels: readonly KernelSpec[]): number {
 
 /** Summaries among the launches that stand for a form. */
 export function summariesOf(launches: readonly SegmentLaunch[]): number {
-  return launches.filter(({ over }) => over === "segments").length - 1;
+  return launches.filter(({ over, part }) => over === "segments" && !part).length - 1;
 }
 
 /**
@@ -103,10 +112,13 @@ export interface SegmentHost {
   alloc(dtype: Dtype, shape: readonly number[]): DeviceBuffer;
   /** The same memory with another shape of as many elements. */
   view(buffer: DeviceBuffer, shape: readonly number[]): DeviceBuffer;
+  /** `intra`: values known from earlier launches, to which this one adds its own. */
   launch(
     form: FormSpec,
     args: ReadonlyMap<string, DeviceBuffer>,
     sizes: LaunchSizes,
+    intra: IntraValues,
+    part: SegmentLaunch["part"],
   ): Promise<void>;
   free(buffer: DeviceBuffer): void;
 }
@@ -122,8 +134,10 @@ export async function launchSegments(
 ): Promise<void> {
   const sizesOf = cutSegments(sizes, length);
   const between = new Map<string, DeviceBuffer>();
+  const intra: IntraValues = new Map();
   for (const launch of manifest.segments![form.name]!) {
-    const own = manifest.forms.find(({ name }) => name === launch.form)!;
+    const whole = manifest.forms.find(({ name }) => name === launch.form)!;
+    const own = launch.part === "intra" ? withoutStates(whole) : whole;
     const bound = new Map<string, DeviceBuffer>();
     for (const spec of [...own.inputs, ...own.outputs]) {
       const name = launch.args[spec.name] ?? spec.name;
@@ -133,7 +147,12 @@ export async function launchSegments(
       if (!known) between.set(name, buffer);
       bound.set(spec.name, host.view(buffer, shape));
     }
-    await host.launch(own, bound, sizesOf[launch.over]);
+    await host.launch(own, bound, sizesOf[launch.over], intra, launch.part);
   }
-  for (const buffer of between.values()) host.free(buffer);
+  for (const buffer of [...between.values(), ...intra.values()]) host.free(buffer);
+}
+
+/** What intra-chunk values of a form are made of. */
+function withoutStates({ name, inputs }: FormSpec): FormSpec {
+  return { name, inputs: inputs.filter(({ per }) => per !== "state"), outputs: [] };
 }

@@ -71,6 +71,7 @@ const tensor = record({
   range: orNull(record({ low: anyNumber, high: anyNumber, lowOpen: flag, highOpen: flag })),
   chunk: optional(count),
   headsOf: optional(name),
+  intra: optional(count),
 });
 const factor: Check = (value, at) => (typeof value === "string" ? text : count)(value, at);
 const kernel = record({
@@ -131,7 +132,13 @@ const names: Check = (value, at) => {
 };
 const segmentLaunches: Check = (value, at) => {
   record({})(value, at);
-  const launch = record({ form: name, over: oneOf("segments", "sequences"), args: names });
+  const launch = record({
+    form: name,
+    over: oneOf("segments", "sequences"),
+    args: names,
+    part: optional(oneOf("intra")),
+    again: optional(flag),
+  });
   for (const [form, launches] of Object.entries(value as object))
     list(launch)(launches, `${at}.${form}`);
 };

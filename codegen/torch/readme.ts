@@ -102,6 +102,7 @@ plain PyTorch printed from the definition.
 ${group}${
     manifest.segments
       ? `
+A forward keeps what its gradients would compute again; without gradients nothing outlasts the call.
 Few long sequences are cut into segments that the GPU computes side by side. Their length follows from the shape;
 \`set_segment_length\` fixes it (\`"never"\`, or a number of tokens), and while \`torch.use_deterministic_algorithms\` is
 on nothing is cut, so that a sequence's bits do not depend on the batch it is in.

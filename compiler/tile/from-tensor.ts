@@ -33,6 +33,7 @@ import {
   tokenDim,
 } from "../tensor/ir.ts";
 import { inChunksOf } from "../tensor/in-chunks-of.ts";
+import { IntraNames } from "../tensor/intra.ts";
 import { captured } from "../tensor/rewrite.ts";
 import { axisClasses } from "./axis-classes.ts";
 import type { GridAxis, Kernel, Loop, Param, Stmt, TileProgram } from "./ir.ts";
@@ -49,6 +50,8 @@ export interface Workspace {
   readonly dims: readonly number[];
   /** Tokens of a chunk, for what is stored per chunk. */
   readonly chunk?: number;
+  /** Tokens of a chunk, for intra-chunk values: those of one name and length are the same in all forms. */
+  readonly intra?: number;
 }
 
 export interface Lowered {
@@ -62,6 +65,8 @@ export interface LoweringOptions {
   readonly name: string;
   /** The source line an op came from, or null. */
   readonly noteOf: (op: Op) => string | null;
+  /** Shared by the forms of an attention. */
+  readonly intraNames?: IntraNames;
 }
 
 export const fromTensorName = "from-tensor";
@@ -83,10 +88,12 @@ class Lowering {
   private readonly workspaces: ((chunk: number) => Workspace)[] = [];
   private readonly program: Program;
   private readonly options: LoweringOptions;
+  private readonly intraNames: IntraNames;
 
   constructor(program: Program, options: LoweringOptions) {
     this.program = program;
     this.options = options;
+    this.intraNames = options.intraNames ?? new IntraNames();
     this.ops = new Map(program.ops.map((op) => [op.id, op]));
     this.planBuffers();
   }
@@ -186,7 +193,8 @@ class Lowering {
     const { shape } = op.type;
     const isStacked = shape[0] === chunkCountDim || pieceOf(shape[0]) !== null;
     const per = isStacked ? "chunk" : op.part === "yield" ? "token" : "state";
-    const name = `work_${op.name ?? "value"}_${op.id}`;
+    const intra = per === "token" ? this.intraNames.nameOf(this.program, op) : null;
+    const name = intra ?? `work_${op.name ?? "value"}_${op.id}`;
     // What is kept of states for products alone is kept as those take it.
     const isFactor = shape[0] === chunkCountDim || (per === "token" && this.isFactor(op.id));
     const dtype = this.options.limits.narrowFactors && isFactor ? this.factors : "f32";
@@ -196,7 +204,14 @@ class Lowering {
       const { shape: dims, chunk: piece } = param(chunk);
       const own = dims.filter((dim): dim is number => dim !== "T");
       const length = per === "chunk" ? { chunk: piece ?? chunk } : {};
-      return { name, per, dtype, dims: own, ...length };
+      return {
+        name,
+        per,
+        dtype,
+        dims: own,
+        ...length,
+        ...(intra === null ? {} : { intra: chunk }),
+      };
     });
   }
 

@@ -14,6 +14,7 @@ import type {
 } from "../device.ts";
 import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { elementsOf, newData } from "../dtype.ts";
+import { type IntraValues, intraKey, kernelsBeside } from "../intra.ts";
 import type { Dtype, FormCode, FormSpec, KernelSpec, Manifest, SegmentLaunch } from "../plan.ts";
 import {
   type SegmentTokens,
@@ -207,11 +208,13 @@ class CudaDevice implements QueuedDevice {
       return launchSegments(this.manifest!, form, args, sizes, length, {
         alloc: (dtype, shape) => this.queues.compute.alloc(dtype, shape, false),
         view: (buffer, shape) => this.view(buffer, shape),
-        launch: (own, bound, cut) => this.launchWhole(own, bound, cut),
+        launch: (...own) => this.launchWhole(...own),
         free: (buffer) => this.free(buffer),
       });
     }
-    return this.launchWhole(form, args, sizes);
+    const intra: IntraValues = new Map();
+    await this.launchWhole(form, args, sizes, intra);
+    for (const buffer of intra.values()) this.free(buffer);
   }
 
   /** Tokens of the segments to cut sequences into, or null. */
@@ -233,6 +236,8 @@ class CudaDevice implements QueuedDevice {
     form: FormSpec,
     args: ReadonlyMap<string, DeviceBuffer>,
     sizes: LaunchSizes,
+    intra: IntraValues,
+    part?: SegmentLaunch["part"],
   ): Promise<void> {
     const code = this.forms.get(form.name)!;
     for (const spec of [...form.inputs, ...form.outputs]) {
@@ -245,7 +250,7 @@ class CudaDevice implements QueuedDevice {
       }
     }
     await withShares(this, form, args, sizes, this.dense!, async (bound) =>
-      this.runForm(code, bound, sizes),
+      this.runForm(code, bound, sizes, intra, part),
     );
   }
 
@@ -253,15 +258,26 @@ class CudaDevice implements QueuedDevice {
     code: FormCode,
     args: ReadonlyMap<string, DeviceBuffer>,
     sizes: LaunchSizes,
+    intra: IntraValues,
+    part: SegmentLaunch["part"],
   ): void {
     const buffers = new Map(args);
-    const workspaces = code.workspaces.map((work) => {
-      const buffer = this.queues.compute.alloc(work.dtype, shapeOf(work, sizes), false);
+    const known = new Set<string>();
+    const own: DeviceBuffer[] = [];
+    for (const work of code.workspaces) {
+      const key = intraKey(work);
+      if (part === "intra" && key === null) continue;
+      const kept = key === null ? undefined : intra.get(key);
+      const buffer = kept ?? this.queues.compute.alloc(work.dtype, shapeOf(work, sizes), false);
       buffers.set(work.name, buffer);
-      return buffer;
-    });
-    for (const kernel of code.kernels) this.launchKernel(kernel, buffers, sizes);
-    for (const buffer of workspaces) this.free(buffer);
+      if (key === null) own.push(buffer);
+      else intra.set(key, buffer);
+      if (kept) known.add(work.name);
+    }
+    for (const kernel of kernelsBeside(code, known, part)) {
+      this.launchKernel(kernel, buffers, sizes);
+    }
+    for (const buffer of own) this.free(buffer);
   }
 
   private launchKernel(

@@ -1,7 +1,8 @@
 /** Segments of a sequence, side by side on one device, give what the whole sequence gives. */
 import { describe, expect, test } from "vitest";
 import { cudaTarget } from "../../codegen/cuda/target.ts";
-import { cutSegments, segmentLength } from "../../runtime/segments.ts";
+import { intraKey, kernelsBeside } from "../../runtime/intra.ts";
+import { cutSegments, launchSegments, segmentLength } from "../../runtime/segments.ts";
 import { shapeOf } from "../../runtime/device.ts";
 import {
   available,
@@ -74,6 +75,47 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
     }
     await device.close();
   });
+});
+
+test("kernels of intra-chunk values run once for all launches by segments", async () => {
+  const dims = { K: 128, V: 128 };
+  const { manifest } = compileExample("gated-delta-net", {
+    dims,
+    dtype: "bf16",
+    targets: [cudaTarget],
+    backward: true,
+  });
+  const codes = manifest.targets.find(({ target }) => target === "cuda")!.forms;
+  const entries: string[] = [];
+  const spec = { dtype: "f32", shape: [] } as const;
+  const buffer = { spec, sizeBytes: 0 };
+  const form = manifest.forms.find(({ name }) => name === "backward")!;
+  const args = new Map([...form.inputs, ...form.outputs].map(({ name }) => [name, buffer]));
+  await launchSegments(manifest, form, args, sizesOf({ B: 1, T: 512 }), 128, {
+    alloc: () => buffer,
+    view: () => buffer,
+    launch: async (own, _args, _sizes, intra, part) => {
+      const code = codes.find((one) => one.form === own.name)!;
+      const keys = code.workspaces.map((work) => ({ name: work.name, key: intraKey(work) }));
+      const known = keys.filter(({ key }) => key !== null && intra.has(key));
+      const names = new Set(known.map(({ name }) => name));
+      for (const { entry } of kernelsBeside(code, names, part)) entries.push(entry);
+      for (const { key } of keys) if (key !== null) intra.set(key, buffer);
+    },
+    free: () => {},
+  });
+  const short = entries.map((entry) => entry.replace("gated_delta_net_", ""));
+  expect(short).toEqual([
+    "forward_1",
+    "summary_2",
+    "transition_2",
+    "exchange",
+    "summary_bwd_2",
+    "exchange_bwd",
+    "backward_2",
+    "backward_3",
+    "backward_4",
+  ]);
 });
 
 test("what a segment cannot be computed without is said by the absence of segments", () => {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Mapping, Optional
 
 from torch import Tensor
 
 from . import formula
 from .group import Grouped
 from .kernels import Kernels
-from .operators import Operators
+from .operators import Implementation, Operators
 from .parts import Parts
 from .plain import Printed, run_plain
 from .signature import CallSizes, Form, read_signature
@@ -21,14 +21,22 @@ SIGNATURE = read_signature(FOLDER)
 
 
 def _on_cpu(
-    form: Form, tensors: Sequence[Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
-) -> tuple[Tensor, ...]:
+    form: Form, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+) -> dict[str, Tensor]:
     printed: Printed = getattr(formula, form.name)
-    return run_plain(SIGNATURE.name, form, printed, tensors, cu_seqlens, sizes)
+    tensors = [known[spec.name] for spec in form.inputs]
+    results = run_plain(SIGNATURE.name, form, printed, tensors, cu_seqlens, sizes)
+    return {spec.name: x for spec, x in zip(form.outputs, results)}
 
 
 KERNELS = Kernels(SIGNATURE, FOLDER)
-OPERATORS = Operators(SIGNATURE, {"CPU": _on_cpu, "CUDA": KERNELS.run})
+OPERATORS = Operators(
+    SIGNATURE,
+    {
+        "CPU": Implementation(_on_cpu),
+        "CUDA": Implementation(KERNELS.run, KERNELS.length, KERNELS.intra),
+    },
+)
 STAGES = Stages(OPERATORS)
 GROUPED = Grouped(OPERATORS, STAGES, Parts(OPERATORS, STAGES, KERNELS))
 summary, fold, apply = STAGES.summary, STAGES.fold, STAGES.apply

@@ -16,13 +16,15 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from .segments import Cut, Work, columns_of, cut_segments, segment_length, summaries_of
-from .signature import CallSizes, Form, Signature, Spec, shape_of, share_shape, spec_of, sum_shares
+from .segments import Cut, Work, columns_of, cut_segments, kept_shape, segment_length, summaries_of
+from .signature import (
+    CallSizes, Form, Signature, Spec, is_step, key_of, shape_of, share_shape, spec_of, sum_shares,
+)
 
 _MOST_DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _SHARED_BYTES_OF_A_BLOCK = 97  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
@@ -33,6 +35,8 @@ class Kernel(NamedTuple):
 
     function: ctypes.c_void_p
     spec: Any
+    written: frozenset[str]
+    """The names of what it writes."""
 
 
 class Loaded(NamedTuple):
@@ -49,80 +53,116 @@ class Kernels:
         self._signature = signature
         self._folder = folder
         self._loaded: dict[tuple[int, str], Loaded] = {}
-        self._processors: dict[torch.device, int] = {}
         self._lock = threading.Lock()
 
     def run(
-        self, form: Form, tensors: Sequence[Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
-    ) -> tuple[Tensor, ...]:
-        """The outputs of a form: see `operators.Implementation`."""
-        cuts = self.cuts(form, sizes, cu_seqlens, tensors[0].device)
-        if cuts is None:
-            return self._run_whole(form, tensors, cu_seqlens, sizes)
-        known = {spec.name: x for spec, x in zip(form.inputs, tensors)}
-        for launch in self._signature.segments[form.name]:
-            self.launch_segments(launch, known, cuts)
-        return tuple(known[spec.name].reshape(shape_of(spec, sizes)) for spec in form.outputs)
+        self,
+        form: Form,
+        known: Mapping[str, Tensor],
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+    ) -> dict[str, Tensor]:
+        """The outputs of a form and what it keeps: see `operators.Implementation`."""
+        values = {**known}
+        if sizes.segment == 0:
+            values |= self._run_whole(form, values, cu_seqlens, sizes)
+        else:
+            device = values[form.inputs[0].name].device
+            cuts = cut_segments(sizes, cu_seqlens, sizes.segment, device)
+            is_kept = all(key_of(spec) in values for spec in self._signature.kept)
+            for launch in self._signature.segments[form.name]:
+                if not (is_kept and "again" in launch):
+                    self.launch_segments(launch, values, cuts)
+        found = {spec.name: values[spec.name].reshape(shape_of(spec, sizes)) for spec in form.outputs}
+        if form.name != "forward" or is_step(sizes):
+            return found
+        kept = [spec for spec in self._signature.kept if key_of(spec) in values]
+        return found | {
+            key_of(spec): values[key_of(spec)].reshape(kept_shape(spec, sizes)) for spec in kept
+        }
 
-    def cuts(
-        self, form: Form, sizes: CallSizes, cu_seqlens: Optional[Tensor], device: torch.device
-    ) -> Optional[dict[str, Cut]]:
-        """How a form is cut into segments; None: it is computed in one piece."""
-        launches = self._signature.segments.get(form.name)
+    def intra(
+        self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+    ) -> dict[str, Tensor]:
+        """What chunks give of inputs alone, which several forms take: see `operators.Implementation`."""
+        return self._run_whole(_without_states(self._signature.forms["forward"]), known, cu_seqlens, sizes)
+
+    def length(self, form_name: str, sizes: CallSizes, device: torch.device) -> int:
+        """Tokens of the segments that a form is computed by: see `operators.Implementation`."""
+        launches = self._signature.segments.get(form_name)
         if not launches:
-            return None
-        columns = columns_of(self._signature.cuda[form.name]["kernels"])
-        work = Work(self._processors_of(device), columns, summaries_of(launches))
-        length = segment_length(sizes, work)
-        return None if length is None else cut_segments(sizes, cu_seqlens, length, device)
+            return 0
+        columns = columns_of(self._signature.cuda[form_name]["kernels"])
+        work = Work(_processors_of(device.index or 0), columns, summaries_of(launches))
+        return segment_length(sizes, work)
 
     def launch_segments(self, launch: Any, known: dict[str, Tensor], cuts: dict[str, Cut]) -> None:
         """Runs one of the launches that stand for a form by segments, from and into what is known by name."""
         own, renamed = self._signature.forms[launch["form"]], launch["args"]
         sizes, cu_seqlens = cuts[launch["over"]]
-        given = [
-            known[renamed.get(spec.name, spec.name)].reshape(shape_of(spec, sizes))
+        if launch.get("part") == "intra":
+            own = _without_states(own)
+        given = {
+            spec.name: known[renamed.get(spec.name, spec.name)].reshape(shape_of(spec, sizes))
             for spec in own.inputs
-        ]
-        results = self._run_whole(own, given, cu_seqlens, sizes)
-        for spec, x in zip(own.outputs, results):
-            known[renamed.get(spec.name, spec.name)] = x
+        }
+        for name, x in self._run_whole(own, {**known, **given}, cu_seqlens, sizes).items():
+            known[renamed.get(name, name)] = x
 
     def _run_whole(
-        self, form: Form, tensors: Sequence[Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
-    ) -> tuple[Tensor, ...]:
-        device = tensors[0].device
+        self,
+        form: Form,
+        known: Mapping[str, Tensor],
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+    ) -> dict[str, Tensor]:
+        """Outputs of a form, and intra-chunk values where they are not known."""
+        device = known[form.inputs[0].name].device
         code = self._signature.cuda[self._code_of(form, sizes)]
         with torch.cuda.device(device):
             loaded = self._load(code, device.index)
-            buffers = {spec.name: _aligned(x) for spec, x in zip(form.inputs, tensors)}
+            buffers = {spec.name: _aligned(known[spec.name]) for spec in form.inputs}
             if cu_seqlens is not None:
                 buffers["cu_seqlens"] = _aligned(cu_seqlens.to(torch.int32))
 
+            made: dict[str, Tensor] = {}
+
             def new(spec: Spec, shape: tuple[int, ...]) -> Tensor:
-                buffers[spec.name] = torch.empty(shape, dtype=spec.dtype, device=device)
-                return buffers[spec.name]
+                made[spec.name] = torch.empty(shape, dtype=spec.dtype, device=device)
+                return made[spec.name]
 
             shares = [new(spec, share_shape(spec, sizes)) for spec in form.outputs]
-            for work in map(spec_of, code["workspaces"]):
-                new(work, shape_of(work, sizes))
+            workspaces = [spec_of(work) for work in code["workspaces"]]
+            given = {work.name for work in workspaces if work.intra and key_of(work) in known}
+            for kernel in loaded.kernels:
+                # It runs for what is not known, and writes all that it writes anew.
+                if not kernel.written <= given:
+                    given -= kernel.written
+            intra: dict[str, Tensor] = {}
+            for work in workspaces:
+                shape = shape_of(work, sizes)
+                if work.name in given:
+                    buffers[work.name] = known[key_of(work)].reshape(shape)
+                elif work.intra:
+                    intra[key_of(work)] = new(work, shape)
+                elif form.outputs:
+                    new(work, shape)
+            buffers |= made
             # A thread that has only allocated so far, as autograd's may, has no context yet.
             _call("cuCtxSetCurrent", loaded.context)
             stream = torch.cuda.current_stream(device).cuda_stream
             for kernel in loaded.kernels:
-                _launch(kernel, buffers, sizes, stream)
-            return tuple(sum_shares(spec, x, sizes) for spec, x in zip(form.outputs, shares))
-
-    def _processors_of(self, device: torch.device) -> int:
-        if device not in self._processors:
-            properties = torch.cuda.get_device_properties(device)
-            self._processors[device] = properties.multi_processor_count
-        return self._processors[device]
+                if kernel.written <= made.keys():
+                    _launch(kernel, buffers, sizes, stream)
+            outputs = {
+                spec.name: sum_shares(spec, x, sizes) for spec, x in zip(form.outputs, shares)
+            }
+            return {**intra, **outputs}
 
     def _code_of(self, form: Form, sizes: CallSizes) -> str:
         """A single token goes to the kernels of a decode step, which have no chunks to fill."""
-        is_step = form.name == "forward" and sizes.T == 1 and not sizes.packed
-        return "step" if is_step and "step" in self._signature.cuda else form.name
+        steps = form.name == "forward" and is_step(sizes) and "step" in self._signature.cuda
+        return "step" if steps else form.name
 
     def _load(self, code: Any, device: int) -> Loaded:
         key = (device, code["form"])
@@ -142,6 +182,16 @@ class Kernels:
                     kernels = [_load_kernel(x, image, gpu) for x, image in zip(specs, images)]
                 self._loaded[key] = Loaded(kernels, context)
             return self._loaded[key]
+
+
+@torch.compiler.assume_constant_result
+def _processors_of(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _without_states(form: Form) -> Form:
+    """Of a form those kernels alone that write what chunks give of inputs."""
+    return Form(form.name, tuple(spec for spec in form.inputs if spec.per != "state"), ())
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -212,7 +262,8 @@ def _load_kernel(spec: Any, image: bytes, gpu: ctypes.c_int) -> Kernel:
                 f"more than this GPU's {most.value}: compile with --arch"
             )
         _call("cuFuncSetAttribute", function, _MOST_DYNAMIC_SHARED_BYTES, needed)
-    return Kernel(function, spec)
+    written = frozenset(x["name"] for x in spec["buffers"] if x["access"] == "write")
+    return Kernel(function, spec, written)
 
 
 _driver: Optional[ctypes.CDLL] = None

@@ -8,18 +8,33 @@ the CPU and `kernels.py` for tensors on a GPU.
 from __future__ import annotations
 
 import keyword
-from typing import Any, Callable, Mapping, Optional, Sequence, Union
+from functools import partial
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 from .checks import checked_sizes
-from .signature import CallSizes, Form, Signature, shape_of
+from .segments import kept_shape
+from .signature import CallSizes, Form, Signature, Spec, is_step, key_of, shape_of
 
 State = Union[None, Tensor, Mapping[str, Tensor]]
-Implementation = Callable[
-    [Form, Sequence[Tensor], Optional[Tensor], CallSizes], tuple[Tensor, ...]
-]
+
+
+class Implementation(NamedTuple):
+    """What computes forms of tensors somewhere, by their names."""
+
+    run: Callable[
+        [Form, Mapping[str, Tensor], Optional[Tensor], CallSizes], Mapping[str, Tensor]
+    ]
+    """The outputs of a form from its inputs, and of a forward what it keeps for the gradients, which may be among
+    their inputs: `signature.key_of`."""
+    length: Optional[Callable[[str, CallSizes, torch.device], int]] = None
+    """Tokens of the segments that it computes a form by, 0 for none; without it nothing is kept."""
+    intra: Optional[
+        Callable[[Mapping[str, Tensor], Optional[Tensor], CallSizes], Mapping[str, Tensor]]
+    ] = None
+    """What chunks give of inputs alone, by `signature.key_of`: forms that are given it need not compute it."""
 
 
 class Operators:
@@ -61,9 +76,17 @@ class Operators:
             self.zero_state(name, sizes, device) if state is None else state
             for name, state in zip(self.signature.states, states)
         ]
-        results = _as_tuple(self.forward(*inputs, *initial, cu_seqlens, token_offset))
-        count = len(self.signature.outputs)
-        return results[:count], results[count:]
+        segment = self.segment_length("forward", sizes, device)
+        results = _as_tuple(self.forward(*inputs, *initial, cu_seqlens, token_offset, segment))
+        count, last = len(self.signature.outputs), len(self.forward_form.outputs)
+        return results[:count], results[count:last]
+
+    def segment_length(self, form_name: str, sizes: CallSizes, device: torch.device) -> int:
+        """Tokens of the segments that a form is computed by on a device; 0: in one piece."""
+        implementation = self.implementations.get(device.type.upper())
+        if implementation is None or implementation.length is None or is_step(sizes):
+            return 0
+        return implementation.length(form_name, sizes, device)
 
     def run(
         self,
@@ -74,14 +97,29 @@ class Operators:
     ) -> dict[str, Tensor]:
         """Outputs of any form, by name, from its inputs by name. Knows no gradient."""
         form = self.signature.forms[form_name]
-        tensors = [known[spec.name] for spec in form.inputs]
-        device = tensors[0].device.type
-        if device.upper() not in self.implementations:
-            raise ValueError(f"{self.signature.name}: tensors are on {device}, not on cpu or cuda")
+        device = known[form.inputs[0].name].device
+        if device.type.upper() not in self.implementations:
+            raise ValueError(
+                f"{self.signature.name}: tensors are on {device.type}, not on cpu or cuda"
+            )
+        sizes = sizes._replace(segment=self.segment_length(form_name, sizes, device))
         # The arithmetic is float32 by definition, whatever surrounds it.
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            found = self.implementations[device.upper()](form, tensors, cu_seqlens, sizes)
-        return {spec.name: x for spec, x in zip(form.outputs, found)}
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            run = self.implementations[device.type.upper()].run
+            found = run(form, known, cu_seqlens, sizes)
+        return {spec.name: found[spec.name] for spec in form.outputs}
+
+    def intra(
+        self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+    ) -> dict[str, Tensor]:
+        """What chunks give of inputs alone, for `run` of all forms in one piece; empty where that is nothing."""
+        device = next(iter(known.values())).device
+        implementation = self.implementations.get(device.type.upper())
+        by_segments = self.segment_length("forward", sizes, device) > 0
+        if implementation is None or implementation.intra is None or by_segments or is_step(sizes):
+            return {}
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return dict(implementation.intra(known, cu_seqlens, sizes))
 
     def zero_state(self, name: str, sizes: CallSizes, device: torch.device) -> Tensor:
         """The state of no tokens."""
@@ -105,11 +143,14 @@ class Operators:
     # --- registration ------------------------------------------------------------------------------
 
     def _define(self, form: Form) -> None:
-        """Makes an operator of a form: tensors in, then cuts and the place of the first token."""
-        arguments = [f"Tensor {name}" for name in _argument_names(form)]
-        takes = ", ".join([*arguments, "Tensor? cu_seqlens", "SymInt token_offset"])
-        gives = ", ".join("Tensor" for _ in form.outputs)
-        returns = gives if len(form.outputs) == 1 else f"({gives})"
+        """Makes an operator of a form: tensors in, what the forward kept behind those of gradients; then cuts, the place
+        of the first token, and the tokens of a segment.
+        """
+        arguments = [f"Tensor {name}" for name in _argument_names(self._taken(form))]
+        takes = ", ".join([*arguments, *_OTHER_ARGUMENTS])
+        given = self._given(form)
+        gives = ", ".join("Tensor" for _ in given)
+        returns = gives if len(given) == 1 else f"({gives})"
         qualified = f"{self.namespace}::{form.name}"
         tags = (torch.Tag.pt2_compliant_tag,)
         self._library.define(f"{form.name}({takes}) -> {returns}", tags=tags)
@@ -117,10 +158,12 @@ class Operators:
             self._library.impl(form.name, self._runner(form, key), key)
 
         def fake(*arguments: Any) -> Any:
-            sizes = self._sizes(form, arguments)
+            sizes = self._sizes(arguments)
             first = arguments[0]
+            shapes = [shape_of(spec, sizes) for spec in form.outputs]
+            shapes += self._kept_shapes(sizes, first.device)[: len(given) - len(shapes)]
             return _unwrapped(
-                [first.new_empty(shape_of(spec, sizes), dtype=spec.dtype) for spec in form.outputs]
+                [first.new_empty(shape, dtype=spec.dtype) for spec, shape in zip(given, shapes)]
             )
 
         def vmapped(*_: Any) -> Any:
@@ -132,40 +175,74 @@ class Operators:
         torch.library.register_vmap(qualified, vmapped, lib=self._library)
 
     def _runner(self, form: Form, key: str) -> Callable[..., Any]:
+        taken, given = self._taken(form), self._given(form)
+
         def run(*arguments: Any) -> Any:
-            *tensors, cu_seqlens, _ = arguments
-            sizes = self._sizes(form, arguments)
+            *tensors, cu_seqlens, _, _ = arguments
+            first, own = tensors[0], len(form.inputs)
+            known = {spec.name: x for spec, x in zip(form.inputs, tensors)}
+            # What is empty was not kept.
+            kept = zip(taken[own:], tensors[own:])
+            known |= {key_of(spec): x for spec, x in kept if x.numel() > 0}
             # The arithmetic is float32 by definition, whatever surrounds it.
-            with torch.autocast(tensors[0].device.type, enabled=False):
-                return _unwrapped(self.implementations[key](form, tensors, cu_seqlens, sizes))
+            with torch.autocast(first.device.type, enabled=False):
+                run = self.implementations[key].run
+                found = dict(run(form, known, cu_seqlens, self._sizes(arguments)))
+            for spec in given:
+                found.setdefault(key_of(spec), first.new_empty((0,), dtype=spec.dtype))
+            return _unwrapped([found[key_of(spec)] for spec in given])
 
         return run
 
-    def _sizes(self, form: Form, arguments: Sequence[Any]) -> CallSizes:
-        """The sizes of a call to an operator; inputs and initial states come first in both forms."""
-        *tensors, cu_seqlens, token_offset = arguments
+    def _taken(self, form: Form) -> tuple[Spec, ...]:
+        """What a form's operator takes."""
+        return form.inputs if form is self.forward_form else (*form.inputs, *self.signature.kept)
+
+    def _given(self, form: Form) -> tuple[Spec, ...]:
+        """What a form's operator gives."""
+        return (*form.outputs, *self.signature.kept) if form is self.forward_form else form.outputs
+
+    def _kept_shapes(self, sizes: CallSizes, device: torch.device) -> list[tuple[int, ...]]:
+        implementation = self.implementations.get(device.type.upper())
+        if implementation is None or implementation.length is None:
+            return [(0,) for _ in self.signature.kept]
+        return [kept_shape(spec, sizes) for spec in self.signature.kept]
+
+    def _sizes(self, arguments: Sequence[Any]) -> CallSizes:
+        """The sizes of a call to an operator; inputs and initial states come first in all forms."""
+        *tensors, cu_seqlens, token_offset, segment = arguments
         count = len(self.signature.inputs)
         states = tensors[count : count + len(self.signature.states)]
-        return checked_sizes(self.signature, tensors[:count], states, cu_seqlens, token_offset)
+        sizes = checked_sizes(self.signature, tensors[:count], states, cu_seqlens, token_offset)
+        return sizes._replace(segment=segment)
 
     def _differentiate(self) -> None:
-        count = len(self.forward_form.inputs)
+        forward = self.forward_form
 
         def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            *tensors, cu_seqlens, token_offset = inputs
-            ctx.save_for_backward(*tensors, cu_seqlens)
-            ctx.token_offset = token_offset
+            *tensors, cu_seqlens, token_offset, segment = inputs
+            kept = _as_tuple(output)[len(forward.outputs) :]
+            ctx.save_for_backward(*tensors, *kept, cu_seqlens)
+            ctx.mark_non_differentiable(*kept)
+            ctx.set_materialize_grads(False)
+            ctx.integers = (token_offset, segment)
 
-        def gradient(ctx: Any, *cotangents: Tensor) -> tuple[Optional[Tensor], ...]:
+        def gradient(ctx: Any, *cotangents: Optional[Tensor]) -> tuple[Optional[Tensor], ...]:
             *tensors, cu_seqlens = ctx.saved_tensors
-            names = [f"d_{spec.name}" for spec in self.forward_form.inputs]
+            names = [f"d_{spec.name}" for spec in forward.inputs]
             wanted = {name for name, is_needed in zip(names, ctx.needs_input_grad) if is_needed}
             form = self.gradient_form(wanted)
+            saved = (*forward.inputs, *self.signature.kept)
+            known = {spec.name: x for spec, x in zip(saved, tensors)}
+            sizes = self._sizes((*tensors, cu_seqlens, *ctx.integers))
+            for spec, x in zip(forward.outputs, cotangents):
+                zeros = partial(tensors[0].new_zeros, shape_of(spec, sizes), dtype=spec.dtype)
+                known[f"d_{spec.name}"] = zeros() if x is None else x
             call = getattr(getattr(torch.ops, self.namespace), form.name).default
-            known = dict(zip(_tensor_names(self.backward_form), (*tensors, *cotangents)))
-            found = call(*(known[name] for name in _tensor_names(form)), cu_seqlens, ctx.token_offset)
-            by_name = dict(zip((spec.name for spec in form.outputs), _as_tuple(found)))
-            return (*(by_name.get(name) for name in names), None, None)
+            given = (known[spec.name] for spec in self._taken(form))
+            found = call(*given, cu_seqlens, *ctx.integers)
+            results = dict(zip((spec.name for spec in form.outputs), _as_tuple(found)))
+            return (*(results.get(name) for name in names), None, None, None)
 
         def no_gradient(ctx: Any, *_: Tensor) -> Any:
             raise NotImplementedError(f"{self.signature.name} has no second derivatives")
@@ -183,17 +260,12 @@ class Operators:
                 f"{self.namespace}::{name}", backward, setup_context=setup, lib=self._library
             )
 
-
     def gradient_form(self, wanted: set[str]) -> Form:
         """The form that gives gradients of such names, `d_<input>`, and no more than needs be."""
         fixed = self.fixed_form
         if fixed is not None and wanted <= {spec.name for spec in fixed.outputs}:
             return fixed
         return self.backward_form
-
-
-def _tensor_names(form: Form) -> list[str]:
-    return [spec.name for spec in form.inputs]
 
 
 def _free_namespace(wanted: str) -> str:
@@ -204,10 +276,13 @@ def _free_namespace(wanted: str) -> str:
     return name
 
 
-def _argument_names(form: Form) -> list[str]:
-    names = {"cu_seqlens", "token_offset"}
+_OTHER_ARGUMENTS = ("Tensor? cu_seqlens", "SymInt token_offset", "SymInt segment")
+
+
+def _argument_names(specs: Sequence[Spec]) -> list[str]:
+    names = {argument.split()[-1] for argument in _OTHER_ARGUMENTS}
     unique = []
-    for spec in form.inputs:
+    for spec in specs:
         name = spec.name
         while keyword.iskeyword(name) or name in names:
             name += "_"

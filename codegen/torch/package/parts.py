@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .kernels import Kernels
 from .operators import Operators
-from .segments import Cut
-from .signature import CallSizes, shape_of
+from .segments import cut_segments, end_on_chunks
+from .signature import CallSizes, key_of, shape_of
 from .stages import Range, Stages
 
 Known = Mapping[str, Tensor]
@@ -35,14 +35,12 @@ class Parts:
         backward what the forward's half kept.
         """
         device = next(iter(known.values())).device
-        runner = self.operators.implementations.get(device.type.upper())
+        # Gradients go by the segments of their forward.
+        length = self.operators.segment_length("forward", sizes, device)
         # Packed sequences have segments of their own numbers, which are not summed up in one launch.
-        if cu_seqlens is None and runner == self.kernels.run:
-            own = self.operators.signature.forms[form]
-            cuts = self.kernels.cuts(own, sizes, None, device)
-            if cuts is not None:
-                return Segmented(self, form, known, sizes, cuts)
-        return Whole(self.stages, form, known, cu_seqlens, sizes)
+        if cu_seqlens is None and length > 0:
+            return Segmented(self, form, known, sizes, length)
+        return Whole(self.operators, self.stages, form, known, cu_seqlens, sizes)
 
 
 class Whole:
@@ -50,23 +48,29 @@ class Whole:
 
     def __init__(
         self,
+        operators: Operators,
         stages: Stages,
         form: str,
         known: Known,
         cu_seqlens: Optional[Tensor],
         sizes: CallSizes,
     ) -> None:
+        self._operators = operators
         self._stages = stages
         self._form = form
         self._is_gradient = form != "forward"
         self._known = dict(known)
         self._rest = (cu_seqlens, sizes)
+        self._intra: dict[str, Tensor] = {}
         self._summary: Optional[dict[str, Range]] = None
         self._d_summary: Optional[dict[str, Tensor]] = None
         self._transitions: Optional[dict[str, Tensor]] = None
 
     def prepare(self) -> None:
         """Queues what needs no other rank and is needed in any case."""
+        if not self._is_gradient:
+            self._intra = self._operators.intra(self._known, *self._rest)
+            self._known |= self._intra
 
     def own(self, name: str) -> Tensor:
         """What the tokens add to a state, or to its cotangent."""
@@ -106,52 +110,39 @@ class Whole:
         """What the way back can use, as far as it is there."""
         known = {name: one.factor for name, one in (self._summary or {}).items()}
         found = {**known, **(self._transitions or {})}
-        return {f"factor_{name}": x for name, x in found.items() if x is not None}
+        factors = {f"factor_{name}": x for name, x in found.items() if x is not None}
+        return {**self._intra, **factors}
 
 
 class Segmented:
     """By segments: the launches before and after the one that hands states on from segment to segment."""
 
     def __init__(
-        self, parts: Parts, form: str, known: Known, sizes: CallSizes, cuts: dict[str, Cut]
+        self, parts: Parts, form: str, known: Known, sizes: CallSizes, length: int
     ) -> None:
+        device = next(iter(known.values())).device
         self._parts = parts
         self._form = parts.operators.signature.forms[form]
+        self._given = known
         self._known = dict(known)
         self._sizes = sizes
-        self._cuts = cuts
+        self._length = length
+        self._cuts = cut_segments(sizes, None, length, device)
         is_gradient = form != "forward"
         self._begin, self._end = ("d_final", "d_initial") if is_gradient else ("initial", "final")
         launches = list(parts.operators.signature.segments[form])
         names = [launch["form"] for launch in launches]
         at = names.index("exchange_bwd" if is_gradient else "exchange")
         self._before, self._exchange, self._after = launches[:at], launches[at], launches[at + 1 :]
-        if is_gradient and self._takes_segments_of_forward():
-            self._before = self._before[names.index("exchange") + 1 :]
+        if all(key_of(spec) in known for spec in parts.operators.signature.kept):
+            self._before = [launch for launch in self._before if "again" not in launch]
         self._is_prepared = False
         self._own: Optional[dict[str, Tensor]] = None
         self._factors: dict[str, Tensor] = {}
 
-    def _takes_segments_of_forward(self) -> bool:
-        """Takes the states of the forward's segments, where it kept them and cut the range alike."""
-        kept = {name: self._known.get(f"segments_{name}") for name in self._segment_names()}
-        count = self._cuts["sequences"].sizes.T
-        found = {name: x for name, x in kept.items() if x is not None}
-        if len(found) < len(kept):
-            return False
-        if any(found[f"segment_{name}"].shape[1] != count for name in self._states):
-            return False
-        self._known |= found
-        return True
-
     @property
     def _states(self) -> tuple[str, ...]:
         return self._parts.operators.signature.states
-
-    def _segment_names(self) -> list[str]:
-        """What the backward reads of the forward's segments."""
-        factors = [self._parts.stages.factor_name(name) for name in self._states]
-        return [f"segment_{name}" for name in self._states] + [name for name in factors if name]
 
     def prepare(self) -> None:
         if not self._is_prepared:
@@ -176,7 +167,8 @@ class Segmented:
         if name not in self._factors:
             self.prepare()
             if self._parts.stages.has_transitions:
-                found = self._parts.stages.transitions_of(self._known, None, self._sizes)
+                known = self._known if end_on_chunks(self._length) else self._given
+                found = self._parts.stages.transitions_of(known, None, self._sizes)
                 self._factors |= found
             else:
                 # Logarithms of decays: one for each segment, of which the range's is the sum.
@@ -208,7 +200,8 @@ class Segmented:
     def kept(self) -> dict[str, Tensor]:
         if self._form.name != "forward":
             return {}
-        kept = {f"segments_{name}": self._known[name] for name in self._segment_names()}
+        names = [key_of(spec) for spec in self._parts.operators.signature.kept]
+        kept = {name: self._known[name] for name in names if name in self._known}
         return kept | {f"factor_{name}": x for name, x in self._factors.items()}
 
     def _launch(self, launch: Any) -> None:

@@ -12,12 +12,14 @@ from typing import Any, Iterable, NamedTuple, Optional, Union
 import torch
 from torch import Tensor
 
-from .signature import CallSizes
+from .signature import CallSizes, Spec, is_step, shape_of
 
 # Costs in the time that a kernel takes for one token: what each of the summaries adds to a segment's own
 # work, the first chunk of a kernel, two more launches, one more step of the exchange. Segments end on whole
 # chunks.
 _SUMMARY, _FILL, _LAUNCHES, _STEP, _ALIGNMENT, _SHORTEST = 0.5, 64, 100, 16, 128, 256
+# Segments that are tried: as many as keep the processors busy so many times.
+_ROUNDS = (0.5, 1, 2, 3, 5, 8)
 
 _chosen: Union[int, str] = "auto"
 
@@ -46,24 +48,28 @@ class Work(NamedTuple):
     """Summaries that a segment needs before its own work."""
 
 
-def segment_length(sizes: CallSizes, work: Work) -> Optional[int]:
-    """Tokens of a segment, or None: whole sequences."""
+def segment_length(sizes: CallSizes, work: Work) -> int:
+    """Tokens of a segment, or 0: whole sequences."""
     if isinstance(_chosen, int):
-        return _chosen if sizes.T > _chosen else None
+        return _chosen if sizes.T > _chosen else 0
     if _chosen == "never" or torch.are_deterministic_algorithms_enabled():
-        return None
+        return 0
     return fastest_length(sizes, work)
 
 
-def fastest_length(sizes: CallSizes, work: Work) -> Optional[int]:
-    """What "auto" stands for."""
+def fastest_length(sizes: CallSizes, work: Work) -> int:
+    """What "auto" stands for. Sizes may be symbols of torch.compile, for which few comparisons are made."""
     tokens = -(-sizes.T // max(1, sizes.B)) if sizes.packed else sizes.T
+    blocks = max(1, sizes.B * sizes.H * work.columns)
 
     def rounds(segments: int) -> int:
-        return -(-segments * sizes.B * sizes.H * work.columns // work.processors)
+        return -(-segments * blocks // work.processors)
 
-    best: tuple[float, Optional[int]] = (rounds(1) * tokens, None)
-    for n in range(2, tokens // _SHORTEST + 1):
+    best: tuple[float, int] = (rounds(1) * tokens, 0)
+    for busy in _ROUNDS:
+        n = min(int(busy * work.processors) // blocks, tokens // _SHORTEST)
+        if n < 2:
+            continue
         length = -(-tokens // (n * _ALIGNMENT)) * _ALIGNMENT
         own = (1 + _SUMMARY * work.summaries) * rounds(n) * (length + _FILL)
         cost = own + _LAUNCHES + _STEP * n
@@ -87,7 +93,29 @@ def columns_of(kernels: Iterable[Any]) -> int:
 
 def summaries_of(launches: Iterable[Any]) -> int:
     """Summaries among the launches that stand for a form."""
-    return sum(launch["over"] == "segments" for launch in launches) - 1
+    own = [launch for launch in launches if launch["over"] == "segments" and "part" not in launch]
+    return len(own) - 1
+
+
+def kept_shape(spec: Spec, sizes: CallSizes) -> tuple[int, ...]:
+    """The shape of what the kernels of a forward keep for the gradients: of each segment a state."""
+    if is_step(sizes) or (sizes.segment == 0 and not spec.intra):
+        return (0,)
+    if spec.intra:
+        return shape_of(spec, sizes)
+    return shape_of(spec, sizes._replace(B=segments_of(sizes, sizes.segment)))
+
+
+def segments_of(sizes: CallSizes, length: int) -> int:
+    """How many segments sequences are cut into; of packed ones at most, with an empty one behind each."""
+    if sizes.packed:
+        return sizes.T // length + 2 * sizes.B
+    return sizes.B * -(-sizes.T // length)
+
+
+def end_on_chunks(length: int) -> bool:
+    """Do segments of so many tokens have the chunks of the whole sequence?"""
+    return length % _ALIGNMENT == 0
 
 
 class Cut(NamedTuple):
@@ -106,6 +134,7 @@ def cut_segments(
     place more for each sequence; how many segments there are is not known here, only how many at most.
     """
     B, T = sizes.B, sizes.T
+    segments = segments_of(sizes, length)
     if cu_seqlens is not None:
         cuts = cu_seqlens.to(torch.int32)
         most = T // length + B
@@ -118,17 +147,17 @@ def cut_segments(
         refined = torch.minimum(cuts[of] + (slots - first[of]) * length, cuts[of + 1])
         over = sizes._replace(T=most, T_total=most)
         return {
-            "segments": Cut(sizes._replace(B=most + B), refined),
+            "segments": Cut(sizes._replace(B=segments), refined),
             "sequences": Cut(over, counts),
         }
     count = -(-T // length)
     over = Cut(sizes._replace(T=count, T_total=count), None)
     if T % length == 0:
         return {
-            "segments": Cut(sizes._replace(B=B * count, T=length, T_total=length), None),
+            "segments": Cut(sizes._replace(B=segments, T=length, T_total=length), None),
             "sequences": over,
         }
-    slots = torch.arange(B * count + 1, device=device, dtype=torch.int32)
+    slots = torch.arange(segments + 1, device=device, dtype=torch.int32)
     refined = slots // count * T + (slots % count * length).clamp(max=T)
-    packed = sizes._replace(B=B * count, T=B * T, T_total=B * T, packed=True)
+    packed = sizes._replace(B=segments, T=B * T, T_total=B * T, packed=True)
     return {"segments": Cut(packed, refined), "sequences": over}

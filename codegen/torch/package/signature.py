@@ -28,6 +28,8 @@ class Spec(NamedTuple):
     """The input whose number of heads it has."""
     chunk: int
     """Tokens of a chunk, for what is stored per chunk; else 0."""
+    intra: int
+    """Tokens of a chunk, for what chunks give of inputs alone, whatever the form; else 0."""
     low: Optional[float]
     """Inputs are at least this, as far as the definition says; likewise `high`."""
     high: Optional[float]
@@ -57,6 +59,8 @@ class Signature(NamedTuple):
     """The kernels of each form for CUDA, as the manifest has them."""
     segments: Mapping[str, Sequence[Any]]
     """The launches that stand for a form by segments of the sequence, where that is possible."""
+    kept: tuple[Spec, ...]
+    """What the kernels of the forward keep for those of the gradients."""
 
 
 class CallSizes(NamedTuple):
@@ -70,6 +74,8 @@ class CallSizes(NamedTuple):
     packed: bool
     heads: Mapping[str, int]
     """Heads of each token and head tensor that may have fewer than H."""
+    segment: int = 0
+    """Tokens of the segments that kernels cut sequences into; 0: they do not."""
 
 
 def read_signature(folder: Path) -> Signature:
@@ -81,7 +87,9 @@ def read_signature(folder: Path) -> Signature:
         Form(form["name"], _specs(form["inputs"]), _specs(form["outputs"]))
         for form in manifest["forms"]
     ]
-    (cuda,) = (target for target in manifest["targets"] if target["target"] == "cuda")
+    (target,) = (target for target in manifest["targets"] if target["target"] == "cuda")
+    cuda = {form["form"]: form for form in target["forms"]}
+    segments = manifest.get("segments", {})
     return Signature(
         name=manifest["name"],
         inputs=_specs(manifest["inputs"]),
@@ -90,9 +98,48 @@ def read_signature(folder: Path) -> Signature:
         ways={state["name"]: _way(state) for state in manifest["states"]},
         positional=manifest["positional"],
         forms={form.name: form for form in forms},
-        cuda={form["form"]: form for form in cuda["forms"]},
-        segments=manifest.get("segments", {}),
+        cuda=cuda,
+        segments=segments,
+        kept=(*_kept_of_chunks(cuda), *_kept_of_segments(segments, forms)),
     )
+
+
+def _kept_of_chunks(cuda: Mapping[str, Any]) -> list[Spec]:
+    """Workspaces of the forward that hold all that some kernel of the gradients writes."""
+    given = [spec for spec in map(spec_of, cuda["forward"]["workspaces"]) if spec.intra]
+    spared: set[str] = set()
+    for form in (form for name, form in cuda.items() if name.startswith("backward")):
+        same = {spec.name for spec in map(spec_of, form["workspaces"]) if spec in given}
+        for kernel in form["kernels"]:
+            written = {x["name"] for x in kernel["buffers"] if x["access"] == "write"}
+            spared |= written if written <= same else set()
+    return [spec for spec in given if spec.name in spared]
+
+
+def _kept_of_segments(
+    segments: Mapping[str, Sequence[Any]], forms: Sequence[Form]
+) -> list[Spec]:
+    """What of the forward's segments those of the gradients begin with: a state for each."""
+    known = {form.name: form for form in forms}
+    gradients = [launches for name, launches in segments.items() if name.startswith("backward")]
+    launches = [launch for launches in gradients for launch in launches]
+    read = {
+        launch["args"].get(spec.name, spec.name)
+        for launch in launches
+        if "again" not in launch
+        for spec in known[launch["form"]].inputs
+    }
+    given = {
+        launch["args"].get(spec.name, spec.name): spec
+        for launch in launches
+        if "again" in launch and "part" not in launch
+        for spec in known[launch["form"]].outputs
+    }
+    return [
+        spec._replace(name=name, per="state", chunk=0)
+        for name, spec in given.items()
+        if name in read
+    ]
 
 
 def _way(state: Mapping[str, Any]) -> str:
@@ -116,6 +163,7 @@ def spec_of(spec: Mapping[str, Any]) -> Spec:
         dim_names=tuple(spec["dimNames"]),
         heads_of=spec.get("headsOf", spec["name"]),
         chunk=spec.get("chunk", 0),
+        intra=spec.get("intra", 0),
         # JSON has no infinity: no number is no bound.
         low=bounds["low"],
         high=bounds["high"],
@@ -138,6 +186,16 @@ def shape_of(spec: Spec, sizes: CallSizes) -> tuple[int, ...]:
         chunks = T // spec.chunk + B if sizes.packed else -(-T // spec.chunk)
         return (rows, chunks, H, *spec.dims)
     return spec.dims
+
+
+def is_step(sizes: CallSizes) -> bool:
+    """Is it a single token, of which nothing is kept?"""
+    return not sizes.packed and sizes.T == 1
+
+
+def key_of(spec: Spec) -> str:
+    """What a tensor is known by in a call: intra-chunk values of one name may be of chunks of two lengths."""
+    return f"{spec.name} of {spec.intra}" if spec.intra else spec.name
 
 
 def share_shape(spec: Spec, sizes: CallSizes) -> tuple[int, ...]:

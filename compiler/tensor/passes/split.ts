@@ -18,7 +18,7 @@
  *                                            %behind = chunks () { ... rows %S, rows %w ... yield ... }
  *
  * What goes before: squares of a chunk that take products, triangles inverted, and folded vectors. They are small,
- * and what they are made of is read again rather than stored. A loop is cut behind where more than a few
+ * and what they are made of is read again rather than stored. Products with squares are scaled rather than these. A loop is cut behind where more than a few
  * products would stand beside those that carry the states on: its states before each chunk are stored then,
  * and what takes an inverse; the rest is computed again. A triangle is inverted once for all loops. Where chunks are too
  * short for that (decays of channels), gradients stay as they are.
@@ -44,46 +44,68 @@ export const split: Pass<Program> = {
   summary:
     "compute side by side what loops need no states for, or need them for once they are known",
   run: (program, report) => {
-    const inverted = simplify.run(withInverses(program), report);
+    const inverted = simplify.run(scaledAfter(withInverses(program)), report);
     const next = new Splitter(inverted).run();
     return next === null ? program : simplify.run(next, report);
   },
 };
 
-// --- triangles --------------------------------------------------------------------------------
+// --- squares ----------------------------------------------------------------------------------
 
 /** Solves become products with an inverse, where no state is needed for that. */
 function withInverses(program: Program): Program {
-  const rewriter = new Rewriter(program);
-  const { build, get } = rewriter;
-  const facts = new Map(loopsOf(program).map((loop) => [loop.id, new Facts(program, loop)]));
-  let known: Facts | null = null;
-  const copy = (op: Op): void => {
-    const matrix = op.kind === "solve" ? known?.op(op.matrix) : undefined;
-    if (op.kind !== "solve" || matrix === undefined) return rewriter.copy(op);
+  return rewriteLoops(program, (op, facts, { build, get }) => {
+    const matrix = op.kind === "solve" ? facts.op(op.matrix) : undefined;
+    if (op.kind !== "solve" || matrix === undefined) return null;
     const isTurned = matrix.kind === "transpose";
     const triangle = isTurned ? matrix.arg : matrix.id;
-    if (isTurned !== op.upper || !known!.isFree(triangle)) return rewriter.copy(op);
+    if (isTurned !== op.upper || !facts.isFree(triangle)) return null;
     const inverse = build.add(
       { kind: "invert", arg: get(triangle) },
       { name: "inverse", span: op.span },
     );
     const factor = op.upper ? build.transpose(inverse, { span: op.span }) : inverse;
     const right = get(op.rhs);
-    const sum = build.map("add", [right, build.matmul(factor, right, originOf(op))], originOf(op));
-    rewriter.set(op.id, sum);
-  };
+    return build.map("add", [right, build.matmul(factor, right, originOf(op))], originOf(op));
+  });
+}
+
+/** Products of squares that go before are scaled, not the squares: so gradients take those of the forward. */
+function scaledAfter(program: Program): Program {
+  return rewriteLoops(program, (op, facts, { build, get }) => {
+    const left = op.kind === "matmul" ? facts.op(op.lhs) : undefined;
+    if (op.kind !== "matmul" || left === undefined) return null;
+    const scaled = left.kind === "transpose" ? facts.op(left.arg) : left;
+    if (scaled?.kind !== "map" || scaled.fn !== "mul") return null;
+    const [square, scale] = scaled.args as [ValueId, ValueId];
+    const isBefore = facts.isSquare(square) && facts.takesProducts(square) && facts.isFree(square);
+    if (!isBefore || facts.op(scale)?.kind !== "const") return null;
+    const factor = left.kind === "transpose" ? build.transpose(get(square)) : get(square);
+    const product = build.matmul(factor, get(op.rhs), originOf(op));
+    return build.map("mul", [product, get(scale)], originOf(op));
+  });
+}
+
+/** The program with what `change` makes of ops inside its loops; null: the op as it is. */
+function rewriteLoops(
+  program: Program,
+  change: (op: Op, facts: Facts, rewriter: Rewriter) => ValueId | null,
+): Program {
+  const rewriter = new Rewriter(program);
   for (const op of program.ops) {
     if (op.kind !== "chunks") {
       if (!rewriter.has(op.id)) rewriter.copy(op);
       continue;
     }
-    known = facts.get(op.id)!;
+    const facts = new Facts(program, op);
     const owner = rebuildLoop(rewriter, op, () => {
-      for (const inner of op.region.ops) copy(inner);
-      return { carries: op.carries.map(get), yields: op.yields.map(get) };
+      for (const inner of op.region.ops) {
+        const changed = change(inner, facts, rewriter);
+        if (changed === null) rewriter.copy(inner);
+        else rewriter.set(inner.id, changed);
+      }
+      return { carries: op.carries.map(rewriter.get), yields: op.yields.map(rewriter.get) };
     });
-    known = null;
     bindResults(rewriter, program, op, owner);
   }
   return rewriter.finish(program.outputs);

@@ -119,20 +119,39 @@ describe.skipIf(!python.available)(`in Python${python.why}`, () => {
     ),
   );
 
+  /** What a rank launches while a package compares itself over groups of ranks. */
+  const launchedByGroups = ([name, dtype, K, V]: Case, env: Record<string, string>) => {
+    const own = join(folder, `${name.replaceAll("-", "_")}_${dtype}`);
+    writePackage(own, packageOf(name, own, { dims: { K, V }, dtype }));
+    const { status, output } = runPython(["-m", "software_gpu", own], {
+      PYTHONPATH: import.meta.dirname,
+      SOFTWARE_CUDA: software.softwareLibraries().driver,
+      LASPC_CACHE: join(folder, "cache"),
+      ...env,
+    });
+    expect(status, output).toBe(0);
+    return output;
+  };
+
   test.skipIf(!software.available)(
     `and over a group of ranks, each by segments${software.why}`,
     () => {
-      const own = join(folder, "lightning_f32");
-      writePackage(own, packageOf("lightning", own, { dims: { K: 8, V: 8 }, dtype: "f32" }));
-      const { status, output } = runPython(["-m", "software_gpu", own], {
-        PYTHONPATH: import.meta.dirname,
-        SOFTWARE_CUDA: software.softwareLibraries().driver,
-        LASPC_CACHE: join(folder, "cache"),
-        SEGMENT: "32",
-      });
-      expect(status, output).toBe(0);
+      const launched = launchedByGroups(["lightning", "f32", 8, 8], { SEGMENT: "32" });
       // Behind the summaries of the forward's segments the backward needs none of its own.
-      expect(output).toContain("exchange exchange forward summary_bwd exchange_bwd backward");
+      expect(launched).toContain("exchange exchange forward summary_bwd exchange_bwd backward");
+    },
+  );
+
+  test.skipIf(!software.available)(
+    `over a group the intra-chunk values of delta rules serve all stages${software.why}`,
+    () => {
+      const launched = launchedByGroups(["kda", "bf16", 16, 16], {});
+      const kernels = new Set([...launched.matchAll(/kda_\w+/g)].map(([entry]) => entry));
+      for (const form of ["forward", "summary", "transition"]) {
+        expect(kernels).toContain(`kda_${form}_2`);
+        // The first kernel of each computes what the forward's gives.
+        expect(kernels.has(`kda_${form}_1`)).toBe(form === "forward");
+      }
     },
   );
 
@@ -141,7 +160,7 @@ describe.skipIf(!python.available)(`in Python${python.why}`, () => {
       [256, 1000, 8192, 65536].flatMap((T) => [4, 16, 64].map((H) => ({ B, T, H }))),
     );
     const work = { processors: 132, columns: 1, summaries: 2 };
-    const expected = shapes.map((shape) => segmentLength(sizesOf(shape), work));
+    const expected = shapes.map((shape) => segmentLength(sizesOf(shape), work) ?? 0);
     const own = join(folder, "lightning_f32");
     writePackage(own, packageOf("lightning", own, { dims: { K: 8, V: 8 }, dtype: "f32" }));
     const code = [

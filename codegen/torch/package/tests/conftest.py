@@ -14,7 +14,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 
 from load import FOLDER, attention  # noqa: E402
-from package_under_test.binding import SIGNATURE  # noqa: E402
+from package_under_test.binding import OPERATORS, SIGNATURE  # noqa: E402
 from package_under_test.plain import run_plain  # noqa: E402
 from package_under_test.signature import CallSizes, Spec, shape_of  # noqa: E402
 from token_loop import forward as token_loop  # noqa: E402
@@ -108,6 +108,15 @@ def call(case: Case, tensors: Optional[list[Tensor]] = None) -> list[Tensor]:
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     finals = [final] if isinstance(final, Tensor) else list(final.values())
     return outputs + finals
+
+
+def forward_of(tensors, cuts, token_offset=0, segment=0) -> list[Tensor]:
+    """What the operator gives: outputs, final states, and what is kept for the gradients."""
+    return as_list(OPERATORS.forward(*tensors, cuts, token_offset, segment))
+
+
+def as_list(results) -> list[Tensor]:
+    return [results] if isinstance(results, Tensor) else list(results)
 
 
 def exact(case: Case) -> tuple[list[Tensor], list[Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FORWARD, SIGNATURE, assert_close, call, gradients, make_case
+from conftest import FORWARD, SIGNATURE, assert_close, call, forward_of, gradients, make_case
 from load import attention, package
 
 OPERATORS = package.binding.OPERATORS
@@ -19,9 +19,10 @@ def operator_arguments(case, requires_grad=False):
 def test_opcheck(device, cuts):
     case = make_case(device, T=8, cuts=cuts, H=4, grouped=True)
     tensors, packed = operator_arguments(case, requires_grad=True)
-    torch.library.opcheck(OPERATORS.forward, (*tensors, packed, 0))
+    torch.library.opcheck(OPERATORS.forward, (*tensors, packed, 0, 0))
     tensors, packed = operator_arguments(case)
-    torch.library.opcheck(OPERATORS.backward, (*tensors, *case.cotangents, packed, 0))
+    kept = forward_of(tensors, packed)[len(FORWARD.outputs) :]
+    torch.library.opcheck(OPERATORS.backward, (*tensors, *case.cotangents, *kept, packed, 0, 0))
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["fixed sizes", "any size"])
@@ -130,7 +131,7 @@ def test_no_second_derivatives(device):
 def test_vmap_says_that_it_is_not_needed(device):
     case = make_case(device, T=5)
     with pytest.raises(NotImplementedError, match="no rule for torch.vmap"):
-        torch.vmap(lambda *x: OPERATORS.forward(*x, None, 0))(*(x[None] for x in case.tensors))
+        torch.vmap(lambda *x: OPERATORS.forward(*x, None, 0, 0))(*(x[None] for x in case.tensors))
 
 
 def test_gradients_are_slopes():

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import FORWARD, SIGNATURE, assert_close, call, exact, gradients, make_case
+from conftest import (
+    FORWARD,
+    SIGNATURE,
+    as_list,
+    assert_close,
+    call,
+    exact,
+    forward_of,
+    gradients,
+    make_case,
+)
 
 CASES = {
     "no token": {"T": 0},
@@ -48,6 +58,27 @@ def test_gradients_of_what_tokens_do_not_share(device, options):
     assert_close(names, given, [grads[i] for i in own], "gradients")
 
 
+@pytest.mark.parametrize("options", [{"T": 150}, {"cuts": [0, 1, 1, 66, 130]}], ids=["plain", "packed"])
+def test_gradients_from_what_the_forward_kept_have_the_same_bits(device, options):
+    from load import package
+
+    case = make_case(device, **options)
+    operators = package.binding.OPERATORS
+    segment = operators.segment_length("forward", case.sizes, device)
+    kept = forward_of(case.tensors, case.cuts, segment=segment)[len(FORWARD.outputs) :]
+
+    def backward(*kept):
+        given = (*case.tensors, *case.cotangents, *kept, case.cuts, 0, segment)
+        return [x.cpu() for x in as_list(operators.backward(*given))]
+
+    found = backward(*kept)
+    for x, y in zip(found, backward(*(x.new_empty(0) for x in kept))):
+        assert torch.equal(x, y)
+    if any(x.numel() > 0 for x in kept):
+        spoilt = backward(*(torch.full_like(x, torch.nan) for x in kept))
+        assert any(x.isnan().any() for x in spoilt), "nothing of it is read"
+
+
 @pytest.mark.skipif(
     "step" not in SIGNATURE.forms, reason="every token of this attention needs the whole sequence"
 )
@@ -70,11 +101,7 @@ def test_a_sequence_is_continued_from_its_state(device):
 
 
 def _continued(case, tensors, start):
-    from load import package
-
-    operators = package.binding.OPERATORS
-    results = operators.forward(*tensors, None, start)
-    return [results] if isinstance(results, torch.Tensor) else list(results)
+    return forward_of(tensors, None, start)[: len(FORWARD.outputs)]
 
 
 def test_without_a_state_it_starts_at_zero(device):

@@ -1,0 +1,43 @@
+/** Names of what chunks compute of inputs alone: one for equal values, whatever form they stand in. */
+import { expect, test } from "vitest";
+import { cudaTarget } from "../../codegen/cuda/target.ts";
+import type { Dtype } from "../../compiler/tensor/ir.ts";
+import { compileExample } from "../support/examples.ts";
+
+function workspacesOf(name: string, dtype: Dtype) {
+  const options = { dims: { K: 128, V: 128 }, dtype, targets: [cudaTarget], backward: true };
+  const { manifest } = compileExample(name, options);
+  const { forms } = manifest.targets.find(({ target }) => target === "cuda")!;
+  return new Map(forms.map(({ form, workspaces }) => [form, workspaces]));
+}
+
+const named = (works: readonly { name: string; intra?: number }[]) =>
+  works.flatMap(({ name, intra }) => (intra === undefined ? [] : [`${name} of ${intra}`])).sort();
+
+test("a forward's values are its gradients', and those of a summary among them", () => {
+  for (const name of ["delta-net", "gated-delta-net"]) {
+    const of = workspacesOf(name, "bf16");
+    const forward = named(of.get("forward")!);
+    expect(forward).toContain("intra_inverse of 64");
+    expect(named(of.get("backward")!)).toEqual(forward);
+    expect(named(of.get("summary_bwd")!)).toEqual(forward);
+    expect(forward).toEqual(expect.arrayContaining(named(of.get("summary")!)));
+    expect(named(of.get("transition")!)).toEqual(named(of.get("summary")!));
+  }
+});
+
+test("values of one name in chunks of other lengths are others", () => {
+  const of = workspacesOf("kda", "bf16");
+  expect(named(of.get("forward")!)).toContain("intra_inverse of 32");
+  expect(named(of.get("backward")!)).toContain("intra_inverse of 16");
+});
+
+test("what depends on a state or a cotangent has no such name", () => {
+  const backward = workspacesOf("delta-net", "bf16").get("backward")!;
+  const others = backward.filter(({ intra }) => intra === undefined);
+  expect(others.map(({ name }) => name.replace(/_\d+$/, ""))).toEqual([
+    "work_S",
+    "work_value",
+    "work_d_S",
+  ]);
+});
