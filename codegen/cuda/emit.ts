@@ -14,6 +14,9 @@ import { FragmentWalker, fragmentRegisters, sharedBytesOf } from "./fragments.ts
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
 
+/** Registers of a thread for addresses and what else is no tile. */
+const registersBesideTiles = 88;
+
 /** Shared memory a block has without asking for more. */
 export const staticSharedBytes = 48 * 1024;
 
@@ -82,9 +85,10 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   };
 }
 
-/** A processor's shared memory for each of two or three blocks, less what the system takes of it for each. */
+/** A processor's shared memory for each of two, three or four blocks, less what the system takes of it for each. */
 const halfOfShared = 113 * 1024;
 const thirdOfShared = 75 * 1024;
+const quarterOfShared = 56 * 1024;
 
 /**
  * Blocks of a processor at least: one is enough where a state is carried, and a bound would make the compiler spill. Of
@@ -100,8 +104,10 @@ function blocksBeside(kernel: Kernel, sharedBytes: number): number {
     ),
   );
   if (isAlone || most > 32) return 1;
-  // Of three blocks a thread has 80 registers; what little more its tiles take may wait in memory.
-  return sharedBytes <= thirdOfShared && registerPressure(kernel, fragmentRegisters) <= 80 ? 3 : 2;
+  // Of three blocks a thread has 80 registers, of four 64; what little more its tiles take may wait in memory.
+  const tiles = registerPressure(kernel, fragmentRegisters);
+  if (sharedBytes <= quarterOfShared && tiles <= 64) return 4;
+  return sharedBytes <= thirdOfShared && tiles <= 80 ? 3 : 2;
 }
 
 /** Tokens of the chunks that are the points of a kernel for packed sequences. */
@@ -157,6 +163,7 @@ function writeBody(walker: CLikeWalker, kernel: Kernel): void {
 function writeRoles(walker: FragmentWalker, kernel: Kernel, roles: readonly number[]): void {
   const { writer } = walker;
   const order = [...roles.keys()].sort((a, b) => roles[b]! - roles[a]!);
+  const held = registersOfRoles(kernel, roles);
   // Told so, the compiler knows that a warp has one role.
   writer.line("const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);");
   let first = 0;
@@ -172,11 +179,34 @@ function writeRoles(walker: FragmentWalker, kernel: Kernel, roles: readonly numb
           walker.declareRegisters(body);
           walker.body(body);
         });
+        if (held !== null) walker.holdRegisters(held[role]!, launchedWith(kernel.threads));
         declareThread(walker, lines, `(threadIdx.x % ${threads})`);
         writer.restore(lines);
       });
     });
   });
+}
+
+/** Registers of a thread that so many threads of a processor can have, by eights as they are dealt out. */
+function launchedWith(threads: number): number {
+  return Math.min(255, Math.floor(65536 / threads / 8) * 8);
+}
+
+/**
+ * Registers of a thread of each role, where one has two warpgroups and the other one, which needs fewer: what is left
+ * goes to the former. null: as many for all.
+ */
+function registersOfRoles(kernel: Kernel, roles: readonly number[]): readonly number[] | null {
+  const [large, small] = [Math.max(...roles), Math.min(...roles)];
+  if (large === small) return null;
+  const body = ofRole(kernel.body, roles.indexOf(small));
+  const tiles = registerPressure({ ...kernel, body }, (rows, cols) =>
+    fragmentRegisters(rows, cols, small / 32),
+  );
+  const few = Math.ceil((tiles + registersBesideTiles) / 8) * 8;
+  const launched = launchedWith(kernel.threads);
+  const many = Math.floor((65536 - few * small) / large / 8) * 8;
+  return few < launched ? roles.map((threads) => (threads === large ? many : few)) : null;
 }
 
 /** The names by which statements call their threads, where `lines` do. */

@@ -127,6 +127,11 @@ export class FragmentWalker extends CLikeWalker {
     [this.role, this.threads] = [null, this.kernel.threads];
   }
 
+  /** Gives each thread at work its registers; all were launched with as many. */
+  holdRegisters(registers: number, launched: number): void {
+    this.writer.line(`${this.use("hold_registers")}<${registers}, ${launched}>();`);
+  }
+
   private warpsOf(rows: number, cols: number): Warps {
     return warpsOf(rows, cols, this.threads / 32);
   }

@@ -21,6 +21,7 @@ import finiteBf16 from "./helpers/finite_bf16.cuh";
 import fromBf16 from "./helpers/from_bf16.cuh";
 import fromF16 from "./helpers/from_f16.cuh";
 import gelu from "./helpers/gelu.cuh";
+import holdRegisters from "./helpers/hold_registers.cuh";
 import invertTriangle from "./helpers/invert_triangle.cuh";
 import loadMatrices from "./helpers/load_matrices.cuh";
 import loadMatricesTransposed from "./helpers/load_matrices_transposed.cuh";
@@ -70,6 +71,7 @@ export const helpers = {
   from_bf16: fromBf16,
   from_f16: fromF16,
   gelu,
+  hold_registers: holdRegisters,
   invert_triangle: invertTriangle,
   load_matrices: loadMatrices,
   load_matrices_transposed: loadMatricesTransposed,

@@ -203,8 +203,8 @@ export interface Mma extends StmtBase {
 }
 /**
  * Tile to vector: axis "col" folds the columns (dst has the tile's rows), "row" folds the rows.
- * Vector to scalar: axis "row". `scratch`: a shared tile of 16 columns for the partial results of
- * register tiles, as many rows at a time as it has; null where threads of one warp have all of a row. Either reduce holds its own barriers.
+ * Vector to scalar: axis "row". `scratch`: a shared tile for the partial results of register tiles, of 16 columns for
+ * lanes or 8 for warps, as many rows at a time as it has; null where threads of one warp have all of a row. Either reduce holds its own barriers.
  */
 export interface ReduceStmt extends StmtBase {
   readonly kind: "reduce";

@@ -294,7 +294,7 @@ class Checker {
     if (dst.length !== kept.length || dst[0] !== kept[0]) throw new Problem("sizes differ");
     if (stmt.scratch === null) return;
     const { shape, memory, name } = this.storage(stmt.scratch);
-    if (memory !== "shared" || shape[1] !== foldLanes || shape[0]! % foldLanes !== 0) {
+    if (memory !== "shared" || !foldLanes.includes(shape[1]!) || shape[0]! % foldRows !== 0) {
       throw new Problem(`${name} does not hold the partial results`);
     }
   }
@@ -379,8 +379,9 @@ class Checker {
   }
 }
 
-/** Columns of the scratch that a fold of a register tile needs; see `ReduceStmt.scratch`. */
-const foldLanes = 16;
+/** Columns that the scratch of a fold of a register tile may have, and of what its rows are a multiple; see `ReduceStmt`. */
+const foldLanes = [8, 16];
+const foldRows = 16;
 
 function isCount(size: number): boolean {
   return Number.isInteger(size) && size > 0;

@@ -38,8 +38,8 @@ import type {
 import { flatten, readsOf, writesOf } from "../accesses.ts";
 import { factorDtype } from "../target.ts";
 
-/** Lanes that fold a row or column together; see `ReduceStmt.scratch`. */
-const foldLanes = 16;
+/** Warps that fold a row or column together at most; see `ReduceStmt.scratch`. */
+const foldLanes = 8;
 
 /** Can the target sum down the columns of a register tile in blocks of rows without shared memory? */
 export type SumsInRegisters = (rows: number, cols: number, block: number) => boolean;

@@ -1,5 +1,5 @@
 /**
- * Scale-after: rows of a factor are scaled in the product, where they are the product's rows.
+ * Scale-after: rows of a factor are scaled in the product, where they are the product's rows or, turned, its columns.
  *
  *   load k = k[t, 0]                       load k = k[t, 0]
  *   map decayed = mul(k, decay@row)        map d_v = 0
@@ -9,7 +9,7 @@
  * What was loaded in 16 bits then is the factor itself, without a way through registers, a rounding and a second
  * tile in shared memory. Products that were summed up before it wait until the sum is scaled.
  *
- * Guarantees: the same values, but for roundings. Source: (D A) B = D (A B), D diagonal.
+ * Guarantees: the same values, but for roundings. Source: (D A) (E B)^T = D (A B^T) E, D and E diagonal.
  */
 import type { Pass } from "../../support/pass.ts";
 import { readsOf, writesOf } from "../accesses.ts";
@@ -78,7 +78,7 @@ class Scaler {
         const first = new Set<Stmt>(earlier.map((one) => one.stmt));
         out = out.filter((one) => !first.has(one));
         const sum: Expr = { kind: "read", storage, at: "tile" };
-        const expr: Expr = { kind: "call", fn: "mul", args: [sum, found.factor] };
+        const expr = times(sum, found.factor);
         out.push(found.product, { kind: "map", dst: storage, expr, note: stmt.note }, ...first);
         this.begun.delete(storage);
         this.changes++;
@@ -121,43 +121,39 @@ class Scaler {
     return param.dtype !== "f32" && param.per === "token";
   }
 
-  /** map dst = mul(x, factor) */
+  /** map dst = mul(x, factor), where the factor may be of several. */
   private scaledBy({ dst, expr }: MapStmt): Scaled | null {
-    if (expr.kind !== "call" || expr.fn !== "mul") return null;
-    const [a, b] = expr.args as [Expr, Expr];
-    for (const [whole, factor] of [
-      [a, b],
-      [b, a],
-    ] as const) {
-      if (whole.kind !== "read" || whole.at !== "tile" || whole.storage === dst) continue;
-      if (!isOfRow(factor)) continue;
-      const inner = this.scaled.get(whole.storage);
-      const known = inner && this.isFresh(inner) ? inner : null;
-      const tile = known ? known.tile : whole.storage;
-      const product: Expr = known
-        ? { kind: "call", fn: "mul", args: [known.factor, factor] }
-        : factor;
-      return { tile, factor: product, versions: this.versionsOf([tile, ...readsIn(product)]) };
-    }
-    return null;
+    const parts = factorsIn(expr);
+    const others = parts.filter(isOfRow);
+    const [whole, ...more] = parts.filter((part) => !isOfRow(part));
+    if (whole?.kind !== "read" || whole.at !== "tile" || more.length + others.length === 0)
+      return null;
+    if (whole.storage === dst || more.length > 0) return null;
+    const inner = this.scaled.get(whole.storage);
+    const known = inner && this.isFresh(inner) ? inner : null;
+    const tile = known ? known.tile : whole.storage;
+    const factor = (known ? [known.factor, ...others] : others).reduce(times);
+    return { tile, factor, versions: this.versionsOf([tile, ...readsIn(factor)]) };
   }
 
-  /** The product of what was loaded, and what its rows or columns are to be multiplied by. */
+  /** The product of what was loaded, and what its rows, columns or both are to be multiplied by. */
   private unscaled(stmt: Mma): { readonly product: Mma; readonly factor: Expr } | null {
     const whole = (window: Window) => {
       const [rows, cols] = this.kernel.storages[window.storage]!.shape;
       return window.rows === rows && window.cols === cols;
     };
     if (![stmt.dst, stmt.lhs, stmt.rhs].every(whole)) return null;
+    let product = stmt;
+    const factors: Expr[] = [];
     for (const side of ["lhs", "rhs"] as const) {
       // Scaled rows must be rows of the product, or its columns.
       if (side === "lhs" ? stmt.transposeLhs : !stmt.transposeRhs) continue;
       const scaled = this.scaled.get(stmt[side].storage);
       if (!scaled || !this.isFresh(scaled) || !this.loaded.has(scaled.tile)) continue;
-      const product = { ...stmt, [side]: { ...stmt[side], storage: scaled.tile } };
-      return { product, factor: side === "lhs" ? scaled.factor : turned(scaled.factor) };
+      product = { ...product, [side]: { ...stmt[side], storage: scaled.tile } };
+      factors.push(side === "lhs" ? scaled.factor : turned(scaled.factor));
     }
-    return null;
+    return factors.length === 0 ? null : { product, factor: factors.reduce(times) };
   }
 
   private version(id: StorageId): number {
@@ -171,6 +167,14 @@ class Scaler {
   private isFresh({ versions }: { readonly versions: ReadonlyMap<StorageId, number> }): boolean {
     return [...versions].every(([id, version]) => this.version(id) === version);
   }
+}
+
+function times(a: Expr, b: Expr): Expr {
+  return { kind: "call", fn: "mul", args: [a, b] };
+}
+
+function factorsIn(expr: Expr): readonly Expr[] {
+  return expr.kind === "call" && expr.fn === "mul" ? expr.args.flatMap(factorsIn) : [expr];
 }
 
 function isOfRow(expr: Expr): boolean {

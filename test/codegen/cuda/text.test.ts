@@ -61,9 +61,24 @@ test("GLA's gradients go by 32 tokens, sum on tensor cores, and leave out square
   expect(text).toMatch(/if \(0x\w+u >> warp & 1\) \{\n +multiply_by_warps/);
 });
 
+test("keys and queries as they were loaded are multiplied, and squares scaled", () => {
+  const first = textOf("gated-delta-net", "gated_delta_net_forward_1");
+  expect(first).toContain("// masked += k_bf16 @ k_bf16^T");
+  expect(first).toContain("// masked_2 += q_bf16 @ k_bf16^T");
+  expect(first).not.toContain("store_matrices(");
+});
+
+test("a role of two warpgroups holds more registers than the one beside it", () => {
+  const text = textOf("gated-delta-net", "gated_delta_net_forward_2");
+  expect(text).toContain("hold_registers<176, 168>();");
+  expect(text).toContain("hold_registers<152, 168>();");
+  // As many for all where both have one.
+  expect(textOf("retention", "retention_forward")).not.toContain("hold_registers");
+});
+
 test("what needs no state is done for all chunks side by side, and no triangle is inverted in the recurrence", () => {
   const first = textOf("delta-net", "delta_net_forward_1");
-  expect(first).toContain("__launch_bounds__(256, 3)");
+  expect(first).toContain("__launch_bounds__(256, 4)");
   expect(first).toContain("invert_triangle<64, 68, 256, 0>");
   expect(first).not.toMatch(/for \(int t = /);
   const recurrence = textOf("delta-net", "delta_net_forward_2");

@@ -195,6 +195,8 @@ static inline void ptx_wgmma_wait_group_sync_aligned() {}
 static inline void ptx_fence_proxy_async_shared_cta() {}
 static inline void ptx_(float&) {}
 static inline void ptx_bar_sync(unsigned number, unsigned threads) { software.meet(number, threads, true); }
+static inline void ptx_setmaxnreg_inc_sync_aligned_u32(unsigned) {}
+static inline void ptx_setmaxnreg_dec_sync_aligned_u32(unsigned) {}
 static inline void ptx_bar_arrive(unsigned number, unsigned threads) { software.meet(number, threads, false); }
 
 // --- copies in the background: made only when they are waited for ---
