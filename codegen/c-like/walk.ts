@@ -363,7 +363,8 @@ export class CLikeWalker {
   protected chunkStart(param: Param, base: string, token: Index): string {
     const size = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
     const heads = this.dialect.scalar(param.heads);
-    return `${base} + ${group(this.index(token))} / ${param.chunk!} * ${heads} * ${size}`;
+    const chunks = this.dialect.toOffset(`(${group(this.index(token))} / ${param.chunk!})`);
+    return `${base} + ${chunks} * ${heads} * ${size}`;
   }
 
   /** The condition under which an element of a view lies in its buffer, or null: always. */

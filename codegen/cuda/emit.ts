@@ -152,7 +152,7 @@ function writeBody(walker: CLikeWalker, kernel: Kernel): void {
     walker.declareRegisters();
     walker.body(kernel.body);
   });
-  if (kernel.roles === undefined) declareThread(walker, lines, "threadIdx.x");
+  if (kernel.roles === undefined) declareThread(walker, lines, ownThread(kernel.threads));
   writer.restore(lines);
 }
 
@@ -180,7 +180,7 @@ function writeRoles(walker: FragmentWalker, kernel: Kernel, roles: readonly numb
           walker.body(body);
         });
         if (held !== null) walker.holdRegisters(held[role]!, launchedWith(kernel.threads));
-        declareThread(walker, lines, `(threadIdx.x % ${threads})`);
+        declareThread(walker, lines, ownThread(threads));
         writer.restore(lines);
       });
     });
@@ -207,6 +207,11 @@ function registersOfRoles(kernel: Kernel, roles: readonly number[]): readonly nu
   const launched = launchedWith(kernel.threads);
   const many = Math.floor((65536 - few * small) / large / 8) * 8;
   return few < launched ? roles.map((threads) => (threads === large ? many : few)) : null;
+}
+
+/** A thread's number among so many; as a remainder the compiler knows that it has no sign, and divides it by shifts. */
+function ownThread(threads: number): string {
+  return `(threadIdx.x % ${threads})`;
 }
 
 /** The names by which statements call their threads, where `lines` do. */

@@ -231,6 +231,25 @@ export class FragmentWalker extends CLikeWalker {
     });
   }
 
+  /**
+   * Every place of a tile in pieces of so many columns, as `row` and `col`. Where threads are whole rows a turn is a number
+   * of rows more, so that addresses of all turns differ by what they share.
+   */
+  private eachPiece(rows: number, cols: number, width: number, body: () => void): void {
+    const pieces = cols / width;
+    const { threads } = this;
+    const scaled = (index: string) => (width === 1 ? index : `${index} * ${width}`);
+    if ((rows * pieces) % threads !== 0 || threads % pieces !== 0) {
+      return this.eachShared(rows * pieces, "piece", () =>
+        this.withPlaces(`piece / ${pieces}`, scaled(`piece % ${pieces}`), body),
+      );
+    }
+    this.fixedLoop("turn", (rows * pieces) / threads, () => {
+      const row = `turn * ${threads / pieces} + thread / ${pieces}`;
+      this.withPlaces(row, scaled(`thread % ${pieces}`), body);
+    });
+  }
+
   /** Every pair of neighbouring columns that this thread holds: registers [i][2 j] and [i][2 j + 1]. */
   private eachPair(rows: number, cols: number, body: () => void): void {
     const warps = this.warpsOf(rows, cols);
@@ -339,25 +358,19 @@ export class FragmentWalker extends CLikeWalker {
     const buffer = this.paramName(param.name);
     const isEven = width % 8 === 0 && view.col.base === null && view.col.offset % 8 === 0;
     if (!isEven && view.col.base === null) {
-      this.eachShared(rows * cols, "at", () => {
-        this.withPlaces(`at / ${cols}`, `at % ${cols}`, () => {
-          const place = `*(unsigned short*)(${this.inTile(dst, "row", "col")})`;
-          const inside = this.inBuffer(view, dst, "row", "col") ?? "true";
-          const value = `${buffer}[${this.bufferIndex(view, "row", "col")}]`;
-          writer.line(`${place} = ${inside} ? ${value} : (unsigned short)0;`);
-        });
-      });
-      return;
-    }
-    const pieces = cols / 8;
-    this.eachShared(rows * pieces, "piece", () => {
-      this.withPlaces(`piece / ${pieces}`, `piece % ${pieces} * 8`, () => {
+      return this.eachPiece(rows, cols, 1, () => {
+        const place = `*(unsigned short*)(${this.inTile(dst, "row", "col")})`;
         const inside = this.inBuffer(view, dst, "row", "col") ?? "true";
-        const from = `${buffer} + ${this.bufferIndex(view, "row", "col")}`;
-        const to = `${this.use("shared_address")}(${this.inTile(dst, "row", "col")})`;
-        // What is outside is not read: its address need not be one.
-        writer.line(`${this.use("copy_async")}(${to}, ${from}, ${inside});`);
+        const value = `${buffer}[${this.bufferIndex(view, "row", "col")}]`;
+        writer.line(`${place} = ${inside} ? ${value} : (unsigned short)0;`);
       });
+    }
+    this.eachPiece(rows, cols, 8, () => {
+      const inside = this.inBuffer(view, dst, "row", "col") ?? "true";
+      const from = `${buffer} + ${this.bufferIndex(view, "row", "col")}`;
+      const to = `${this.use("shared_address")}(${this.inTile(dst, "row", "col")})`;
+      // What is outside is not read: its address need not be one.
+      writer.line(`${this.use("copy_async")}(${to}, ${from}, ${inside});`);
     });
   }
 
@@ -459,16 +472,12 @@ export class FragmentWalker extends CLikeWalker {
     const isEven =
       this.colsOf(param) % 8 === 0 && view.col.base === null && view.col.offset % 8 === 0;
     const [width, type] = isEven ? [8, "uint4"] : [1, "unsigned short"];
-    this.eachShared(rows * (cols / width), "piece", () => {
-      const pieces = cols / width;
-      const col = width === 1 ? `piece % ${pieces}` : `piece % ${pieces} * ${width}`;
-      this.withPlaces(`piece / ${pieces}`, col, () => {
-        const place = `${this.paramName(param.name)}[${this.bufferIndex(view, "row", "col")}]`;
-        const write = `*(${type}*)&${place} = *(const ${type}*)(${this.inTile(src, "row", "col")});`;
-        const inside = this.inBuffer(view, src, "row", "col");
-        if (inside === null) writer.line(write);
-        else writer.block(`if (${inside}) {`, () => writer.line(write));
-      });
+    this.eachPiece(rows, cols, width, () => {
+      const place = `${this.paramName(param.name)}[${this.bufferIndex(view, "row", "col")}]`;
+      const write = `*(${type}*)&${place} = *(const ${type}*)(${this.inTile(src, "row", "col")});`;
+      const inside = this.inBuffer(view, src, "row", "col");
+      if (inside === null) writer.line(write);
+      else writer.block(`if (${inside}) {`, () => writer.line(write));
     });
   }
 

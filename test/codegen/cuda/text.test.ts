@@ -61,6 +61,15 @@ test("GLA's gradients go by 32 tokens, sum on tensor cores, and leave out square
   expect(text).toMatch(/if \(0x\w+u >> warp & 1\) \{\n +multiply_by_warps/);
 });
 
+test("threads copy whole rows, a fixed number further at each turn, from 64-bit places", () => {
+  const text = textOf("delta-net", "delta_net_backward_4");
+  expect(text).toContain("const int thread = threadIdx.x % 256;");
+  expect(text).toContain("const int row = turn * 16 + thread / 16;");
+  expect(text).toContain("const int col = thread % 16 * 8;");
+  // 2^17 tokens of 64 heads have 2^31 numbers in their states.
+  expect(text).toMatch(/work_S_\d+_base \+ \(long long\)\(t \/ 64\) \* H \* 16384 \+/);
+});
+
 test("keys and queries as they were loaded are multiplied, and squares scaled", () => {
   const first = textOf("gated-delta-net", "gated_delta_net_forward_1");
   expect(first).toContain("// masked += k_bf16 @ k_bf16^T");
