@@ -5,7 +5,7 @@
  */
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel, Param, Stmt, Storage, Swap } from "../../compiler/tile/ir.ts";
-import { servesPacked } from "../../compiler/tile/ir.ts";
+import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
 import { hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
@@ -291,6 +291,10 @@ function dialectFor(
         ? `${use("exponential")}(${bare(args[0]!)})`
         : callText(fn, args, use),
     read: (param, index) => {
+      if (mayBeAbsent(param)) {
+        const name = walker().paramName(param.name);
+        return `(${name} == nullptr ? 0.0f : ${at(param, index)})`;
+      }
       if (param.dtype === "f32") return at(param, index);
       return `${use(`from_${param.dtype as "f16" | "bf16"}`)}(${at(param, index)})`;
     },

@@ -29,6 +29,7 @@ import type {
   Wait,
   Window,
 } from "../../compiler/tile/ir.ts";
+import { mayBeAbsent } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker } from "../c-like/walk.ts";
@@ -379,7 +380,9 @@ export class FragmentWalker extends CLikeWalker {
     const [rows] = this.storage(dst).shape;
     this.eachShared(rows!, "row", () => {
       const from = `${this.paramName(view.param)} + ${this.bufferIndex(view, "row", null)}`;
-      const inside = this.inBuffer(view, dst, "row", null) ?? "true";
+      const own = this.inBuffer(view, dst, "row", null) ?? "true";
+      const isThere = `${this.paramName(view.param)} != nullptr`;
+      const inside = mayBeAbsent(this.param(view.param)) ? `${own} && ${isThere}` : own;
       const to = `${this.nameOf(dst)} + row`;
       this.writer.line(`${this.use("copy_word_async")}(${to}, ${from}, ${inside});`);
     });

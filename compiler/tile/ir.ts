@@ -78,6 +78,11 @@ export interface Param {
   readonly heads: string;
 }
 
+/** Is it a state that a form begins with, or a cotangent of one that it ends with? No buffer then means zero, on CUDA. */
+export function mayBeAbsent({ name, access, per }: Param): boolean {
+  return access === "read" && per === "state" && /^(initial|d_final)_/.test(name);
+}
+
 /** A grid axis: `name` takes 0, step, 2 step, ... below `extent`. */
 export interface GridAxis {
   readonly name: string;

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Mapping, Optional
 
+import torch
 from torch import Tensor
 
 from . import formula
@@ -13,7 +14,7 @@ from .kernels import Kernels
 from .operators import Implementation, Operators
 from .parts import Parts
 from .plain import Printed, run_plain
-from .signature import CallSizes, Form, read_signature
+from .signature import CallSizes, Form, may_be_absent, read_signature, shape_of
 from .stages import Stages
 
 FOLDER = Path(__file__).parent
@@ -24,7 +25,13 @@ def _on_cpu(
     form: Form, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
 ) -> dict[str, Tensor]:
     printed: Printed = getattr(formula, form.name)
-    tensors = [known[spec.name] for spec in form.inputs]
+    device = next(iter(known.values())).device
+    tensors = [
+        known[spec.name]
+        if spec.name in known or not may_be_absent(spec)
+        else torch.zeros(shape_of(spec, sizes), dtype=spec.dtype, device=device)
+        for spec in form.inputs
+    ]
     results = run_plain(SIGNATURE.name, form, printed, tensors, cu_seqlens, sizes)
     return {spec.name: x for spec, x in zip(form.outputs, results)}
 

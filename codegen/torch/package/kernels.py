@@ -23,7 +23,17 @@ from torch import Tensor
 
 from .segments import Cut, Work, columns_of, cut_segments, kept_shape, segment_length, summaries_of
 from .signature import (
-    CallSizes, Form, Signature, Spec, is_step, key_of, shape_of, share_shape, spec_of, sum_shares,
+    CallSizes,
+    Form,
+    Signature,
+    Spec,
+    is_step,
+    key_of,
+    may_be_absent,
+    shape_of,
+    share_shape,
+    spec_of,
+    sum_shares,
 )
 
 _MOST_DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -67,7 +77,7 @@ class Kernels:
         if sizes.segment == 0:
             values |= self._run_whole(form, values, cu_seqlens, sizes)
         else:
-            device = values[form.inputs[0].name].device
+            device = next(iter(values.values())).device
             cuts = cut_segments(sizes, cu_seqlens, sizes.segment, device)
             is_kept = all(key_of(spec) in values for spec in self._signature.kept)
             for launch in self._signature.segments[form.name]:
@@ -102,11 +112,12 @@ class Kernels:
         sizes, cu_seqlens = cuts[launch["over"]]
         if launch.get("part") == "intra":
             own = _without_states(own)
-        given = {
-            spec.name: known[renamed.get(spec.name, spec.name)].reshape(shape_of(spec, sizes))
-            for spec in own.inputs
-        }
-        for name, x in self._run_whole(own, {**known, **given}, cu_seqlens, sizes).items():
+        given = dict(known)
+        for spec in own.inputs:
+            name = renamed.get(spec.name, spec.name)
+            if name in known or name != spec.name or not may_be_absent(spec):
+                given[spec.name] = known[name].reshape(shape_of(spec, sizes))
+        for name, x in self._run_whole(own, given, cu_seqlens, sizes).items():
             known[renamed.get(name, name)] = x
 
     def _run_whole(
@@ -117,11 +128,12 @@ class Kernels:
         sizes: CallSizes,
     ) -> dict[str, Tensor]:
         """Outputs of a form, and intra-chunk values where they are not known."""
-        device = known[form.inputs[0].name].device
+        device = next(iter(known.values())).device
         code = self._signature.cuda[self._code_of(form, sizes)]
         with torch.cuda.device(device):
             loaded = self._load(code, device.index)
-            buffers = {spec.name: _aligned(known[spec.name]) for spec in form.inputs}
+            inputs = [spec for spec in form.inputs if spec.name in known or not may_be_absent(spec)]
+            buffers = {spec.name: _aligned(known[spec.name]) for spec in inputs}
             if cu_seqlens is not None:
                 buffers["cu_seqlens"] = _aligned(cu_seqlens.to(torch.int32))
 

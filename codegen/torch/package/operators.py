@@ -8,7 +8,6 @@ the CPU and `kernels.py` for tensors on a GPU.
 from __future__ import annotations
 
 import keyword
-from functools import partial
 from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Union
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from .checks import checked_sizes
 from .segments import kept_shape
-from .signature import CallSizes, Form, Signature, Spec, is_step, key_of, shape_of
+from .signature import CallSizes, Form, Signature, Spec, is_step, key_of, may_be_absent, shape_of
 
 State = Union[None, Tensor, Mapping[str, Tensor]]
 
@@ -27,8 +26,8 @@ class Implementation(NamedTuple):
     run: Callable[
         [Form, Mapping[str, Tensor], Optional[Tensor], CallSizes], Mapping[str, Tensor]
     ]
-    """The outputs of a form from its inputs, and of a forward what it keeps for the gradients, which may be among
-    their inputs: `signature.key_of`."""
+    """The outputs of a form from its inputs, where states and their cotangents may be missing: zero; and of a forward
+    what it keeps for the gradients, which may be among their inputs: `signature.key_of`."""
     length: Optional[Callable[[str, CallSizes, torch.device], int]] = None
     """Tokens of the segments that it computes a form by, 0 for none; without it nothing is kept."""
     intra: Optional[
@@ -72,12 +71,8 @@ class Operators:
         states = self.given_states(initial_state)
         sizes = checked_sizes(self.signature, inputs, states, cu_seqlens, token_offset)
         device = inputs[0].device
-        initial = [
-            self.zero_state(name, sizes, device) if state is None else state
-            for name, state in zip(self.signature.states, states)
-        ]
         segment = self.segment_length("forward", sizes, device)
-        results = _as_tuple(self.forward(*inputs, *initial, cu_seqlens, token_offset, segment))
+        results = _as_tuple(self.forward(*inputs, *states, cu_seqlens, token_offset, segment))
         count, last = len(self.signature.outputs), len(self.forward_form.outputs)
         return results[:count], results[count:last]
 
@@ -97,7 +92,7 @@ class Operators:
     ) -> dict[str, Tensor]:
         """Outputs of any form, by name, from its inputs by name. Knows no gradient."""
         form = self.signature.forms[form_name]
-        device = known[form.inputs[0].name].device
+        device = next(iter(known.values())).device
         if device.type.upper() not in self.implementations:
             raise ValueError(
                 f"{self.signature.name}: tensors are on {device.type}, not on cpu or cuda"
@@ -146,7 +141,9 @@ class Operators:
         """Makes an operator of a form: tensors in, what the forward kept behind those of gradients; then cuts, the place
         of the first token, and the tokens of a segment.
         """
-        arguments = [f"Tensor {name}" for name in _argument_names(self._taken(form))]
+        taken = self._taken(form)
+        types = ["Tensor?" if may_be_absent(spec) else "Tensor" for spec in taken]
+        arguments = [f"{kind} {name}" for kind, name in zip(types, _argument_names(taken))]
         takes = ", ".join([*arguments, *_OTHER_ARGUMENTS])
         given = self._given(form)
         gives = ", ".join("Tensor" for _ in given)
@@ -180,7 +177,7 @@ class Operators:
         def run(*arguments: Any) -> Any:
             *tensors, cu_seqlens, _, _ = arguments
             first, own = tensors[0], len(form.inputs)
-            known = {spec.name: x for spec, x in zip(form.inputs, tensors)}
+            known = {spec.name: x for spec, x in zip(form.inputs, tensors) if x is not None}
             # What is empty was not kept.
             kept = zip(taken[own:], tensors[own:])
             known |= {key_of(spec): x for spec, x in kept if x.numel() > 0}
@@ -236,13 +233,15 @@ class Operators:
             known = {spec.name: x for spec, x in zip(saved, tensors)}
             sizes = self._sizes((*tensors, cu_seqlens, *ctx.integers))
             for spec, x in zip(forward.outputs, cotangents):
-                zeros = partial(tensors[0].new_zeros, shape_of(spec, sizes), dtype=spec.dtype)
-                known[f"d_{spec.name}"] = zeros() if x is None else x
+                if x is None and spec.per != "state":
+                    x = tensors[0].new_zeros(shape_of(spec, sizes), dtype=spec.dtype)
+                known[f"d_{spec.name}"] = x
             call = getattr(getattr(torch.ops, self.namespace), form.name).default
-            given = (known[spec.name] for spec in self._taken(form))
-            found = call(*given, cu_seqlens, *ctx.integers)
+            taken = (known[spec.name] for spec in self._taken(form))
+            found = call(*taken, cu_seqlens, *ctx.integers)
             results = dict(zip((spec.name for spec in form.outputs), _as_tuple(found)))
-            return (*(results.get(name) for name in names), None, None, None)
+            given = (results.get(name) if name in wanted else None for name in names)
+            return (*given, None, None, None)
 
         def no_gradient(ctx: Any, *_: Tensor) -> Any:
             raise NotImplementedError(f"{self.signature.name} has no second derivatives")

@@ -188,6 +188,11 @@ def shape_of(spec: Spec, sizes: CallSizes) -> tuple[int, ...]:
     return spec.dims
 
 
+def may_be_absent(spec: Spec) -> bool:
+    """Is it a state that a form begins with, or a cotangent of one that it ends with? Without it that is zero."""
+    return spec.per == "state" and spec.name.startswith(("initial_", "d_final_"))
+
+
 def is_step(sizes: CallSizes) -> bool:
     """Is it a single token, of which nothing is kept?"""
     return not sizes.packed and sizes.T == 1

@@ -20,6 +20,9 @@ def test_opcheck(device, cuts):
     case = make_case(device, T=8, cuts=cuts, H=4, grouped=True)
     tensors, packed = operator_arguments(case, requires_grad=True)
     torch.library.opcheck(OPERATORS.forward, (*tensors, packed, 0, 0))
+    count = len(SIGNATURE.inputs)
+    absent = [None for _ in tensors[count:]]
+    torch.library.opcheck(OPERATORS.forward, (*tensors[:count], *absent, packed, 0, 0))
     tensors, packed = operator_arguments(case)
     kept = forward_of(tensors, packed)[len(FORWARD.outputs) :]
     torch.library.opcheck(OPERATORS.backward, (*tensors, *case.cotangents, *kept, packed, 0, 0))

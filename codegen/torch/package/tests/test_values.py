@@ -110,12 +110,19 @@ def test_without_a_state_it_starts_at_zero(device):
     zeros = [torch.zeros_like(x) for x in case.tensors[count:]]
     from load import attention
 
-    given = call(case, case.tensors[:count] + zeros)
-    outputs, final = attention(*case.tensors[:count])
+    # Given zeros, and zeros as the final states' cotangents, against none of either.
+    leaves = [[x.detach().clone().requires_grad_() for x in case.tensors[:count]] for _ in range(2)]
+    given = call(case, leaves[0] + zeros)
+    outputs, final = attention(*leaves[1])
     assert final is None
     outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
     for x, y in zip(outputs, given):
         assert torch.equal(x, y)
+    own = case.cotangents[: len(outputs)]
+    none = [torch.zeros_like(x) for x in case.cotangents[len(outputs) :]]
+    wanted = gradients(given, leaves[0], [*own, *none])
+    for spec, x, y in zip(SIGNATURE.inputs, gradients(outputs, leaves[1], own), wanted):
+        assert torch.equal(x, y), spec.name
 
 
 def test_packed_sequences_do_not_see_each_other(device):
