@@ -10,6 +10,7 @@ import type { Program } from "./tensor/ir.ts";
 import { chunk, chunkOf } from "./tensor/passes/chunk.ts";
 import { differentiate } from "./tensor/passes/differentiate.ts";
 import { fuse } from "./tensor/passes/fuse.ts";
+import { gatherSums } from "./tensor/passes/gather-sums.ts";
 import { rightProduct } from "./tensor/passes/right-product.ts";
 import { type Sharded, shard, summaryOfGradient } from "./tensor/passes/shard.ts";
 import { simplify } from "./tensor/passes/simplify.ts";
@@ -53,6 +54,8 @@ export const backwardPasses: readonly Pass<Program>[] = [
   // Sums of cotangents from several loops stand outside of them until now.
   fuse,
   simplify,
+  // When equal sums are one, so that those read once are.
+  gatherSums,
   // Last, when it is plain what else reads the states.
   unstack,
 ];

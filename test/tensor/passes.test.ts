@@ -8,6 +8,7 @@ import { parseTensor } from "../../compiler/tensor/parse.ts";
 import { chunk } from "../../compiler/tensor/passes/chunk.ts";
 import { differentiate } from "../../compiler/tensor/passes/differentiate.ts";
 import { fuse } from "../../compiler/tensor/passes/fuse.ts";
+import { gatherSums } from "../../compiler/tensor/passes/gather-sums.ts";
 import { rightProduct } from "../../compiler/tensor/passes/right-product.ts";
 import { canSegment, segmentForms } from "../../compiler/tensor/passes/segment.ts";
 import { shard } from "../../compiler/tensor/passes/shard.ts";
@@ -39,7 +40,15 @@ function runPass(text: string, pass: (tokens: number | null) => Pass<Program>): 
 }
 
 describe("goldens", () => {
-  const passes = { simplify, chunk, fuse, differentiate, split, unstack };
+  const passes = {
+    simplify,
+    chunk,
+    fuse,
+    differentiate,
+    "gather-sums": gatherSums,
+    split,
+    unstack,
+  };
   for (const [name, pass] of Object.entries(passes)) {
     test(name, () => checkGolden(join(folder, `${name}.ir`), (text) => runPass(text, () => pass)));
   }
@@ -67,7 +76,7 @@ describe("goldens", () => {
 
   test("each pass has its golden", () => {
     const files = readdirSync(folder).map((name) => name.replace(".ir", ""));
-    const names = ["chunk", "differentiate", "fuse", "right-product"];
+    const names = ["chunk", "differentiate", "fuse", "gather-sums", "right-product"];
     names.push("segment", "shard", "simplify", "split", "unstack");
     expect(files.sort()).toEqual(names);
     const source = readdirSync(join(import.meta.dirname, "../../compiler/tensor/passes"));

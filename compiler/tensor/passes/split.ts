@@ -31,6 +31,7 @@ import type { Pass } from "../../support/pass.ts";
 import type { LoopOrigin, RegionOwner } from "../build.ts";
 import { type Chunks, type Op, type Program, type ValueId, mapOperands, operands } from "../ir.ts";
 import { Facts, isProduct, loopsOf, stateText } from "../loop-facts.ts";
+import { bindResults, rewriteLoops } from "../rewrite-loops.ts";
 import { Rewriter, loopOriginOf, originOf, rebuildLoop, resultOf } from "../rewrite.ts";
 import { simplify } from "./simplify.ts";
 
@@ -54,7 +55,7 @@ export const split: Pass<Program> = {
 
 /** Solves become products with an inverse, where no state is needed for that. */
 function withInverses(program: Program): Program {
-  return rewriteLoops(program, (op, facts, { build, get }) => {
+  return rewriteLoops(program, (_loop, facts) => (op, { build, get }) => {
     const matrix = op.kind === "solve" ? facts.op(op.matrix) : undefined;
     if (op.kind !== "solve" || matrix === undefined) return null;
     const isTurned = matrix.kind === "transpose";
@@ -72,7 +73,7 @@ function withInverses(program: Program): Program {
 
 /** Products of squares that go before are scaled, not the squares: so gradients take those of the forward. */
 function scaledAfter(program: Program): Program {
-  return rewriteLoops(program, (op, facts, { build, get }) => {
+  return rewriteLoops(program, (_loop, facts) => (op, { build, get }) => {
     const left = op.kind === "matmul" ? facts.op(op.lhs) : undefined;
     if (op.kind !== "matmul" || left === undefined) return null;
     const scaled = left.kind === "transpose" ? facts.op(left.arg) : left;
@@ -84,39 +85,6 @@ function scaledAfter(program: Program): Program {
     const product = build.matmul(factor, get(op.rhs), originOf(op));
     return build.map("mul", [product, get(scale)], originOf(op));
   });
-}
-
-/** The program with what `change` makes of ops inside its loops; null: the op as it is. */
-function rewriteLoops(
-  program: Program,
-  change: (op: Op, facts: Facts, rewriter: Rewriter) => ValueId | null,
-): Program {
-  const rewriter = new Rewriter(program);
-  for (const op of program.ops) {
-    if (op.kind !== "chunks") {
-      if (!rewriter.has(op.id)) rewriter.copy(op);
-      continue;
-    }
-    const facts = new Facts(program, op);
-    const owner = rebuildLoop(rewriter, op, () => {
-      for (const inner of op.region.ops) {
-        const changed = change(inner, facts, rewriter);
-        if (changed === null) rewriter.copy(inner);
-        else rewriter.set(inner.id, changed);
-      }
-      return { carries: op.carries.map(rewriter.get), yields: op.yields.map(rewriter.get) };
-    });
-    bindResults(rewriter, program, op, owner);
-  }
-  return rewriter.finish(program.outputs);
-}
-
-function bindResults(rewriter: Rewriter, program: Program, op: Chunks, owner: RegionOwner): void {
-  for (const result of program.ops) {
-    if (result.kind !== "result" || result.of !== op.id) continue;
-    rewriter.set(result.id, resultOf(rewriter.build, owner, result));
-  }
-  rewriter.set(op.id, owner.op);
 }
 
 // --- the cut ------------------------------------------------------------------------------------
