@@ -433,8 +433,9 @@ export class CLikeWalker {
     const { writer, dialect } = this;
     switch (stmt.kind) {
       case "copy-async":
-        if (stmt.turns === "all") return this.copyAsync(stmt);
-        writer.block(`if (${this.turns[stmt.turns]}) {`, () => this.copyAsync(stmt));
+        if (stmt.turns === "all") this.copyAsync(stmt);
+        else writer.block(`if (${this.turns[stmt.turns]}) {`, () => this.copyAsync(stmt));
+        if (stmt.isLast) this.closeCopies();
         return;
       case "swap":
         return this.swap(stmt);
@@ -482,6 +483,9 @@ export class CLikeWalker {
     // A scalar is the same in every thread: one of them writes it.
     this.writer.block("if (thread == 0) {", () => write(null, null, this.nameOf(stmt.src)));
   }
+
+  /** Ends a group of copies that are waited for together. */
+  protected closeCopies(): void {}
 
   /** Without a way to copy while computing, copies are made on the spot ... */
   protected copyAsync(stmt: CopyAsync): void {

@@ -152,7 +152,10 @@ function writeBody(walker: CLikeWalker, kernel: Kernel): void {
     walker.declareRegisters();
     walker.body(kernel.body);
   });
-  if (kernel.roles === undefined) declareThread(walker, lines, ownThread(kernel.threads));
+  if (kernel.roles === undefined) {
+    const isDivided = walker instanceof FragmentWalker;
+    declareThread(walker, lines, isDivided ? ownThread(kernel.threads) : "threadIdx.x");
+  }
   writer.restore(lines);
 }
 

@@ -399,8 +399,12 @@ export class FragmentWalker extends CLikeWalker {
     });
   }
 
-  protected override wait({ pending }: Wait): void {
+  protected override closeCopies(): void {
     this.writer.line(`${this.use("close_copies")}();`);
+  }
+
+  protected override wait({ pending }: Wait): void {
+    this.closeCopies();
     this.writer.line(`${this.use("wait_for_copies")}<${pending}>();`);
     this.writer.line(`${this.use("show_to_products")}();`);
     this.writer.line(this.dialect.barrier);

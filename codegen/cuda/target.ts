@@ -11,6 +11,7 @@ import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
 import { scaleAfter } from "../../compiler/tile/passes/scale-after.ts";
+import { stageWaits } from "../../compiler/tile/passes/stage-waits.ts";
 import { stageOperands } from "../../compiler/tile/passes/stage-operands.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel } from "../../compiler/tile/ir.ts";
@@ -139,7 +140,16 @@ function tensorTarget(sharedBytes: number): Target {
       narrowFactors: true,
       registersOf,
     },
-    legalize: [scaleAfter, early, place, recompute, divide, pipeline, insertBarriers],
+    legalize: [
+      scaleAfter,
+      early,
+      place,
+      recompute,
+      divide,
+      pipeline,
+      stageWaits(sharedBytesOf),
+      insertBarriers,
+    ],
     fits,
   };
 }

@@ -159,13 +159,15 @@ export interface Store extends StmtBase {
 }
 /**
  * Starts dst (shared, the buffer's own dtype) = view; dst is undefined until a `wait`. Of the loop around
- * it in all turns, in the "first" alone, or "ahead" of a next turn, that is in all but the last.
+ * it in all turns, in the "first" alone, or "ahead" of a next turn, that is in all but the last. `isLast`: of a group that is
+ * waited for together.
  */
 export interface CopyAsync extends StmtBase {
   readonly kind: "copy-async";
   readonly turns: "all" | "first" | "ahead";
   readonly dst: StorageId;
   readonly view: View;
+  readonly isLast?: true;
 }
 /** Exchanges what two shared storages of one size hold: no copy, they exchange their places. */
 export interface Swap extends StmtBase {
@@ -174,7 +176,7 @@ export interface Swap extends StmtBase {
   readonly b: StorageId;
 }
 /**
- * Blocks until at most `pending` of the copies started so far are still under way, then is a barrier:
+ * The copies behind the last group are one too. Blocks until at most `pending` groups are under way, then is a barrier:
  * what every thread copied is there for all.
  */
 export interface Wait extends StmtBase {

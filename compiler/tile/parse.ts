@@ -139,9 +139,10 @@ class TileParser {
       }
       case "copy-async": {
         const turns = reader.accept("first") ? "first" : reader.accept("ahead") ? "ahead" : "all";
+        const last = reader.accept("last") ? { isLast: true as const } : {};
         const dst = this.named();
         reader.expect("=");
-        return { kind, turns, dst, view: this.view(), note };
+        return { kind, turns, dst, view: this.view(), ...last, note };
       }
       case "invert":
         return { kind, dst: this.named(), note };

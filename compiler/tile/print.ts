@@ -91,7 +91,8 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
       return `load ${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
     case "copy-async": {
       const turns = stmt.turns === "all" ? "" : `${stmt.turns} `;
-      return `copy-async ${turns}${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
+      const last = stmt.isLast ? "last " : "";
+      return `copy-async ${turns}${last}${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
     }
     case "invert":
       return `invert ${nameOf(stmt.dst)}`;

@@ -13,6 +13,7 @@ import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
 import { scaleAfter } from "../../compiler/tile/passes/scale-after.ts";
+import { stageWaits } from "../../compiler/tile/passes/stage-waits.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import { printTile } from "../../compiler/tile/print.ts";
 import { verifyTile } from "../../compiler/tile/verify.ts";
@@ -42,6 +43,7 @@ const passes: readonly Pass<TileProgram>[] = [
     foldsRows: () => true,
   }),
   pipelineCopies({ limitBytes: 2600, bytesOf }),
+  stageWaits(bytesOf),
   insertBarriers,
 ];
 
