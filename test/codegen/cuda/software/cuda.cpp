@@ -191,8 +191,12 @@ const struct Services {
   void (*copy)(void*, const void*, int, int); void (*commit)(); void (*complete)(unsigned);
 } services = {barrier, exchange, meet, copy, commit, complete};
 
+// Groups of no copies may be left: a wait closes one.
 bool isEveryCopyWaitedFor() {
-  return std::all_of(fibers.begin(), fibers.end(), [](const Fiber& fiber) { return fiber.groups.empty(); });
+  for (const Fiber& fiber : fibers) {
+    for (const std::vector<Copying>& group : fiber.groups) if (!group.empty()) return false;
+  }
+  return true;
 }
 
 bool runBlock(unsigned threads) {
