@@ -231,9 +231,9 @@ class Operators:
             form = self.gradient_form(wanted)
             saved = (*forward.inputs, *self.signature.kept)
             known = {spec.name: x for spec, x in zip(saved, tensors)}
-            sizes = self._sizes((*tensors, cu_seqlens, *ctx.integers))
             for spec, x in zip(forward.outputs, cotangents):
-                if x is None and spec.per != "state":
+                if x is None and not may_be_absent(spec._replace(name=f"d_{spec.name}")):
+                    sizes = self._sizes((*tensors, cu_seqlens, *ctx.integers))
                     x = tensors[0].new_zeros(shape_of(spec, sizes), dtype=spec.dtype)
                 known[f"d_{spec.name}"] = x
             call = getattr(getattr(torch.ops, self.namespace), form.name).default
