@@ -225,6 +225,7 @@ function kernelSpec(kernel: Kernel, emitted: EmittedKernel, file: string): Kerne
         return { name, access, parts };
       }),
     ],
+    ...(emitted.maps === undefined || emitted.maps.length === 0 ? {} : { maps: emitted.maps }),
     scalars: emitted.scalars,
     grid: [{ of: ["B", "H"], by: 1 }, ...axes],
     threads: kernel.threads,

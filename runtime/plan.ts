@@ -72,7 +72,12 @@ export interface KernelSpec {
   readonly file: string;
   /** Names of the form's tensors or workspaces, or `cu_seqlens`, in the order the entry takes them. */
   readonly buffers: readonly BufferArg[];
-  /** Run-time integers after the buffers, in order: B, T, H, T_total, token_offset, packed, H_<name>. */
+  /**
+   * Of 16-bit buffers that the kernel copies tiles of by Hopper's copy engine: how many rows a tile has, of 64 columns a
+   * part. The entry takes a map for each, in order, after the buffers: where the tensor lies (`devices/cuda-maps.ts`).
+   */
+  readonly maps?: readonly { readonly buffer: string; readonly rows: number }[];
+  /** Run-time integers after the buffers and maps, in order: B, T, H, T_total, token_offset, packed, H_<name>. */
   readonly scalars: readonly string[];
   /** Flattened grid axes; the first is always B x H. */
   readonly grid: readonly GridSize[];

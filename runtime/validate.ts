@@ -78,6 +78,7 @@ const kernel = record({
   entry: name,
   file: path,
   buffers: list(record({ name, access: oneOf("read", "write"), parts: optional(list(name)) })),
+  maps: optional(list(record({ buffer: name, rows: count }))),
   scalars: list(name),
   grid: list(record({ of: list(factor), by: count })),
   packedChunk: optional(count),

@@ -19,6 +19,7 @@ import type {
   Index,
   Invert,
   Kernel,
+  Loop,
   Mma,
   Param,
   ReduceStmt,
@@ -28,7 +29,6 @@ import type {
   Storage,
   StorageId,
   Store,
-  Swap,
   View,
   Wait,
   Window,
@@ -48,8 +48,8 @@ export class CLikeWalker {
   protected readonly places = new Map<string, { readonly base: string; readonly stride: string }>();
   protected readonly variables = new Map<string, string>();
   protected readonly taken: Set<string>;
-  /** Conditions on the turn of the innermost loop: its first one, one before its last. */
-  private turns = { first: "true", ahead: "false" };
+  /** The condition that so many turns of the innermost loop are behind this one. */
+  private hasTurn: (behind: number) => string = () => "false";
   protected readonly kernel: Kernel;
   protected readonly dialect: Dialect;
 
@@ -314,20 +314,15 @@ export class CLikeWalker {
       const fixed = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
       const places = this.places.get(param.name)!;
       const heads = dialect.scalar(param.heads);
-      const own = param.heads === "H" ? "head" : dialect.headOf("head", dialect.scalar("H"), heads);
+      const own = this.ownHead(param);
       const first = isPacked ? "first_token" : `batch * ${dialect.scalar("T")}`;
-      const chunk = param.chunk ?? 1;
-      const rows = `batch * ((${this.tokens} + ${chunk - 1}) / ${chunk})`;
-      const chunks = isPacked
-        ? dialect.choose(`${dialect.scalar("packed")} == 1`, `first_token / ${chunk} + batch`, rows)
-        : rows;
       const times = fixed === 1 ? "" : ` * ${fixed}`;
       const base = {
         token: `(${first} * ${heads} + ${own})${times}`,
         state: `(batch * ${dialect.scalar("H")} + head)${times}`,
         head: `${own.includes(" ") && fixed !== 1 ? `(${own})` : own}${times}`,
         shared: "0",
-        chunk: `(${group(chunks)} * ${heads} + head)${times}`,
+        chunk: `(${group(this.firstChunk(param))} * ${heads} + head)${times}`,
       }[param.per];
       const start = dialect.start(param);
       const whole = start === null ? bare(base) : `${start} + ${base}`;
@@ -336,6 +331,22 @@ export class CLikeWalker {
         writer.line(dialect.constant("offset", places.stride, `${heads}${times}`));
       }
     }
+  }
+
+  /** The head of a tensor that is this point's. */
+  protected ownHead({ heads }: Param): string {
+    const { dialect } = this;
+    const all = dialect.scalar("H");
+    return heads === "H" ? "head" : dialect.headOf("head", all, dialect.scalar(heads));
+  }
+
+  /** The number of this sequence's first chunk, in what is stored for each chunk. */
+  protected firstChunk({ chunk = 1 }: Param): string {
+    const { dialect } = this;
+    const rows = `batch * ((${this.tokens} + ${chunk - 1}) / ${chunk})`;
+    if (!servesPacked(this.kernel)) return rows;
+    const isPacked = `${dialect.scalar("packed")} == 1`;
+    return dialect.choose(isPacked, `first_token / ${chunk} + batch`, rows);
   }
 
   /** Grid axes over tokens count those of all packed sequences: points behind this one's own are none. */
@@ -432,13 +443,14 @@ export class CLikeWalker {
   protected statement(stmt: Stmt): void {
     const { writer, dialect } = this;
     switch (stmt.kind) {
-      case "copy-async":
-        if (stmt.turns === "all") this.copyAsync(stmt);
-        else writer.block(`if (${this.turns[stmt.turns]}) {`, () => this.copyAsync(stmt));
-        if (stmt.isLast) this.closeCopies();
+      case "copy-async": {
+        const { ahead, isLast } = stmt;
+        if (ahead === 0) this.copyAsync(stmt);
+        else writer.block(`if (${this.hasTurn(ahead)}) {`, () => this.copyAsync(stmt));
+        // A group is closed even where there is no such turn: waits count groups.
+        if (isLast) this.closeCopies();
         return;
-      case "swap":
-        return this.swap(stmt);
+      }
       case "invert":
         return this.invert(stmt);
       case "load":
@@ -497,15 +509,11 @@ export class CLikeWalker {
     this.writer.line(this.dialect.barrier);
   }
 
-  protected swap({ a }: Swap): void {
-    throw new CompilerBug(`${this.nameOf(a)} cannot exchange its place on this target`);
-  }
-
   protected invert({ dst }: Invert): void {
     throw new CompilerBug(`${this.nameOf(dst)} cannot be inverted on this target`);
   }
 
-  protected loop(stmt: Stmt & { kind: "loop" }): void {
+  protected loop(stmt: Loop): void {
     const { writer, dialect } = this;
     const name = this.unique(stmt.variable);
     this.variables.set(stmt.variable, name);
@@ -524,15 +532,30 @@ export class CLikeWalker {
     const head = stmt.reverse
       ? dialect.loopDown(name, last, step, first)
       : dialect.loop(name, first, extent, step);
-    const outer = this.turns;
-    const [atLow, atHigh] = [`${name} == ${first}`, `${name} + ${step} >= ${extent}`];
-    this.turns = stmt.reverse
-      ? { first: atHigh, ahead: `${name} > ${first}` }
-      : { first: atLow, ahead: `${name} + ${step} < ${extent}` };
-    writer.block(`${head} {`, () => this.body(stmt.body, stmt.note));
-    this.turns = outer;
+    const outer = this.hasTurn;
+    const least = (n: number) => (first === "0" ? "" : `${first} + `) + n * stmt.step;
+    this.hasTurn = stmt.reverse
+      ? (n) => `${name} >= ${least(n)}`
+      : (n) => `${name} + ${n * stmt.step} < ${extent}`;
+    // What the first turn copies stands in front of the loop: its text is long, and run once.
+    const isFirst = (one: Stmt) => one.kind === "copy-async" && one.turns === "first";
+    const starts = stmt.body.filter(isFirst);
+    if (starts.length > 0) {
+      writer.block(`if (${first} < ${extent}) {`, () => {
+        writer.line(dialect.constant("int", name, stmt.reverse ? last : first));
+        this.body(starts, stmt.note);
+      });
+    }
+    const rest = stmt.body.filter((one) => !starts.includes(one));
+    writer.block(`${head} {`, () => this.turn({ ...stmt, body: rest }));
+    this.hasTurn = outer;
     this.taken.delete(name);
     if (within !== null) this.taken.delete(extent);
+  }
+
+  /** What is between a loop's brackets. */
+  protected turn({ body, note }: Loop): void {
+    this.body(body, note);
   }
 
   /** Runs `body` for each element this thread has of a storage: its row and column, and its place. */
@@ -877,7 +900,7 @@ export function sharedElements(storage: Storage): number {
 }
 
 /** Brackets around what is more than one word. */
-function group(text: string): string {
+export function group(text: string): string {
   return /^[\w.]+$/.test(text) ? text : `(${text})`;
 }
 

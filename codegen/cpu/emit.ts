@@ -123,7 +123,6 @@ class StatementWriter {
       case "await":
         // One thread runs a grid point: copies are done when they are started.
         return;
-      case "swap":
       case "invert":
         throw new CompilerBug(`cpu: a target of ${stmt.kind} has tensor cores`);
       default:

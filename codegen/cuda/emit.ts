@@ -4,13 +4,13 @@
  * (fragments.ts), others in float32. No headers: the text is for NVRTC and nvcc alike.
  */
 import { registerPressure } from "../../compiler/tile/pressure.ts";
-import type { Kernel, Param, Stmt, Storage, Swap } from "../../compiler/tile/ir.ts";
+import type { Kernel, Param, Storage } from "../../compiler/tile/ir.ts";
 import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
 import { hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, advance, bare, sharedElements } from "../c-like/walk.ts";
-import { FragmentWalker, fragmentRegisters, sharedBytesOf } from "./fragments.ts";
+import { FragmentWalker, fragmentRegisters, placeBytesOf, sharedBytesOf } from "./fragments.ts";
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
 
@@ -36,8 +36,9 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   const { writer } = walker;
   const body = writer.capture(() => writer.indent(() => writeBody(walker, kernel)));
   const scalars = scalarsIn(kernel, body);
-  const shared = sharedLayout(kernel, onTensorCores);
-  const swapped = new Set(swapsIn(kernel.body).flatMap(({ a, b }) => [a, b]));
+  const [maps, arrivals] =
+    walker instanceof FragmentWalker ? [walker.maps, walker.arrivalCounts.length] : [[], 0];
+  const shared = sharedLayout(kernel, onTensorCores, arrivals);
   const isDynamic = onTensorCores || shared.sizeBytes > staticSharedBytes;
   const bounds = `__launch_bounds__(${kernel.threads}, ${blocksBeside(kernel, shared.sizeBytes)})`;
   writer.line(`extern "C" __global__ void ${bounds} ${kernel.name}(`);
@@ -45,6 +46,9 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
     for (const param of kernel.params) {
       const type = `${param.access === "read" ? "const " : ""}${elementType(param)}`;
       writer.line(`${type}* __restrict__ ${walker.paramName(param.name)},  // ${describe(param)}`);
+    }
+    for (const { name, param } of maps) {
+      writer.line(`const __grid_constant__ ${use("tensor_map")} ${name},  // of ${param.name}`);
     }
     scalars.forEach((name, i) => {
       writer.line(`int ${name}${i === scalars.length - 1 ? ") {" : ","}`);
@@ -54,14 +58,24 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
       writer.line("extern __shared__ __align__(1024) unsigned char memory[];");
     }
     for (const { storage, offset, bytes } of shared.arrays) {
-      const name = walker.nameOf(storage.id);
-      const comment = `${storage.dtype}[${storage.shape.join(", ")}]: ${bytes} B`;
+      const { places = 1 } = storage;
+      const name = `${walker.nameOf(storage.id)}${places > 1 ? "_places" : ""}`;
+      const each = `${storage.dtype}[${storage.shape.join(", ")}]`;
+      const comment =
+        places > 1
+          ? `${places} of ${each}, ${placeBytesOf(storage)} B each`
+          : `${each}: ${bytes} B`;
       if (!isDynamic) writer.line(`__shared__ float ${name}[${bytes / 4}];  // ${comment}`);
       else {
         const type = storage.dtype === "f32" ? "float" : "unsigned char";
-        const fixed = swapped.has(storage.id) ? "" : " const";
-        writer.line(`${type}*${fixed} ${name} = (${type}*)(memory + ${offset});  // ${comment}`);
+        writer.line(`${type}* const ${name} = (${type}*)(memory + ${offset});  // ${comment}`);
       }
+    }
+    if (arrivals > 0) {
+      const place = `(unsigned long long*)(memory + ${shared.arrivals})`;
+      writer.line(
+        `unsigned long long* const arrivals = ${place};  // where copies of tiles arrive`,
+      );
     }
   });
   writer.restore(body);
@@ -81,6 +95,9 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
     sharedBytes: shared.sizeBytes,
     isDynamic,
     bundles: [],
+    ...(maps.length > 0
+      ? { maps: maps.map(({ param, rows }) => ({ buffer: param.name, rows })) }
+      : {}),
     ...packedChunkOf(kernel),
   };
 }
@@ -116,14 +133,8 @@ function packedChunkOf(kernel: Kernel): { packedChunk?: number } {
   return axis && servesPacked(kernel) ? { packedChunk: axis.step } : {};
 }
 
-function swapsIn(body: readonly Stmt[]): readonly Swap[] {
-  return body.flatMap((stmt) =>
-    stmt.kind === "swap" ? [stmt] : stmt.kind === "loop" ? swapsIn(stmt.body) : [],
-  );
-}
-
-/** Where shared storages lie: 16-bit tiles first, each from a whole kilobyte on. */
-function sharedLayout(kernel: Kernel, onTensorCores: boolean) {
+/** Where shared storages lie: 16-bit tiles first, each from a whole kilobyte on, and behind all where tiles arrive. */
+function sharedLayout(kernel: Kernel, onTensorCores: boolean, places: number) {
   const narrowFirst = (storage: Storage) => (storage.dtype === "f32" ? 1 : 0);
   const shared = kernel.storages
     .filter(({ memory }) => memory === "shared")
@@ -135,7 +146,8 @@ function sharedLayout(kernel: Kernel, onTensorCores: boolean) {
     sizeBytes = offset + bytes;
     return { storage, offset, bytes };
   });
-  return { arrays, sizeBytes };
+  const arrivals = Math.ceil(sizeBytes / 8) * 8;
+  return { arrays, arrivals, sizeBytes: places > 0 ? arrivals + 8 * places : sizeBytes };
 }
 
 /** Everything between the shared arrays and the closing bracket. */

@@ -18,21 +18,24 @@ import type {
   Expr,
   Invert,
   Kernel,
+  Loop,
   Mma,
+  Param,
   ReduceStmt,
   Storage,
   StorageId,
   Stmt,
   Store,
-  Swap,
   View,
   Wait,
   Window,
 } from "../../compiler/tile/ir.ts";
-import { mayBeAbsent } from "../../compiler/tile/ir.ts";
+import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
 import type { Dialect } from "../c-like/dialect.ts";
-import { CLikeWalker } from "../c-like/walk.ts";
+import { CLikeWalker, bare, group } from "../c-like/walk.ts";
+import type { Arrival, Arrivals, Waiting } from "./arrivals.ts";
+import { arrivalOf, arrivalsOf } from "./arrivals.ts";
 import type { Use, WideProduct } from "./ops.ts";
 
 /** How many warps share the rows and the columns of a tile, and what each has of it. */
@@ -85,16 +88,36 @@ export function fragmentRegisters(rows: number, cols: number, warps = 8): number
   return rowBlocks * colBlocks * 4;
 }
 
-/** Bytes of a storage in shared memory. */
-export function sharedBytesOf({ shape, dtype, pad }: Storage): number {
+/** Bytes of a storage in shared memory, with all its places. */
+export function sharedBytesOf(storage: Storage): number {
+  return placeBytesOf(storage) * (storage.places ?? 1);
+}
+
+/** Bytes of one of a storage's places. */
+export function placeBytesOf({ shape, dtype, pad }: Storage): number {
   const [rows = 1, cols] = shape;
   if (cols === undefined) return Math.ceil(rows / 4) * 16;
   if (dtype === "f32") return Math.ceil((rows * (cols + pad)) / 4) * 16;
   return rows * Math.ceil(cols / 64) * 128;
 }
 
+/** A param whose tiles of so many rows the copy engine copies, and the name of the map that tells it where they lie. */
+export interface Mapped {
+  readonly param: Param;
+  readonly rows: number;
+  readonly name: string;
+}
+
 export class FragmentWalker extends CLikeWalker {
   private readonly use: Use;
+  private readonly arrivals: Arrivals;
+  readonly maps: readonly Mapped[];
+  /** Of lists of statements in loops: which place this turn's tiles arrive at, and whether it was an even time. */
+  private readonly turnNames = new Map<
+    Waiting,
+    { readonly stage: string; readonly parity: string }
+  >();
+  private readonly mapNames = new Map<string, { readonly head: string; readonly chunk: string }>();
   /** The role whose statements are being written, and how many threads execute them. */
   private role: number | null = null;
   private threads: number;
@@ -116,9 +139,110 @@ export class FragmentWalker extends CLikeWalker {
       "turn",
       "words",
       "role",
+      "arrivals",
+      "later",
+      "first_row",
+      "outer",
     ]) {
       this.taken.add(name);
     }
+    this.arrivals = arrivalsOf(kernel);
+    for (const list of this.arrivals.lists.filter(({ isLoop }) => isLoop)) {
+      this.turnNames.set(list, { stage: this.unique("stage"), parity: this.unique("parity") });
+    }
+    this.maps = this.mapped();
+  }
+
+  /** Each param with each number of rows that tiles of it have. */
+  private mapped(): Mapped[] {
+    const maps: Mapped[] = [];
+    const waits = this.arrivals.lists.flatMap(({ arrivals }) => [...arrivals.values()]);
+    for (const { view, dst } of waits.flatMap(({ tiles }) => tiles)) {
+      const param = this.param(view.param);
+      const [rows] = this.storage(dst).shape as [number, number];
+      if (maps.some((one) => one.param === param && one.rows === rows)) continue;
+      const name = this.paramName(param.name);
+      maps.push({ param, rows, name: this.unique(`${name}_map`) });
+      if (this.mapNames.has(param.name)) continue;
+      const names = { head: this.unique(`${name}_head`), chunk: this.unique(`${name}_chunk`) };
+      this.mapNames.set(param.name, names);
+    }
+    return maps;
+  }
+
+  /** How many tiles arrive at a time at each of the block's places for arrivals. */
+  get arrivalCounts(): readonly number[] {
+    return this.arrivals.counts;
+  }
+
+  /** Where tiles of this point begin in what maps tell of. */
+  override declareBases(): void {
+    super.declareBases();
+    if (this.maps.length === 0) return;
+    const { writer, dialect } = this;
+    const isPacked = `${dialect.scalar("packed")} == 1`;
+    const choose = (packed: string, alone: string) =>
+      servesPacked(this.kernel) ? bare(dialect.choose(isPacked, packed, alone)) : alone;
+    if (this.maps.some(({ param }) => param.per === "token")) {
+      writer.line(`const int first_row = ${choose("(int)first_token", "0")};`);
+      writer.line(`const int outer = ${choose("0", "(int)batch")};`);
+    }
+    for (const [name, { head, chunk }] of this.mapNames) {
+      const param = this.param(name);
+      writer.line(`const int ${head} = (int)(${bare(this.ownHead(param))});`);
+      if (param.per !== "chunk") continue;
+      writer.line(`const int ${chunk} = (int)(${bare(this.firstChunk(param))});`);
+    }
+    const counts = this.arrivalCounts.join(", ");
+    writer.line(`${this.use("open_arrivals")}<${counts}>(arrivals);`);
+  }
+
+  override declareRegisters(body: readonly Stmt[] = this.kernel.body): void {
+    super.declareRegisters(body);
+    for (const [{ places, arrivals }, { stage, parity }] of this.turnNames) {
+      if (places > 1) this.writer.line(`unsigned ${stage} = 0;`);
+      if (arrivals.size > 0) this.writer.line(`int ${parity} = 0;`);
+    }
+  }
+
+  /** At a turn's end what is copied ahead moves on to its next place. */
+  protected override turn({ body, note }: Loop): void {
+    const { writer } = this;
+    const list = this.arrivals.lists.find(({ stmts }) => body.some((stmt) => stmts.has(stmt)));
+    if (!list) return this.body(body, note);
+    const { stage, parity } = this.turnNames.get(list)!;
+    const { ahead, places, arrivals } = list;
+    const lines = writer.capture(() => this.body(body, note));
+    for (const id of ahead) {
+      const [name, storage] = [this.nameOf(id), this.storage(id)];
+      if (!lines.some((line) => new RegExp(`\\b${name}\\b`).test(line))) continue;
+      const type = storage.dtype === "f32" ? "float" : "unsigned char";
+      writer.line(`${type}* const ${name} = ${this.placeText(id, stage)};`);
+    }
+    writer.restore(lines);
+    if (places > 1) writer.line(`${stage} = (${stage} + 1) % ${places};`);
+    if (arrivals.size > 0) writer.line(`${parity} ^= ${places > 1 ? `${stage} == 0` : "1"};`);
+  }
+
+  private listOf(stmt: Stmt): Waiting | undefined {
+    return this.arrivals.lists.find(({ stmts }) => stmts.has(stmt));
+  }
+
+  /** Where a wait's tiles of a turn arrive, by the number of the turn's place. */
+  private arrivalText({ first, places }: Arrival, number: string): string {
+    const parts = [
+      "arrivals",
+      ...(first > 0 ? [String(first)] : []),
+      ...(places > 1 ? [number] : []),
+    ];
+    return parts.join(" + ");
+  }
+
+  /** One of a storage's places, by its number. */
+  private placeText(id: StorageId, number: string): string {
+    const storage = this.storage(id);
+    const size = placeBytesOf(storage) / (storage.dtype === "f32" ? 4 : 1);
+    return `${this.nameOf(id)}_places + ${number} * ${size}`;
   }
 
   /** The statements of a role, as its threads execute them. */
@@ -349,18 +473,76 @@ export class FragmentWalker extends CLikeWalker {
     return `${this.use(`pack_${dtype as "f16" | "bf16"}`)}(${pair.join(", ")})`;
   }
 
+  /** To a place of its own for each turn: this one's, or of a turn behind it. */
+  protected override copyAsync(stmt: CopyAsync): void {
+    const { writer } = this;
+    const { dst, ahead, turns } = stmt;
+    const list = this.listOf(stmt);
+    if (ahead === 0) {
+      // The first turn's place has no name in front of the loop.
+      const isNamed = turns === "all" || (this.storage(dst).places ?? 1) === 1;
+      const place = isNamed
+        ? this.nameOf(dst)
+        : this.placeText(dst, this.turnNames.get(list!)!.stage);
+      return this.copyTo(stmt, place);
+    }
+    const { stage } = this.turnNames.get(list!)!;
+    writer.line(`const unsigned later = (${stage} + ${ahead}) % ${list!.places};`);
+    this.copyTo(stmt, this.placeText(dst, "later"));
+  }
+
+  private copyTo(stmt: CopyAsync, place: string): void {
+    const list = this.listOf(stmt);
+    const arrival = list === undefined ? null : arrivalOf(list, stmt);
+    if (arrival === null) return this.copyByThreads(stmt, place);
+    const stage = stmt.ahead > 0 ? "later" : (this.turnNames.get(list!)?.stage ?? "");
+    this.copyByEngine(stmt, place, this.arrivalText(arrival, stage));
+  }
+
+  /** By the copy engine of Hopper; see helpers/copy_tile.cuh. */
+  private copyByEngine({ dst, view }: CopyAsync, place: string, arrival: string): void {
+    const param = this.param(view.param);
+    const [rows, cols] = this.storage(dst).shape as [number, number];
+    const map = this.maps.find((one) => one.param === param && one.rows === rows)!;
+    const { head, chunk } = this.mapNames.get(param.name)!;
+    const width =
+      view.col.base === null ? Math.min(cols, this.colsOf(param) - view.col.offset) : cols;
+    const row = this.index(view.row);
+    const isToken = param.per === "token";
+    const [first, part, stride, left] = isToken
+      ? [
+          `first_row + ${row}`,
+          "outer",
+          this.places.get(param.name)!.stride,
+          `${this.tokens} - ${group(row)}`,
+        ]
+      : [
+          row,
+          `${chunk} + ${group(this.index(view.token!))} / ${param.chunk!}`,
+          String(this.colsOf(param)),
+          String(rows),
+        ];
+    for (const name of ["bf16", "place_in_tensor", "tensor_map"] as const) this.use(name);
+    const at = `{${[this.index(view.col), first, head, part].join(", ")}}`;
+    const from = `${this.paramName(param.name)} + ${this.bufferIndex(view, "0", "0")}`;
+    const shape = [rows, cols, width, this.threads].join(", ");
+    const args = [place, arrival, map.name, at, from, stride, left].join(", ");
+    this.writer.line(`${this.use("copy_tile")}<${shape}>(${args});`);
+  }
+
   /** Rows of 16-bit numbers in pieces of 16 bytes, where rows of the buffer are made of such. */
-  protected override copyAsync({ dst, view }: CopyAsync): void {
+  private copyByThreads({ dst, view }: CopyAsync, name: string): void {
     const { writer } = this;
     const [rows, cols] = this.storage(dst).shape as [number, number?];
-    if (cols === undefined) return this.copyWords(dst, view);
+    if (cols === undefined) return this.copyWords(dst, view, name);
+    const inTile = `${name} + ${this.use("place_in_tile")}(${rows}, row, col)`;
     const param = this.param(view.param);
     const width = this.colsOf(param);
     const buffer = this.paramName(param.name);
     const isEven = width % 8 === 0 && view.col.base === null && view.col.offset % 8 === 0;
     if (!isEven && view.col.base === null) {
       return this.eachPiece(rows, cols, 1, () => {
-        const place = `*(unsigned short*)(${this.inTile(dst, "row", "col")})`;
+        const place = `*(unsigned short*)(${inTile})`;
         const inside = this.inBuffer(view, dst, "row", "col") ?? "true";
         const value = `${buffer}[${this.bufferIndex(view, "row", "col")}]`;
         writer.line(`${place} = ${inside} ? ${value} : (unsigned short)0;`);
@@ -369,33 +551,22 @@ export class FragmentWalker extends CLikeWalker {
     this.eachPiece(rows, cols, 8, () => {
       const inside = this.inBuffer(view, dst, "row", "col") ?? "true";
       const from = `${buffer} + ${this.bufferIndex(view, "row", "col")}`;
-      const to = `${this.use("shared_address")}(${this.inTile(dst, "row", "col")})`;
+      const to = `${this.use("shared_address")}(${inTile})`;
       // What is outside is not read: its address need not be one.
       writer.line(`${this.use("copy_async")}(${to}, ${from}, ${inside});`);
     });
   }
 
   /** A vector of float32 numbers, one at a time: they lie as far apart as there are heads. */
-  private copyWords(dst: StorageId, view: View): void {
+  private copyWords(dst: StorageId, view: View, name: string): void {
     const [rows] = this.storage(dst).shape;
     this.eachShared(rows!, "row", () => {
       const from = `${this.paramName(view.param)} + ${this.bufferIndex(view, "row", null)}`;
       const own = this.inBuffer(view, dst, "row", null) ?? "true";
       const isThere = `${this.paramName(view.param)} != nullptr`;
       const inside = mayBeAbsent(this.param(view.param)) ? `${own} && ${isThere}` : own;
-      const to = `${this.nameOf(dst)} + row`;
+      const to = `${name} + row`;
       this.writer.line(`${this.use("copy_word_async")}(${to}, ${from}, ${inside});`);
-    });
-  }
-
-  protected override swap({ a, b }: Swap): void {
-    const [first, second] = [this.nameOf(a), this.nameOf(b)];
-    const other = "other";
-    const type = this.isNarrow(a) ? "unsigned char" : "float";
-    this.writer.block("{", () => {
-      this.writer.line(`${type}* const ${other} = ${first};`);
-      this.writer.line(`${first} = ${second};`);
-      this.writer.line(`${second} = ${other};`);
     });
   }
 
@@ -403,11 +574,40 @@ export class FragmentWalker extends CLikeWalker {
     this.writer.line(`${this.use("close_copies")}();`);
   }
 
-  protected override wait({ pending }: Wait): void {
+  protected override wait(stmt: Wait): void {
+    const { writer } = this;
     this.closeCopies();
-    this.writer.line(`${this.use("wait_for_copies")}<${pending}>();`);
-    this.writer.line(`${this.use("show_to_products")}();`);
-    this.writer.line(this.dialect.barrier);
+    writer.line(`${this.use("wait_for_copies")}<${stmt.pending}>();`);
+    const list = this.listOf(stmt);
+    const arrival = list?.arrivals.get(stmt);
+    if (arrival) {
+      const { stage, parity } = this.turnNames.get(list!) ?? { stage: "", parity: "0" };
+      writer.line(`${this.use("wait_for_tiles")}(${this.arrivalText(arrival, stage)}, ${parity});`);
+      this.trim(arrival);
+    }
+    writer.line(`${this.use("show_to_products")}();`);
+    writer.line(this.dialect.barrier);
+  }
+
+  /** Behind the end of a packed sequence the copy engine finds the next one. */
+  private trim({ tiles }: Arrival): void {
+    if (!servesPacked(this.kernel)) return;
+    const { writer, dialect } = this;
+    const own = tiles.filter(
+      ({ view, role }) =>
+        this.param(view.param).per === "token" && (role === undefined || role === this.role),
+    );
+    const rowsLeft = ({ view }: CopyAsync) => `${this.tokens} - ${group(this.index(view.row))}`;
+    for (const left of new Set(own.map(rowsLeft))) {
+      const alike = own.filter((tile) => rowsLeft(tile) === left);
+      const most = Math.max(...alike.map(({ dst }) => this.storage(dst).shape[0]!));
+      writer.block(`if (${dialect.scalar("packed")} == 1 && ${left} < ${most}) {`, () => {
+        for (const { dst } of alike) {
+          const shape = [...this.storage(dst).shape, this.threads].join(", ");
+          writer.line(`${this.use("trim_tile")}<${shape}>(${this.nameOf(dst)}, ${left});`);
+        }
+      });
+    }
   }
 
   protected override store(stmt: Store): void {

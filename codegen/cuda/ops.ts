@@ -13,6 +13,7 @@ import clearTile from "./helpers/clear_tile.cuh";
 import closeCopies from "./helpers/close_copies.cuh";
 import closeProducts from "./helpers/close_products.cuh";
 import copyAsync from "./helpers/copy_async.cuh";
+import copyTile from "./helpers/copy_tile.cuh";
 import copyWordAsync from "./helpers/copy_word_async.cuh";
 import elu from "./helpers/elu.cuh";
 import exponential from "./helpers/exponential.cuh";
@@ -29,10 +30,13 @@ import meetAt from "./helpers/meet_at.cuh";
 import multiplyByWarpgroups from "./helpers/multiply_by_warpgroups.cuh";
 import multiplyByWarps from "./helpers/multiply_by_warps.cuh";
 import multiplyTf32 from "./helpers/multiply_tf32.cuh";
+import openArrival from "./helpers/open_arrival.cuh";
+import openArrivals from "./helpers/open_arrivals.cuh";
 import openProducts from "./helpers/open_products.cuh";
 import ownHead from "./helpers/own_head.cuh";
 import packBf16 from "./helpers/pack_bf16.cuh";
 import packF16 from "./helpers/pack_f16.cuh";
+import placeInTensor from "./helpers/place_in_tensor.cuh";
 import placeInTile from "./helpers/place_in_tile.cuh";
 import sequenceOf from "./helpers/sequence_of.cuh";
 import sharedAddress from "./helpers/shared_address.cuh";
@@ -45,13 +49,16 @@ import storeMatrices from "./helpers/store_matrices.cuh";
 import storeWords from "./helpers/store_words.cuh";
 import sumDownColumns from "./helpers/sum_down_columns.cuh";
 import sumDownTile from "./helpers/sum_down_tile.cuh";
+import tensorMap from "./helpers/tensor_map.cuh";
 import tileDescriptor from "./helpers/tile_descriptor.cuh";
 import toBf16 from "./helpers/to_bf16.cuh";
 import toF16 from "./helpers/to_f16.cuh";
-import turnMatrix from "./helpers/turn_matrix.cuh";
+import trimTile from "./helpers/trim_tile.cuh";
 import turnInQuad from "./helpers/turn_in_quad.cuh";
+import turnMatrix from "./helpers/turn_matrix.cuh";
 import turnedSine from "./helpers/turned_sine.cuh";
 import waitForCopies from "./helpers/wait_for_copies.cuh";
+import waitForTiles from "./helpers/wait_for_tiles.cuh";
 
 /** Functions that are files; a kernel's text starts with those it calls. */
 export const helpers = {
@@ -63,6 +70,7 @@ export const helpers = {
   close_copies: closeCopies,
   close_products: closeProducts,
   copy_async: copyAsync,
+  copy_tile: copyTile,
   copy_word_async: copyWordAsync,
   elu,
   exponential,
@@ -79,10 +87,13 @@ export const helpers = {
   multiply_by_warpgroups: multiplyByWarpgroups,
   multiply_by_warps: multiplyByWarps,
   multiply_tf32: multiplyTf32,
+  open_arrival: openArrival,
+  open_arrivals: openArrivals,
   open_products: openProducts,
   own_head: ownHead,
   pack_bf16: packBf16,
   pack_f16: packF16,
+  place_in_tensor: placeInTensor,
   place_in_tile: placeInTile,
   sequence_of: sequenceOf,
   shared_address: sharedAddress,
@@ -95,13 +106,16 @@ export const helpers = {
   store_words: storeWords,
   sum_down_columns: sumDownColumns,
   sum_down_tile: sumDownTile,
+  tensor_map: tensorMap,
   tile_descriptor: tileDescriptor,
   to_bf16: toBf16,
   to_f16: toF16,
+  trim_tile: trimTile,
   turn_in_quad: turnInQuad,
   turn_matrix: turnMatrix,
   turned_sine: turnedSine,
   wait_for_copies: waitForCopies,
+  wait_for_tiles: waitForTiles,
 } as const;
 export type Helper = keyof typeof helpers | WideProduct;
 

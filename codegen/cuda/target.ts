@@ -18,6 +18,7 @@ import type { Kernel } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
 import { type Dim, type Program, allOps } from "../../compiler/tensor/ir.ts";
 import { split } from "../../compiler/tensor/passes/split.ts";
+import { arrivalBytes } from "./arrivals.ts";
 import { emitCuda } from "./emit.ts";
 import { fragmentRegisters, sharedBytesOf, sumsInRegisters, warpsOf } from "./fragments.ts";
 
@@ -104,7 +105,8 @@ export function cudaTargetFor(architecture: Architecture): Target {
 export const cudaTarget: Target = cudaTargetFor("sm_90");
 
 /** The target for products in 16 bits, with so much shared memory for a block. */
-function tensorTarget(sharedBytes: number): Target {
+function tensorTarget(blockBytes: number): Target {
+  const sharedBytes = blockBytes - arrivalBytes;
   const fits = (kernel: Kernel) => sharedBytesIn(kernel) <= sharedBytes;
   const recompute = recomputeTiles(pressure, tileRegisters);
   const placed = (kernel: Kernel): Kernel => {

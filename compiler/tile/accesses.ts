@@ -21,8 +21,6 @@ export function readsOf(stmt: Stmt): readonly StorageId[] {
       return [stmt.dst];
     case "loop":
       return stmt.body.flatMap(readsOf);
-    case "swap":
-      return [stmt.a, stmt.b];
     case "load":
     case "copy-async":
     case "wait":
@@ -48,8 +46,6 @@ export function writesOf(stmt: Stmt): readonly StorageId[] {
     case "solve":
     case "invert":
       return [stmt.dst];
-    case "swap":
-      return [stmt.a, stmt.b];
     case "loop":
       return stmt.body.flatMap(writesOf);
     case "store":
@@ -92,8 +88,6 @@ export function onStorages<S extends Stmt>(stmt: S, other: (id: StorageId) => St
       case "copy-async":
       case "invert":
         return { ...one, dst: other(one.dst) };
-      case "swap":
-        return { ...one, a: other(one.a), b: other(one.b) };
       case "loop":
         return { ...one, body: one.body.map(moved) };
       case "wait":
@@ -122,6 +116,12 @@ export function ofRole(body: readonly Stmt[], role: number): readonly Stmt[] {
 /** Does a kernel go from chunk to chunk, or through pieces? */
 export function hasLoop({ body }: Kernel): boolean {
   return body.some(({ kind }) => kind === "loop");
+}
+
+/** Storages that a loop with this body copies to ahead: they move on at the end of its turns. */
+export function copiedAhead(body: readonly Stmt[]): readonly StorageId[] {
+  const copies = body.filter((stmt) => stmt.kind === "copy-async" && stmt.turns === "all");
+  return copies.flatMap((stmt) => (stmt.kind === "copy-async" && stmt.ahead > 0 ? [stmt.dst] : []));
 }
 
 /** Statements and those in their loops, in order. */

@@ -2,6 +2,7 @@
  * What a tile program means: plain loops in float64, one grid point after another. Storages start as
  * NaN, so that what is read before it is written shows.
  */
+import { copiedAhead } from "./accesses.ts";
 import { CompilerBug } from "../support/never.ts";
 import { functionOf } from "../tensor/functions.ts";
 import type {
@@ -67,9 +68,11 @@ class Point {
   private readonly batch: number;
   private readonly head: number;
   private readonly variables: Map<string, number>;
-  /** Is this the first turn of the innermost loop, and is there another behind it? */
+  /** What storages of several places hold in those they have later, the next one first. */
+  private readonly later: readonly Float64Array[][];
+  /** Is this the first turn of the innermost loop, and how many are behind it? */
   private isFirstTurn = true;
-  private hasNextTurn = false;
+  private turnsLeft = 0;
 
   constructor(
     kernel: Kernel,
@@ -87,8 +90,11 @@ class Point {
     this.tokens = this.cuts === null ? sizes["T"]! : this.cuts[this.batch + 1]! - this.firstToken;
     this.head = point % sizes["H"]!;
     this.variables = variables;
-    this.data = kernel.storages.map(({ shape }) =>
-      new Float64Array(shape.reduce((product, n) => product * n, 1)).fill(NaN),
+    const place = ({ shape }: Storage) =>
+      new Float64Array(shape.reduce((product, n) => product * n, 1)).fill(NaN);
+    this.data = kernel.storages.map(place);
+    this.later = kernel.storages.map((storage) =>
+      Array.from({ length: (storage.places ?? 1) - 1 }, () => place(storage)),
     );
   }
 
@@ -152,17 +158,13 @@ class Point {
 
   private statement(stmt: Stmt): void {
     switch (stmt.kind) {
-      case "swap": {
-        const { a, b } = stmt;
-        [this.data[a], this.data[b]] = [this.data[b]!, this.data[a]!];
-        return;
-      }
       case "load":
       case "copy-async": {
-        if (stmt.kind === "copy-async" && stmt.turns !== "all") {
-          if (!(stmt.turns === "first" ? this.isFirstTurn : this.hasNextTurn)) return;
-        }
-        const [to, from] = [this.data[stmt.dst]!, this.buffers.get(stmt.view.param)!];
+        const ahead = stmt.kind === "copy-async" ? stmt.ahead : 0;
+        if (stmt.kind === "copy-async" && stmt.turns === "first" && !this.isFirstTurn) return;
+        if (ahead > this.turnsLeft) return;
+        const to = ahead === 0 ? this.data[stmt.dst]! : this.later[stmt.dst]![ahead - 1]!;
+        const from = this.buffers.get(stmt.view.param)!;
         const placeOf = this.places(stmt.view);
         this.each(stmt.dst, (row, col, at) => {
           const place = placeOf(row, col);
@@ -251,16 +253,21 @@ class Point {
     const extent = within === null ? whole : Math.min(whole, first + within.length);
     const starts: number[] = [];
     for (let at = first; at < extent; at += stmt.step) starts.push(at);
-    const outer = [this.isFirstTurn, this.hasNextTurn] as const;
+    const outer = [this.isFirstTurn, this.turnsLeft] as const;
+    const rings = new Set(copiedAhead(stmt.body));
     for (const [turn, at] of (stmt.reverse ? starts.reverse() : starts).entries()) {
       this.variables.set(stmt.variable, at);
       for (const inner of stmt.body) {
         this.isFirstTurn = turn === 0;
-        this.hasNextTurn = turn + 1 < starts.length;
+        this.turnsLeft = starts.length - 1 - turn;
         this.statement(inner);
       }
+      for (const id of rings) {
+        this.later[id]!.push(this.data[id]!);
+        this.data[id] = this.later[id]!.shift()!;
+      }
     }
-    [this.isFirstTurn, this.hasNextTurn] = outer;
+    [this.isFirstTurn, this.turnsLeft] = outer;
     this.variables.delete(stmt.variable);
   }
 

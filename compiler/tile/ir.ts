@@ -36,8 +36,9 @@
  * `reduce` and `cumsum` where the manual says so.
  *
  * Tensor cores and asynchronous copies: operands of `mma` may be shared and narrower than f32 while
- * `dst` is f32 in registers; `copy-async` starts a load into shared memory that `wait` completes, so
- * a pipeline is a pair of shared tiles: one is computed on while the other is filled, then they `swap`.
+ * `dst` is f32 in registers; `copy-async` starts a load into shared memory that `wait` completes. A pipeline is a
+ * shared storage with several places: one is computed on while the others are filled for the turns behind. At the
+ * end of a turn of the loop that copies ahead to it a storage moves on to its next place.
  *
  * Roles: a kernel's threads may be divided into groups that run different statements of one body side by
  * side, each in the body's order. Storages that one role writes belong to it. Another reads them behind a
@@ -61,6 +62,8 @@ export interface Storage {
   readonly shape: readonly number[];
   /** Elements added to each row of a shared tile against bank conflicts. */
   readonly pad: number;
+  /** Of what is copied ahead: how many there are of it in turn; absent: one. */
+  readonly places?: number;
 }
 
 export interface Param {
@@ -158,22 +161,17 @@ export interface Store extends StmtBase {
   readonly view: View;
 }
 /**
- * Starts dst (shared, the buffer's own dtype) = view; dst is undefined until a `wait`. Of the loop around
- * it in all turns, in the "first" alone, or "ahead" of a next turn, that is in all but the last. `isLast`: of a group that is
- * waited for together.
+ * Starts dst (shared, the buffer's own dtype) = view; dst is undefined until a `wait`. Of the loop around it in
+ * all turns or in the "first" alone. `ahead`: for so many turns later, if there is such a turn, in the place that dst
+ * has then. `isLast`: of a group that is waited for together.
  */
 export interface CopyAsync extends StmtBase {
   readonly kind: "copy-async";
-  readonly turns: "all" | "first" | "ahead";
+  readonly turns: "all" | "first";
+  readonly ahead: number;
   readonly dst: StorageId;
   readonly view: View;
   readonly isLast?: true;
-}
-/** Exchanges what two shared storages of one size hold: no copy, they exchange their places. */
-export interface Swap extends StmtBase {
-  readonly kind: "swap";
-  readonly a: StorageId;
-  readonly b: StorageId;
 }
 /**
  * The copies behind the last group are one too. Blocks until at most `pending` groups are under way, then is a barrier:
@@ -295,7 +293,6 @@ export type Stmt =
   | Load
   | Store
   | CopyAsync
-  | Swap
   | Wait
   | Copy
   | MapStmt

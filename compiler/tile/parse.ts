@@ -105,8 +105,9 @@ class TileParser {
     const dtype = reader.oneOf(dtypes);
     const shape = reader.list("[", "]", () => reader.number());
     const pad = reader.accept("pad") ? reader.number() : 0;
+    const places = reader.accept("places") ? { places: reader.number() } : {};
     const id = this.storages.length as StorageId;
-    this.storages.push({ id, name, memory, dtype, shape, pad });
+    this.storages.push({ id, name, memory, dtype, shape, pad, ...places });
   }
 
   private named(): StorageId {
@@ -138,16 +139,15 @@ class TileParser {
         return { kind, dst, view: this.view(), note };
       }
       case "copy-async": {
-        const turns = reader.accept("first") ? "first" : reader.accept("ahead") ? "ahead" : "all";
+        const turns = reader.accept("first") ? "first" : "all";
+        const ahead = reader.accept("ahead") ? reader.number() : 0;
         const last = reader.accept("last") ? { isLast: true as const } : {};
         const dst = this.named();
         reader.expect("=");
-        return { kind, turns, dst, view: this.view(), ...last, note };
+        return { kind, turns, ahead, dst, view: this.view(), ...last, note };
       }
       case "invert":
         return { kind, dst: this.named(), note };
-      case "swap":
-        return { kind, a: this.named(), b: this.named(), note };
       case "store": {
         const view = this.view();
         reader.expect("=");

@@ -60,7 +60,6 @@ export function takesWhole({ kind }: Stmt): boolean {
     case "load":
     case "store":
     case "copy-async":
-    case "swap":
     case "copy":
     case "map":
     case "reduce":

@@ -62,8 +62,10 @@ function paramText(param: Param): string {
   return `param ${param.access} ${param.per}${chunk} ${param.name}: ${type} heads ${param.heads}`;
 }
 
-function storageText({ memory, name, dtype, shape, pad }: Storage): string {
-  return `${memory} ${name}: ${dtype}[${shape.join(", ")}]${pad > 0 ? ` pad ${pad}` : ""}`;
+function storageText({ memory, name, dtype, shape, pad, places }: Storage): string {
+  const padding = pad > 0 ? ` pad ${pad}` : "";
+  const turns = places === undefined ? "" : ` places ${places}`;
+  return `${memory} ${name}: ${dtype}[${shape.join(", ")}]${padding}${turns}`;
 }
 
 function printBody(body: readonly Stmt[], nameOf: NameOf, writer: TextWriter): void {
@@ -90,14 +92,13 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
     case "load":
       return `load ${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
     case "copy-async": {
-      const turns = stmt.turns === "all" ? "" : `${stmt.turns} `;
+      const first = stmt.turns === "first" ? "first " : "";
+      const ahead = stmt.ahead > 0 ? `ahead ${stmt.ahead} ` : "";
       const last = stmt.isLast ? "last " : "";
-      return `copy-async ${turns}${last}${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
+      return `copy-async ${first}${ahead}${last}${nameOf(stmt.dst)} = ${viewText(stmt.view)}`;
     }
     case "invert":
       return `invert ${nameOf(stmt.dst)}`;
-    case "swap":
-      return `swap ${nameOf(stmt.a)} ${nameOf(stmt.b)}`;
     case "store":
       return `store ${viewText(stmt.view)} = ${nameOf(stmt.src)}`;
     case "wait":

@@ -29,13 +29,21 @@ export function factorDtype(dtypes: Iterable<Dtype | "i32">): Dtype {
   return all.has("f16") && !all.has("bf16") ? "f16" : "bf16";
 }
 
+/** Of a 16-bit buffer that the kernel copies tiles of: how many rows a tile has, of 64 columns a part. */
+export interface TensorMap {
+  readonly buffer: string;
+  readonly rows: number;
+}
+
 export interface EmittedKernel {
   /** File name inside the target's folder. */
   readonly file: string;
   /** Entry point. */
   readonly entry: string;
   readonly text: string;
-  /** Order of the run-time integers the entry takes, after its buffers. */
+  /** Order of the maps the entry takes, after its buffers. */
+  readonly maps?: readonly TensorMap[];
+  /** Order of the run-time integers the entry takes, after its buffers and maps. */
   readonly scalars: readonly string[];
   readonly sharedBytes: number;
   /** Is shared memory given at launch? Else the kernel declares it. */

@@ -105,7 +105,6 @@ class Checker {
       const { role } = stmt;
       if (role !== undefined && !(role < (roles ?? []).length))
         throw new Problem(`there is no role ${role}`);
-      if (stmt.kind === "swap") return;
       for (const id of writesOf(stmt)) {
         if (owners.has(id) && owners.get(id) !== role) {
           throw new Problem(`${this.storage(id).name} is written by two roles`);
@@ -200,15 +199,8 @@ class Checker {
           throw new Problem("an asynchronous copy needs shared memory");
         }
         if (dst.dtype !== dtype) throw new Problem("an asynchronous copy converts nothing");
-        return;
-      }
-      case "swap": {
-        const [a, b] = [this.storage(stmt.a), this.storage(stmt.b)];
-        if (a.memory !== "shared" || b.memory !== "shared") {
-          throw new Problem("only shared storages exchange their places");
-        }
-        if (a.dtype !== b.dtype || a.pad !== b.pad || a.shape.join() !== b.shape.join()) {
-          throw new Problem("sizes differ");
+        if (!(stmt.ahead >= 0 && stmt.ahead < (dst.places ?? 1))) {
+          throw new Problem(`${dst.name} has no place for a copy ${stmt.ahead} turns ahead`);
         }
         return;
       }

@@ -26,6 +26,7 @@ import {
 import { uploadCuts, withShares } from "../shares.ts";
 import { imageOf } from "./cuda-images.ts";
 import { type Cuda, type CudaLibraries, openCuda } from "./cuda-library.ts";
+import { TensorMaps, wordsToWhole } from "./cuda-maps.ts";
 import { type CudaBuffer, CudaQueue, pointerOf } from "./cuda-queue.ts";
 
 export interface CudaOptions {
@@ -61,6 +62,7 @@ class CudaDevice implements QueuedDevice {
   private readonly segment: SegmentTokens;
   private readonly context: bigint;
   readonly queues: { readonly compute: CudaQueue; readonly transfer: CudaQueue };
+  private readonly maps: TensorMaps;
   private readonly functions = new Map<string, bigint>();
   private readonly modules: bigint[] = [];
   private readonly buffers = new Set<CudaBuffer>();
@@ -97,6 +99,7 @@ class CudaDevice implements QueuedDevice {
         `the cuda device needs sm_${lowestCapability} or newer, not ${model}'s sm_${this.capability}`,
       );
     }
+    this.maps = new TensorMaps(cuda, this.capability);
     this.context = driver.handle(
       "cuDevicePrimaryCtxRetain(_Out_ uint64_t *context, int device)",
       this.device,
@@ -293,6 +296,9 @@ class CudaDevice implements QueuedDevice {
       );
     }
     const pointers = kernel.buffers.map(({ name }) => pointerOf(buffers.get(name)!));
+    const maps = (kernel.maps ?? []).map(({ buffer, rows }) =>
+      this.maps.of(buffers.get(buffer)!, rows),
+    );
     const scalars = kernel.scalars.map((name) => BigInt(scalarOf(name, sizes)));
     this.use().call(
       "cuLaunchKernel(uint64_t function, unsigned int gx, unsigned int gy, unsigned int gz, " +
@@ -307,21 +313,25 @@ class CudaDevice implements QueuedDevice {
       1,
       kernel.dynamicShared ? kernel.sharedBytes : 0,
       this.queues.compute.stream,
-      this.argumentBlock([...pointers, ...scalars]),
+      this.argumentBlock([...pointers, ...maps, ...scalars]),
       0,
     );
   }
 
   /**
-   * What cuLaunchKernel takes: an address for each argument, here of the values behind the addresses.
-   * Of each the driver reads as many bytes as the kernel declares; integers are little-endian.
+   * What cuLaunchKernel takes: an address for each argument, here of the values behind the addresses, each from a whole
+   * 64 bytes on. Of each the driver reads as many bytes as the kernel declares; integers are little-endian.
    */
-  private argumentBlock(values: readonly bigint[]): BigUint64Array {
-    const words = new BigUint64Array(new ArrayBuffer(16 * values.length));
-    const first = this.cuda.addressOf(words) + BigInt(8 * values.length);
+  private argumentBlock(values: readonly (bigint | BigUint64Array)[]): BigUint64Array {
+    const slots = values.map((value) => (typeof value === "bigint" ? 8 : value.length));
+    const size = slots.reduce((sum, slot) => sum + slot, values.length + 7);
+    const words = new BigUint64Array(new ArrayBuffer(8 * size));
+    const address = this.cuda.addressOf(words);
+    let at = values.length + wordsToWhole(address + BigInt(8 * values.length));
     values.forEach((value, i) => {
-      words[i] = first + BigInt(8 * i);
-      words[values.length + i] = value;
+      words[i] = address + BigInt(8 * at);
+      words.set(typeof value === "bigint" ? [value] : value, at);
+      at += slots[i]!;
     });
     return words;
   }

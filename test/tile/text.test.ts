@@ -37,8 +37,7 @@ const every = `tile all {
     register y: f32[16, 32]
     register z: f32[16, 32]
     register square: f32[16, 16]
-    shared slab: bf16[16, 32] pad 1
-    shared next_slab: bf16[16, 32] pad 1
+    shared slab: bf16[16, 32] pad 1 places 3
     shared rows: f32[16]
     shared cols: f32[32]
     shared scratch: f32[32, 16]
@@ -46,9 +45,10 @@ const every = `tile all {
     load g = gamma[0, 0]
     load cols = w[column, 0]
     loop t below T step 16 reverse {  // rule.lasp:3  x = q  // the query
-      copy-async first slab = q[t, 0]
-      wait 0
-      copy-async ahead next_slab = q[t - 16, 0]
+      copy-async first last slab = q[t, 0]
+      copy-async first ahead 1 slab = q[t - 16, 0]
+      wait 1
+      copy-async ahead 2 slab = q[t - 32, 0]
       @0 barrier
       @0 signal 0
       @1 await 0
@@ -71,7 +71,6 @@ const every = `tile all {
       loop s below 32 step 16 {
         mma S[s:16, 0:32] += x[0:16, s:16]^T @ slab[0:16, 0:32]
       }
-      swap slab next_slab
     }
     store final_S[0, column + 0] = S
   }
@@ -96,7 +95,6 @@ test("every statement and expression reads back", () => {
     load: true,
     store: true,
     "copy-async": true,
-    swap: true,
     wait: true,
     copy: true,
     map: true,
@@ -124,7 +122,7 @@ test("a note holds until the next one, within its body", () => {
     "rule.lasp:3  x = q  // the query",
   ]);
   const notes = loop.body.map((stmt) => stmt.note);
-  expect(notes.slice(6, 11)).toEqual([null, "rule.lasp:4  y", "rule.lasp:4  y", null, null]);
+  expect(notes.slice(7, 12)).toEqual([null, "rule.lasp:4  y", "rule.lasp:4  y", null, null]);
 });
 
 test.each([

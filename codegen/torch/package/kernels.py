@@ -8,6 +8,7 @@ back, so that calls can be captured in CUDA graphs; the first call on a device, 
 from __future__ import annotations
 
 import ctypes
+import functools
 import glob
 import hashlib
 import importlib.util
@@ -38,6 +39,7 @@ from .signature import (
 
 _MOST_DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _SHARED_BYTES_OF_A_BLOCK = 97  # CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+_MAP_WORDS = 16  # of 8 bytes: a CUtensorMap
 
 
 class Kernel(NamedTuple):
@@ -47,6 +49,8 @@ class Kernel(NamedTuple):
     spec: Any
     written: frozenset[str]
     """The names of what it writes."""
+    reads_maps: bool
+    """Does it copy tiles by the GPU's copy engine, as `maps` of the manifest say? From Hopper on."""
 
 
 class Loaded(NamedTuple):
@@ -191,7 +195,9 @@ class Kernels:
                 sources = [(self._folder / x["file"]).read_text(encoding="utf-8") for x in specs]
                 with ThreadPoolExecutor() as pool:
                     images = pool.map(lambda text: _image_of(text, major * 10 + minor), sources)
-                    kernels = [_load_kernel(x, image, gpu) for x, image in zip(specs, images)]
+                    kernels = [
+                        _load_kernel(x, image, gpu, major >= 9) for x, image in zip(specs, images)
+                    ]
                 self._loaded[key] = Loaded(kernels, context)
             return self._loaded[key]
 
@@ -235,8 +241,11 @@ def _launch(kernel: Kernel, buffers: dict[str, Tensor], sizes: CallSizes, stream
             f"{spec['entry']}: {blocks} blocks, {sizes.T_total} tokens: too many for a launch"
         )
     pointers = (_pointer(buffers.get(buffer["name"])) for buffer in spec["buffers"])
+    maps = (
+        _map(buffers[x["buffer"]], x["rows"], kernel.reads_maps) for x in spec.get("maps", ())
+    )
     scalars = (ctypes.c_int(_scalar(name, sizes)) for name in spec["scalars"])
-    arguments = [*pointers, *scalars]
+    arguments = [*pointers, *maps, *scalars]
     addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
     shared = spec["sharedBytes"] if spec.get("dynamicShared") else 0
     threads = spec["threads"]
@@ -260,7 +269,56 @@ def _pointer(tensor: Optional[Tensor]) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def _load_kernel(spec: Any, image: bytes, gpu: ctypes.c_int) -> Kernel:
+def _map(tensor: Tensor, rows: int, is_read: bool) -> ctypes.Array[ctypes.c_uint64]:
+    """What the copy engine is told of a tensor; zeros where kernels do not look."""
+    if not is_read or tensor.numel() == 0:
+        return _NO_MAP
+    return _encoded_map(tensor.data_ptr(), tensor.shape, rows)
+
+
+# Encoding costs microseconds, and PyTorch's allocator gives out the same addresses again and again.
+@functools.lru_cache(maxsize=4096)
+def _encoded_map(
+    address: int, shape: tuple[int, ...], rows: int
+) -> ctypes.Array[ctypes.c_uint64]:
+    """A map of tiles of 64 columns in a 16-bit tensor: [B, T, heads, cols], or [B, chunks, H, rows, cols]."""
+    cols = shape[-1]
+    if len(shape) == 4:
+        outer, length, heads, _ = shape
+        dims = (cols, length, heads, outer)
+        steps = (heads * cols, cols, length * heads * cols)
+    else:
+        outer, chunks, heads, length, _ = shape
+        dims = (cols, length, heads, outer * chunks)
+        steps = (cols, length * cols, heads * length * cols)
+    encoded = _aligned_words(_MAP_WORDS)
+    _call(
+        "cuTensorMapEncodeTiled", encoded,
+        1,  # CU_TENSOR_MAP_DATA_TYPE_UINT16
+        4, ctypes.c_void_p(address),
+        (ctypes.c_uint64 * 4)(*dims),
+        (ctypes.c_uint64 * 3)(*(2 * step for step in steps)),
+        (ctypes.c_uint32 * 4)(64, rows, 1, 1),
+        (ctypes.c_uint32 * 4)(1, 1, 1, 1),
+        0,  # CU_TENSOR_MAP_INTERLEAVE_NONE
+        3,  # CU_TENSOR_MAP_SWIZZLE_128B
+        3,  # CU_TENSOR_MAP_L2_PROMOTION_L2_256B
+        0,  # CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE: zeros
+    )
+    return encoded
+
+
+def _aligned_words(count: int) -> ctypes.Array[ctypes.c_uint64]:
+    """Zeros from a whole 64 bytes on, where the driver wants maps."""
+    memory = (ctypes.c_uint64 * (count + 7))()
+    offset = -ctypes.addressof(memory) % 64
+    return (ctypes.c_uint64 * count).from_buffer(memory, offset)
+
+
+_NO_MAP = _aligned_words(_MAP_WORDS)
+
+
+def _load_kernel(spec: Any, image: bytes, gpu: ctypes.c_int, reads_maps: bool) -> Kernel:
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
     _call("cuModuleLoadData", ctypes.byref(module), image)
     _call("cuModuleGetFunction", ctypes.byref(function), module, spec["entry"].encode())
@@ -275,7 +333,7 @@ def _load_kernel(spec: Any, image: bytes, gpu: ctypes.c_int) -> Kernel:
             )
         _call("cuFuncSetAttribute", function, _MOST_DYNAMIC_SHARED_BYTES, needed)
     written = frozenset(x["name"] for x in spec["buffers"] if x["access"] == "write")
-    return Kernel(function, spec, written)
+    return Kernel(function, spec, written, reads_maps)
 
 
 _driver: Optional[ctypes.CDLL] = None

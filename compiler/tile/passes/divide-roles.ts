@@ -245,7 +245,6 @@ function replaces(stmt: Stmt, storages: readonly Storage[]): boolean {
     case "mma":
     case "solve":
     case "invert":
-    case "swap":
       return false;
     case "copy":
       return storages[stmt.dst.storage]!.shape.join() === [stmt.dst.rows, stmt.dst.cols].join();

@@ -66,7 +66,7 @@ function withRoles({ body, storages }: Kernel, roles: number): Stmt[] {
   const inBody = (stmts: readonly Stmt[], isTurn: boolean): Stmt[] => {
     // What a turn copies to where the one before read it, all must be done with.
     const first = isTurn
-      ? stmts.find((one) => one.kind === "copy-async" && one.turns === "all")
+      ? stmts.find((one) => one.kind === "copy-async" && one.turns === "all" && one.ahead === 0)
       : null;
     return stmts.flatMap((stmt): Stmt[] => {
       const { note } = stmt;
@@ -103,17 +103,15 @@ function guard(
       clear(pending);
       return [stmt];
     }
-    if (stmt.kind === "swap") {
-      for (const ids of Object.values(pending)) exchange(ids, stmt.a, stmt.b);
-      return [stmt];
-    }
+    // In the place of a later turn only turns before this one's wait have read.
+    if (stmt.kind === "copy-async" && stmt.ahead > 0) return [stmt];
     if (stmt.kind === "loop") {
       // First round: what does the body leave pending? Second round: guarded against it.
-      const around = copyOf(pending);
-      guard(stmt.body, around, storages, pending);
+      const [outside, around] = [copyOf(pending), copyOf(pending)];
+      guard(stmt.body, around, storages, outside);
       addTo(pending, around);
       const before = copyOf(pending);
-      const body = guard(stmt.body, pending, storages, before);
+      const body = guard(stmt.body, pending, storages, outside);
       // A loop over no tokens clears nothing.
       addTo(pending, before);
       return [{ ...stmt, body }];
@@ -187,12 +185,6 @@ function addTo(pending: Pending, more: Pending): void {
   for (const kind of ["reads", "writes", "ownReads", "ownWrites"] as const) {
     for (const id of more[kind]) pending[kind].add(id);
   }
-}
-
-function exchange(ids: Set<StorageId>, a: StorageId, b: StorageId): void {
-  const [hasA, hasB] = [ids.delete(a), ids.delete(b)];
-  if (hasA) ids.add(b);
-  if (hasB) ids.add(a);
 }
 
 function clear(pending: Pending): void {

@@ -1,17 +1,18 @@
 /**
- * Pipeline-copies: what a loop's next turn needs is copied while this one computes.
+ * Pipeline-copies: what the next turns of a loop need is copied while this one computes.
  *
+ *   shared k: bf16[64, 64]                shared k: bf16[64, 64] places 3
  *   loop t below T step 64 {              loop t below T step 64 {
- *     copy-async k = k_param[t, 0]          copy-async first k = k_param[t, 0]
- *     wait 0                                wait 0
- *     mma S += k^T @ v                =>    copy-async ahead k_next = k_param[t + 64, 0]
- *   }                                       mma S += k^T @ v
- *                                           swap k k_next
+ *     copy-async k = k_param[t, 0]          copy-async first last k = k_param[t, 0]
+ *     wait 0                                copy-async first ahead 1 k = k_param[t + 64, 0]
+ *     mma S += k^T @ v                =>    wait 1
+ *   }                                       copy-async ahead 2 k = k_param[t + 128, 0]
+ *                                           mma S += k^T @ v
  *                                         }
  *
- * Each storage that is copied to has a second one, as far as the shared memory goes, first come first
- * served. Needs: place-operands. Guarantees: the same values; at a `wait` at the head of a loop nothing
- * is under way that a later turn does not need.
+ * As many turns ahead as the shared memory has room for, all copies of a loop alike; where it has not room for one turn of
+ * all, those that come first. Needs: place-operands. Guarantees: the same values; at a `wait` at the head of a loop
+ * nothing is under way that a later turn does not need.
  */
 import type { Pass } from "../../support/pass.ts";
 import { writesOf } from "../accesses.ts";
@@ -42,58 +43,61 @@ export const pipelineCopies = (memory: SharedMemory): Pass<TileProgram> => ({
   },
 });
 
+/** A turn computes for about as long as memory takes to answer; more under way than this is worth nothing. */
+const mostAhead = 3;
+
 function pipelined(kernel: Kernel, { limitBytes, bytesOf }: SharedMemory): Kernel {
   const storages = [...kernel.storages];
   const shared = storages.filter(({ memory }) => memory === "shared");
-  let used = shared.reduce((sum, storage) => sum + bytesOf(storage), 0);
-
-  /** A second storage like this one, or null where there is no room for it. */
-  const second = (id: StorageId): StorageId | null => {
-    const first = storages[id]!;
-    if (used + bytesOf(first) > limitBytes) return null;
-    used += bytesOf(first);
-    const twin = { ...first, id: storages.length as StorageId, name: `${first.name}_next` };
-    storages.push(twin);
-    return twin.id;
-  };
+  let free = limitBytes - shared.reduce((sum, storage) => sum + bytesOf(storage), 0);
 
   const inLoop = (loop: Loop): Loop => {
     const { body, variable, step, reverse } = loop;
     const wait = body.findIndex(({ kind }) => kind === "wait");
-    const isAhead = (stmt: Stmt): stmt is CopyAsync =>
+    const before = body.slice(0, Math.max(wait, 0));
+    const canBeAhead = (stmt: Stmt): stmt is CopyAsync =>
       stmt.kind === "copy-async" &&
       stmt.turns === "all" &&
       placeOf(stmt.view).base === variable &&
       writers(body, stmt.dst) === 1;
-    const firsts: Stmt[] = [];
-    const aheads: Stmt[] = [];
-    const swaps: Stmt[] = [];
-    for (const stmt of body.slice(0, Math.max(wait, 0))) {
-      const twin = isAhead(stmt) ? second(stmt.dst) : null;
-      if (!isAhead(stmt) || twin === null) {
-        firsts.push(stmt);
-        continue;
-      }
-      const { dst, view, note } = stmt;
-      firsts.push({ ...stmt, turns: "first" });
-      aheads.push({
-        ...stmt,
-        turns: "ahead",
-        dst: twin,
-        view: shifted(view, reverse ? -step : step),
-      });
-      swaps.push({ kind: "swap", a: dst, b: twin, note });
-    }
-    if (swaps.length === 0) return { ...loop, body: inBody(body) };
-    const rest = inBody(body.slice(wait + 1));
-    return { ...loop, body: [...firsts, body[wait]!, ...aheads, ...rest, ...swaps] };
+    const sizeOf = ({ dst }: CopyAsync) => bytesOf(storages[dst]!);
+    const candidates = before.filter(canBeAhead);
+    const turn = candidates.reduce((sum, copy) => sum + sizeOf(copy), 0);
+    // What this turn copies for itself is the youngest of all: nothing may be under way behind it.
+    const areAll = before.every((stmt) => stmt.kind !== "copy-async" || canBeAhead(stmt));
+    const most = areAll && turn > 0 ? Math.min(mostAhead, Math.floor(free / turn)) : 0;
+    const ahead = Math.max(most, 1);
+    const chosen = candidates.filter((copy) => {
+      if (free < ahead * sizeOf(copy)) return false;
+      free -= ahead * sizeOf(copy);
+      storages[copy.dst] = { ...storages[copy.dst]!, places: ahead + 1 };
+      return true;
+    });
+    if (chosen.length === 0) return { ...loop, body: inBody(body) };
+    const by = (copy: CopyAsync, n: number): CopyAsync => ({
+      ...copy,
+      ahead: n,
+      view: shifted(copy.view, n * (reverse ? -step : step)),
+    });
+    const firsts = Array.from({ length: ahead }, (_, n) =>
+      before.flatMap((stmt): Stmt[] => {
+        if (!canBeAhead(stmt) || !chosen.includes(stmt)) return n === 0 ? [stmt] : [];
+        // Each role has groups of its own.
+        const isLast = n < ahead - 1 && stmt === chosen.findLast(({ role }) => role === stmt.role);
+        return [{ ...by(stmt, n), turns: "first", ...(isLast ? { isLast } : {}) }];
+      }),
+    ).flat();
+    const waits: Stmt = { kind: "wait", pending: ahead - 1, note: body[wait]!.note };
+    const aheads = chosen.map((copy) => by(copy, ahead));
+    return { ...loop, body: [...firsts, waits, ...aheads, ...inBody(body.slice(wait + 1))] };
   };
 
   const inBody = (stmts: readonly Stmt[]): Stmt[] =>
     stmts.map((stmt) => (stmt.kind === "loop" ? inLoop(stmt) : stmt));
 
   const body = inBody(kernel.body);
-  return storages.length === kernel.storages.length ? kernel : { ...kernel, storages, body };
+  const same = storages.every((storage, i) => storage === kernel.storages[i]);
+  return same ? kernel : { ...kernel, storages, body };
 }
 
 /** Where along the tokens a view lies. */

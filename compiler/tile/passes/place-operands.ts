@@ -181,7 +181,7 @@ class Placer {
     if (memory === "shared") {
       const isCopy = param.dtype === "f32" && param.per === "token" && this.isWrittenOnce(stmt.dst);
       return isCopy
-        ? [{ kind: "copy-async", turns: "all", dst: stmt.dst, view, note }, wait]
+        ? [{ kind: "copy-async", turns: "all", ahead: 0, dst: stmt.dst, view, note }, wait]
         : [stmt];
     }
     const isFactor =
@@ -192,7 +192,7 @@ class Placer {
     this.staged.set(stmt.dst, tile);
     this.loaded.add(tile);
     if (this.readByOthers.has(stmt.dst)) this.unread.add(stmt.dst);
-    return [{ kind: "copy-async", turns: "all", dst: tile, view, note }, wait];
+    return [{ kind: "copy-async", turns: "all", ahead: 0, dst: tile, view, note }, wait];
   }
 
   private isWrittenOnce(id: StorageId): boolean {

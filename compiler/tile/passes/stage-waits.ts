@@ -16,7 +16,7 @@
  * Needs: place-operands; before insert-barriers. Guarantees: the same values; nothing is read before its copy is waited for.
  */
 import type { Pass } from "../../support/pass.ts";
-import { readsOf } from "../accesses.ts";
+import { copiedAhead, readsOf } from "../accesses.ts";
 import type { CopyAsync, Kernel, Stmt, Storage, TileProgram } from "../ir.ts";
 
 /** What is worth a wait of its own. */
@@ -67,7 +67,8 @@ function staged(kernel: Kernel, bytesOf: (storage: Storage) => number): Kernel {
         last.bytes += bytes;
       }
     }
-    if (groups.length < 2) return inner;
+    // What comes a turn ahead is there when it is asked for.
+    if (groups.length < 2 || copiedAhead(inner).length > 0) return inner;
     isChanged = true;
     const closed = groups.flatMap(({ copies }, n) =>
       copies.map((copy, i) =>
@@ -78,7 +79,7 @@ function staged(kernel: Kernel, bytesOf: (storage: Storage) => number): Kernel {
     );
     const wait = { ...inner[at]!, pending: groups.length - 1 } as Stmt;
     const parts = groups.flatMap(({ use }, n) => [
-      wait,
+      { ...wait },
       ...behind.slice(n === 0 ? 0 : use, groups[n + 1]?.use ?? behind.length),
     ]);
     return [...before.filter((stmt) => !isCopy(stmt)), ...closed, ...parts];

@@ -176,7 +176,7 @@ test.skipIf(!available)(`a copy is there after the wait, for every thread${why}`
   });
   const body: Stmt[] = [
     barrier,
-    { kind: "copy-async", dst: first, view: view("x"), turns: "all", note: null },
+    { kind: "copy-async", dst: first, view: view("x"), turns: "all", ahead: 0, note: null },
     { kind: "wait", pending: 0, note: null },
     swap(0, 16),
     swap(16, 0),

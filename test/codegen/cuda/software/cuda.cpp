@@ -4,14 +4,15 @@
 // matrices mean what PTX ISA 8.7 says (9.7.14). What a GPU would let pass is caught here:
 //
 // SOFTWARE_CUDA_CHECK=1 makes no code: it says whether a text compiles.
-// SOFTWARE_CUDA_SM90=1 makes it a GPU of compute capability 9.0, and so kernels use `wgmma`.
+// SOFTWARE_CUDA_SM90=1 makes it a GPU of compute capability 9.0, and so kernels use `wgmma` and the copy engine.
 //
 //   a missing barrier       SOFTWARE_CUDA_ORDER=backward runs the threads the other way round
 //   unwritten shared memory is NaN when a block starts; registers hold a large number
 //   a copy not waited for   is NaN: it is made when it is waited for
 //   reading past a buffer   gives NaN; writing there is error 700 when the buffer is freed
 //   shared memory past what the launch gave is error 700 as well
-//   a barrier not all reach is error 719
+//   a barrier not all reach is error 719, and so is a place where tiles never arrive
+//   tiles that lie askew    are error 716
 //
 // A stream does what is queued at once, unless something before it waits for an event or for another rank (nccl.cpp).
 // SOFTWARE_CUDA_DEVICES is the number of GPUs.
@@ -38,7 +39,7 @@
 
 namespace {
 
-const int kInvalidValue = 1, kNotReady = 600, kIllegalAddress = 700, kLaunchFailed = 719;
+const int kInvalidValue = 1, kNotReady = 600, kIllegalAddress = 700, kMisaligned = 716, kLaunchFailed = 719;
 
 // --- memory ---------------------------------------------------------------------------------------
 
@@ -56,7 +57,12 @@ char* guardAt(uint64_t pointer, int side) {
 using std::max;
 using std::min;
 struct Place { unsigned x, y, z; };
-struct Function { void (*run)(void**); void (*poison)(); bool (*isSound)(unsigned); int count; };
+struct Argument { unsigned size, alignment; };
+struct Function {
+  void (*run)(void**); void (*poison)(); bool (*isSound)(unsigned);
+  // Behind the last there is one of size 0.
+  const Argument* arguments;
+};
 
 // Switches from one stack to another. swapcontext does, but asks the kernel for signal masks each time.
 #ifdef __x86_64__
@@ -91,13 +97,15 @@ void start(Stack& stack, std::vector<char>& memory, void (*run)()) {
 
 Place thread, block;
 Stack scheduler;
-enum class State { kReady, kAtWarp, kAtBlock, kAtNumber, kDone };
+enum class State { kReady, kAtWarp, kAtBlock, kAtNumber, kAtArrival, kDone };
 struct Copying { void* to; const void* from; int bytes, given; };
 struct Fiber {
   Stack stack; std::vector<char> memory; State state; unsigned exchanges, number;
   // Copies in the background: those of no group yet, and groups that were not waited for.
   std::vector<Copying> open;
   std::deque<std::vector<Copying>> groups;
+  // Where it waits for tiles, and for a turn of which parity.
+  const void* arrival; unsigned parity;
 };
 std::vector<Fiber> fibers;
 unsigned current;
@@ -113,13 +121,16 @@ void barrier() { leave(State::kAtBlock); }
 
 // Barriers by number: who arrived, and of how many.
 struct Numbered { unsigned arrived, threads; } numbered[16];
-bool isOverrun;
+// What the block did wrong first.
+int mistake;
+
+void blame(int error) { if (mistake == 0) mistake = error; }
 
 void meet(unsigned number, unsigned threads, bool waits) {
   if (number == 0 && waits) return barrier();
   Numbered& one = numbered[number];
   // One that arrives a second time before the others were there has run ahead of them.
-  if ((one.arrived > 0 && one.threads != threads) || one.arrived == threads) isOverrun = true;
+  if ((one.arrived > 0 && one.threads != threads) || one.arrived == threads) blame(kLaunchFailed);
   one.threads = threads;
   one.arrived++;
   if (!waits) return;
@@ -173,6 +184,111 @@ void complete(unsigned pending) {
   }
 }
 
+// --- the copy engine ------------------------------------------------------------------------------
+
+// What cuTensorMapEncodeTiled makes: a tensor of 16-bit numbers, its innermost dimension first.
+struct TensorMap { uint64_t mark, address, dims[4], strides[3]; uint32_t box[4]; };
+static_assert(sizeof(TensorMap) <= 128);
+// Each marks memory of the kernel's own, so that it shows when that holds something else.
+const uint64_t kMap = 0x7370616d726f736eull, kArrival = 0x736c617669727261ull;
+
+struct Tile { char* to; TensorMap map; int at[4]; };
+// A place for arrivals, an `mbarrier`: of its turn, the arrivals and bytes that are still to come. Tiles by the turn
+// they come in, until that is waited for.
+struct Arrival { unsigned count, missing; int64_t bytes; unsigned turn; std::map<unsigned, std::vector<Tile>> tiles; };
+std::map<const void*, Arrival> arrivals;
+
+void openArrival(void* place, unsigned count) {
+  if ((uintptr_t)place % 8) blame(kMisaligned);
+  if (arrivals.count(place) || count == 0) blame(kLaunchFailed);
+  memcpy(place, &kArrival, 8);
+  arrivals[place] = {count, count, 0, 0, {}};
+}
+
+Arrival* arrivalAt(const void* place) {
+  const auto found = arrivals.find(place);
+  if (found != arrivals.end() && memcmp(place, &kArrival, 8) == 0) return &found->second;
+  blame(kIllegalAddress);
+  return nullptr;
+}
+
+void endTurn(Arrival& one) {
+  if (one.missing > 0 || one.bytes != 0) return;
+  one.turn++;
+  one.missing = one.count;
+}
+
+void arriveExpecting(void* place, int bytes) {
+  Arrival* const one = arrivalAt(place);
+  if (!one) return;
+  if (one->missing == 0) return blame(kLaunchFailed);
+  one->missing--;
+  one->bytes += bytes;
+  endTurn(*one);
+}
+
+void copyTile(void* to, const void* from, void* place, int col, int row, int head, int outer) {
+  if ((uintptr_t)to % 1024 || (uintptr_t)from % 64) return blame(kMisaligned);
+  TensorMap map;
+  memcpy(&map, from, sizeof(map));
+  Arrival* const one = arrivalAt(place);
+  if (!one) return;
+  if (map.mark != kMap) return blame(kIllegalAddress);
+  const int bytes = map.box[0] * map.box[1] * map.box[2] * map.box[3] * 2;
+  memset(to, 0xff, bytes);
+  one->tiles[one->turn].push_back({(char*)to, map, {col, row, head, outer}});
+  one->bytes -= bytes;
+  endTurn(*one);
+}
+
+// Rows of 128 bytes, their eight pieces exchanged by the row's number; zeros outside of the tensor.
+void bring(const Tile& tile) {
+  const TensorMap& map = tile.map;
+  const int rows = map.box[1] * map.box[2] * map.box[3];
+  for (int row = 0; row < rows; row++) for (int col = 0; col < (int)map.box[0]; col++) {
+    const int within[] = {col, row % (int)map.box[1], row / (int)map.box[1] % (int)map.box[2], row / (int)(map.box[1] * map.box[2])};
+    bool inside = true;
+    uint64_t from = map.address;
+    for (int i = 0; i < 4; i++) {
+      const int64_t index = (int64_t)tile.at[i] + within[i];
+      inside = inside && index >= 0 && index < (int64_t)map.dims[i];
+      from += index * (i == 0 ? 2 : map.strides[i - 1]);
+    }
+    uint16_t bits = 0;
+    if (inside) memcpy(&bits, (const void*)from, 2);
+    memcpy(tile.to + row * 128 + (col / 8 ^ row % 8) * 16 + col % 8 * 2, &bits, 2);
+  }
+}
+
+// A turn is over when that in progress is of the other parity.
+bool isOver(const void* place, unsigned parity) {
+  const Arrival* const one = arrivalAt(place);
+  return !one || one->turn % 2 != parity;
+}
+
+void awaitTiles(const void* place, unsigned parity) {
+  if (parity > 1) blame(kLaunchFailed);
+  while (!isOver(place, parity)) {
+    fibers[current].arrival = place;
+    fibers[current].parity = parity;
+    leave(State::kAtArrival);
+  }
+  Arrival* const one = arrivalAt(place);
+  if (!one || one->turn == 0) return;
+  for (const Tile& tile : one->tiles[one->turn - 1]) bring(tile);
+  one->tiles.erase(one->turn - 1);
+}
+
+bool releaseArrivals() {
+  bool any = false;
+  for (Fiber& fiber : fibers) {
+    if (fiber.state != State::kAtArrival || !isOver(fiber.arrival, fiber.parity)) continue;
+    fiber.state = State::kReady;
+    any = true;
+  }
+  return any;
+}
+
 void runFiber() {
   running->run(arguments);
   leave(State::kDone);
@@ -189,20 +305,25 @@ bool release(unsigned first, unsigned count, State at) {
 const struct Services {
   void (*barrier)(); const void* (*exchange)(const void*, unsigned); void (*meet)(unsigned, unsigned, bool);
   void (*copy)(void*, const void*, int, int); void (*commit)(); void (*complete)(unsigned);
-} services = {barrier, exchange, meet, copy, commit, complete};
+  void (*openArrival)(void*, unsigned); void (*arriveExpecting)(void*, int);
+  void (*copyTile)(void*, const void*, void*, int, int, int, int); void (*awaitTiles)(const void*, unsigned);
+} services = {barrier, exchange, meet, copy, commit, complete, openArrival, arriveExpecting, copyTile, awaitTiles};
 
 // Groups of no copies may be left: a wait closes one.
 bool isEveryCopyWaitedFor() {
   for (const Fiber& fiber : fibers) {
     for (const std::vector<Copying>& group : fiber.groups) if (!group.empty()) return false;
   }
+  for (const auto& [place, one] : arrivals) if (!one.tiles.empty()) return false;
   return true;
 }
 
-bool runBlock(unsigned threads) {
+// Gives the error of what the block did wrong, or 0.
+int runBlock(unsigned threads) {
   running->poison();
   for (Numbered& one : numbered) one = {0, 0};
-  isOverrun = false;
+  arrivals.clear();
+  mistake = 0;
   for (Fiber& fiber : fibers) {
     fiber.memory.resize(128 * 1024);
     start(fiber.stack, fiber.memory, runFiber);
@@ -225,8 +346,9 @@ bool runBlock(unsigned threads) {
         }
       } while (release(start, 32, State::kAtWarp));
     }
-    if (releaseNumbered() || release(0, threads, State::kAtBlock)) continue;
-    return release(0, threads, State::kDone) && !isOverrun;
+    if (releaseNumbered() || releaseArrivals() || release(0, threads, State::kAtBlock)) continue;
+    if (!release(0, threads, State::kDone)) blame(kLaunchFailed);
+    return mistake;
   }
 }
 
@@ -279,9 +401,9 @@ size_t closing(const std::string& text, size_t at) {
 
 // `asm("cvt.f32.f16 %0, %1;" : "=f"(to) : "h"(from))` as `ptx_cvt_f32_f16(to, from)`.
 std::string callOfAsm(const std::string& statement) {
-  // In a block of its own, with a predicate that is always true, `wgmma` is what counts.
-  const size_t wide = statement.find("wgmma.mma_async");
-  const size_t name = wide != std::string::npos ? wide : statement.find('"') + 1;
+  // In a block of its own, with a predicate, these are what counts.
+  const size_t inner = min(statement.find("wgmma.mma_async"), statement.find("mbarrier.try_wait"));
+  const size_t name = inner != std::string::npos ? inner : statement.find('"') + 1;
   const size_t end = statement.find_first_of(" ;\"", name);
   std::string call = "ptx_" + std::regex_replace(statement.substr(name, end - name), std::regex("[.:]+"), "_") + "(";
   size_t at = statement.find('"', end) + 1;
@@ -314,7 +436,7 @@ std::string hostSource(const std::string& source) {
   for (std::sregex_iterator at(source.begin(), source.end(), kernel), end; at != end; ++at) {
     const std::string name = at->str(1);
     text += "\nextern \"C\" void run_" + name + "(void** args) { software_call(&" + name + ", args); }\n";
-    text += "extern \"C\" int count_" + name + "() { return software_count(&" + name + "); }\n";
+    text += "extern \"C\" const Argument* arguments_" + name + "() { return software_arguments(&" + name + "); }\n";
   }
   return text;
 }
@@ -410,6 +532,7 @@ API cuEventDestroy_v2(uint64_t event) { return events.erase(event) == 1 ? 0 : kI
 API cuGetErrorName(int error, const char** text) {
   *text = error == kInvalidValue     ? "CUDA_ERROR_INVALID_VALUE"
           : error == kIllegalAddress ? "CUDA_ERROR_ILLEGAL_ADDRESS"
+          : error == kMisaligned     ? "CUDA_ERROR_MISALIGNED_ADDRESS"
           : error == kLaunchFailed   ? "CUDA_ERROR_LAUNCH_FAILED"
                                      : nullptr;
   return *text ? 0 : kInvalidValue;
@@ -417,6 +540,7 @@ API cuGetErrorName(int error, const char** text) {
 API cuGetErrorString(int error, const char** text) {
   *text = error == kInvalidValue     ? "invalid argument"
           : error == kIllegalAddress ? "memory next to a buffer was written"
+          : error == kMisaligned     ? "a tile, a map or a place for arrivals lies askew"
           : error == kLaunchFailed   ? "some threads ended while others waited"
                                      : nullptr;
   return *text ? 0 : kInvalidValue;
@@ -474,28 +598,48 @@ API cuModuleGetFunction(Function** function, void* module, const char* name) {
   if (!run) return kInvalidValue;
   *function = new Function{(void (*)(void**))run, (void (*)())dlsym(module, "software_poison"),
                            (bool (*)(unsigned))dlsym(module, "software_is_sound"),
-                           ((int (*)())dlsym(module, ("count_" + std::string(name)).c_str()))()};
+                           ((const Argument* (*)())dlsym(module, ("arguments_" + std::string(name)).c_str()))()};
   return 0;
 }
 API cuFuncSetAttribute(Function*, int which, int bytes) {
   return which == 8 && bytes <= 227 * 1024 ? 0 : kInvalidValue;
 }
+// Of parts of 64 columns, which is a row of 128 bytes, and for GPUs that have a copy engine.
+API cuTensorMapEncodeTiled(void* map, int type, unsigned rank, uint64_t address, const uint64_t* dims, const uint64_t* strides,
+                           const uint32_t* box, const uint32_t* steps, int interleave, int swizzle, int, int fill) {
+  const bool isWrong = !getenv("SOFTWARE_CUDA_SM90") || (uintptr_t)map % 64 || rank != 4 || address % 16 || box[0] != 64;
+  if (isWrong || type != 1 || interleave != 0 || swizzle != 3 || fill != 0) return kInvalidValue;
+  TensorMap made = {kMap, address};
+  for (int i = 0; i < 4; i++) {
+    if (dims[i] == 0 || dims[i] > 1ull << 32 || box[i] == 0 || box[i] > 256 || steps[i] != 1) return kInvalidValue;
+    if (i < 3 && (strides[i] % 16 || strides[i] >= 1ull << 40)) return kInvalidValue;
+    made.dims[i] = dims[i];
+    made.box[i] = box[i];
+    if (i < 3) made.strides[i] = strides[i];
+  }
+  memcpy(map, &made, sizeof(made));
+  return 0;
+}
 API cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned sharedBytes, uint64_t stream, void** args, void**) {
   if (gy != 1 || gz != 1 || by != 1 || bz != 1 || gx == 0) return kInvalidValue;
-  // The caller may use its memory again at once. Of each argument there are eight bytes.
-  std::vector<uint64_t> values(function->count);
-  for (int i = 0; i < function->count; i++) memcpy(&values[i], args[i], 8);
+  // The caller may use its memory again at once.
+  struct alignas(64) Value { char bytes[128]; };
+  std::vector<Value> values;
+  for (const Argument* one = function->arguments; one->size > 0; one++, args++) {
+    if (one->size > sizeof(Value) || (uintptr_t)*args % one->alignment) return kInvalidValue;
+    memcpy(values.emplace_back().bytes, *args, one->size);
+  }
   return enqueue(stream, [=]() mutable {
     std::vector<void*> addresses;
-    for (uint64_t& value : values) addresses.push_back(&value);
+    for (Value& value : values) addresses.push_back(&value);
     running = function;
     arguments = addresses.data();
     fibers.resize(bx);
     for (unsigned i = 0; i < gx && !failure; i++) {
       block = {i, 0, 0};
-      if (!runBlock(bx)) failure = kLaunchFailed;
-      else if (!function->isSound(sharedBytes) || !isEveryCopyWaitedFor()) failure = kIllegalAddress;
+      failure = runBlock(bx);
+      if (!failure && (!function->isSound(sharedBytes) || !isEveryCopyWaitedFor())) failure = kIllegalAddress;
     }
   });
 }

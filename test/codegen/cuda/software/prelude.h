@@ -15,6 +15,8 @@ static const Place* software_thread; static const Place* software_block;
 static struct Services {
   void (*barrier)(); const void* (*exchange)(const void*, unsigned); void (*meet)(unsigned, unsigned, bool);
   void (*copy)(void*, const void*, int, int); void (*commit)(); void (*complete)(unsigned);
+  void (*openArrival)(void*, unsigned); void (*arriveExpecting)(void*, int);
+  void (*copyTile)(void*, const void*, void*, int, int, int, int); void (*awaitTiles)(const void*, unsigned);
 } software;
 alignas(1024) static unsigned char memory[228 * 1024];
 #define threadIdx (*software_thread)
@@ -23,6 +25,8 @@ alignas(1024) static unsigned char memory[228 * 1024];
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ static __attribute__((section("shared_memory")))
 #define __syncthreads() software.barrier()
 template <class To, class From> static To software_bits(From from) {
@@ -205,6 +209,18 @@ static inline void ptx_cp_async_ca_shared_global(unsigned to, const void* from, 
 static inline void ptx_cp_async_commit_group() { software.commit(); }
 static inline void ptx_cp_async_wait_group(unsigned pending) { software.complete(pending); }
 
+// --- the copy engine: tiles are brought when their turn is waited for (PTX ISA 8.7) ---
+static inline void ptx_mbarrier_init_shared_cta_b64(unsigned address, int count) { software.openArrival(memory + address, count); }
+static inline void ptx_fence_mbarrier_init_release_cluster() {}
+static inline void ptx_mbarrier_arrive_expect_tx_shared_cta_b64(unsigned address, int bytes) { software.arriveExpecting(memory + address, bytes); }
+static inline void ptx_cp_async_bulk_tensor_4d_shared_cluster_global_mbarrier_complete_tx_bytes(unsigned to, const void* map, unsigned arrival,
+    int col, int row, int head, int outer) {
+  software.copyTile(memory + to, map, memory + arrival, col, row, head, outer);
+}
+static inline void ptx_mbarrier_try_wait_parity_shared_cta_b64(unsigned& arrived, unsigned address, int parity) {
+  software.awaitTiles(memory + address, parity); arrived = 1;
+}
+
 extern "C" { extern float __start_shared_memory[] __attribute__((weak, visibility("hidden")));
              extern float __stop_shared_memory[] __attribute__((weak, visibility("hidden"))); }
 extern "C" void software_bind(const Place* thread, const Place* block, const Services* services) {
@@ -224,4 +240,9 @@ template <class... Args> struct Call { Call(void (*kernel)(Args...), Args... arg
 template <class... Args> static void software_call(void (*kernel)(Args...), void** args) {
   Call<Args...>{kernel, *(Args*)*args++...};
 }
-template <class... Args> static int software_count(void (*)(Args...)) { return sizeof...(Args); }
+// What a kernel takes; behind the last there is one of size 0.
+struct Argument { unsigned size, alignment; };
+template <class... Args> static const Argument* software_arguments(void (*)(Args...)) {
+  static constexpr Argument all[] = {{sizeof(Args), alignof(Args)}..., {0, 0}};
+  return all;
+}
