@@ -3,9 +3,11 @@
  * what is float32, and single tokens, on ordinary cores.
  */
 import { Report } from "../../compiler/support/pass.ts";
-import { hasLoop } from "../../compiler/tile/accesses.ts";
+import { hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
 import { type Sharing, divideRoles } from "../../compiler/tile/passes/divide-roles.ts";
+import { dropRepeats } from "../../compiler/tile/passes/drop-repeats.ts";
 import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
+import { gatherProducts } from "../../compiler/tile/passes/gather-products.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
 import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
@@ -148,6 +150,8 @@ function tensorTarget(blockBytes: number): Target {
       place,
       recompute,
       divide,
+      dropRepeats(fitsRegisters),
+      gatherProducts({ limitBytes: sharedBytes, bytesOf: sharedBytesOf }),
       pipeline,
       stageWaits(sharedBytesOf),
       insertBarriers,
@@ -163,6 +167,19 @@ function sharedBytesIn({ storages }: Kernel): number {
   return storages
     .filter(({ memory }) => memory === "shared")
     .reduce((sum, storage) => sum + sharedBytesOf(storage), 0);
+}
+
+/** Have the threads of every role the registers for their tiles? Without roles recompute-tiles has seen to it. */
+function fitsRegisters(kernel: Kernel): boolean {
+  const { roles, body } = kernel;
+  const sharing = sharings.find((one) => one.every(({ threads }, n) => threads === roles?.[n]));
+  return (
+    sharing !== undefined &&
+    sharing.every(({ threads, registers }, role) => {
+      const held = (rows: number, cols: number) => fragmentRegisters(rows, cols, threads / 32);
+      return registerPressure({ ...kernel, body: ofRole(body, role) }, held) <= registers;
+    })
+  );
 }
 
 /** Registers that tiles of a kernel take of each thread. */

@@ -7,7 +7,9 @@ import { interpretTile } from "../../compiler/tile/interpret.ts";
 import type { Storage, TileProgram } from "../../compiler/tile/ir.ts";
 import { parseTile } from "../../compiler/tile/parse.ts";
 import { divideRoles } from "../../compiler/tile/passes/divide-roles.ts";
+import { dropRepeats } from "../../compiler/tile/passes/drop-repeats.ts";
 import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
+import { gatherProducts } from "../../compiler/tile/passes/gather-products.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
 import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
@@ -42,6 +44,8 @@ const passes: readonly Pass<TileProgram>[] = [
     signals: 13,
     foldsRows: () => true,
   }),
+  dropRepeats((kernel) => registerPressure(kernel, registersOf) <= 100),
+  gatherProducts({ limitBytes: 2600, bytesOf }),
   pipelineCopies({ limitBytes: 2600, bytesOf }),
   stageWaits(bytesOf),
   insertBarriers,

@@ -1,0 +1,125 @@
+/**
+ * Gather-products: products that do not need each other's sums stand together, so that their factors are staged behind
+ * one barrier.
+ *
+ *   copy a_bf16 = a                        copy a_bf16 = a
+ *   mma x += a_bf16 @ a_bf16^T             copy a_bf16_2 = b
+ *   copy a_bf16 = b                  =>    mma x += a_bf16 @ a_bf16^T
+ *   mma y += a_bf16 @ a_bf16^T             mma y += a_bf16_2 @ a_bf16_2^T
+ *
+ * In loops that go from chunk to chunk each barrier is a time in which a role's warps wait for the slowest and nothing
+ * is computed; between barriers a warp has the work of several products to fill its gaps with. A tile that is staged
+ * more than once in a turn gets a place for each time, as far as the shared memory has room beside a turn's copies.
+ *
+ * Needs: place-operands. Guarantees: the same values, sums of products in the same order.
+ */
+import type { Pass } from "../../support/pass.ts";
+import { onStorages, readsOf, writesOf } from "../accesses.ts";
+import type { Kernel, Loop, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
+import type { SharedMemory } from "./pipeline-copies.ts";
+
+export const gatherProducts = (memory: SharedMemory): Pass<TileProgram> => ({
+  name: "gather-products",
+  summary: "let products stand together, with their factors behind one barrier",
+  run: (program) => {
+    const kernels = program.kernels.map((kernel) => gathered(kernel, memory));
+    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
+    return same ? program : { ...program, kernels };
+  },
+});
+
+function gathered(kernel: Kernel, memory: SharedMemory): Kernel {
+  const loops = kernel.body.filter((stmt): stmt is Loop => stmt.kind === "loop");
+  if (loops.length !== 1 || loops[0]!.extent !== "T") return kernel;
+  const [loop] = loops as [Loop];
+  const storages = [...kernel.storages];
+  const apart = withOwnTiles(loop.body, storages, memory);
+  const body = together(apart);
+  const isSame =
+    storages.length === kernel.storages.length && body.every((s, i) => s === loop.body[i]);
+  if (isSame) return kernel;
+  const inKernel = kernel.body.map((stmt) => (stmt === loop ? { ...loop, body } : stmt));
+  return { ...kernel, storages, body: inKernel };
+}
+
+// --- a place for each time --------------------------------------------------------------------
+
+/** The list with tiles that are staged anew in new storages, which `storages` gets, while there is room. */
+function withOwnTiles(
+  body: readonly Stmt[],
+  storages: Storage[],
+  { limitBytes, bytesOf }: SharedMemory,
+): readonly Stmt[] {
+  const sum = (some: readonly Storage[]) => some.reduce((bytes, one) => bytes + bytesOf(one), 0);
+  const copied = body.flatMap((stmt) => (stmt.kind === "copy-async" ? [storages[stmt.dst]!] : []));
+  const used = sum(storages.filter(({ memory }) => memory === "shared")) + sum(copied);
+  let free = limitBytes - used;
+  const now = new Map<StorageId, StorageId>();
+  const staged = new Set<StorageId>();
+  return body.map((stmt) => {
+    const [dst] = stmt.kind === "copy" ? [stmt.dst.storage] : [];
+    const first = dst === undefined ? undefined : storages[dst]!;
+    if (first?.memory === "shared" && first.dtype !== "f32") {
+      if (staged.has(first.id) && free >= bytesOf(first)) {
+        free -= bytesOf(first);
+        const own = { ...first, id: storages.length as StorageId, name: newName(first, storages) };
+        storages.push(own);
+        now.set(first.id, own.id);
+      }
+      staged.add(first.id);
+    }
+    const isMoved = [...readsOf(stmt), ...writesOf(stmt)].some((id) => now.has(id));
+    return isMoved ? onStorages(stmt, (id) => now.get(id) ?? id) : stmt;
+  });
+}
+
+function newName({ name }: Storage, storages: readonly Storage[]): string {
+  for (let n = 2; ; n++) {
+    if (!storages.some((storage) => storage.name === `${name}_${n}`)) return `${name}_${n}`;
+  }
+}
+
+// --- standing together ------------------------------------------------------------------------
+
+/** Each product, the last one first, moves down to the next one of its role, and what clears its sum with it. */
+function together(body: readonly Stmt[]): readonly Stmt[] {
+  const list = [...body];
+  for (let at = list.length - 1; at >= 0; at--) {
+    if (list[at]!.kind === "mma") move(list, at, (stmt) => stmt.kind === "mma");
+  }
+  for (let at = list.length - 1; at >= 0; at--) {
+    const stmt = list[at]!;
+    if (stmt.kind !== "map" || stmt.expr.kind !== "const") continue;
+    move(list, at, (one) => one.kind === "mma" && one.dst.storage === stmt.dst);
+  }
+  return list;
+}
+
+/** Moves a statement down to stand before the next one of its role that `isThere` holds for, if nothing between forbids it. */
+function move(list: Stmt[], at: number, isThere: (stmt: Stmt) => boolean): void {
+  const stmt = list[at]!;
+  const isBeside = ({ role }: Stmt) =>
+    role !== undefined && stmt.role !== undefined && role !== stmt.role;
+  for (let next = at + 1; next < list.length; next++) {
+    const other = list[next]!;
+    if (isBeside(other)) continue;
+    if (isThere(other)) {
+      list.splice(next - 1, 0, ...list.splice(at, 1));
+      return;
+    }
+    if (isFixed(other) || areTied(stmt, other)) return;
+  }
+}
+
+/** Is it where threads wait for others, or many statements? */
+function isFixed({ kind }: Stmt): boolean {
+  return ["wait", "await", "signal", "barrier", "loop"].includes(kind);
+}
+
+function areTied(stmt: Stmt, other: Stmt): boolean {
+  const [reads, writes] = [readsOf(stmt), writesOf(stmt)];
+  const touched = [...readsOf(other), ...writesOf(other)];
+  return (
+    touched.some((id) => writes.includes(id)) || writesOf(other).some((id) => reads.includes(id))
+  );
+}
