@@ -482,6 +482,8 @@ export class CLikeWalker {
       case "barrier":
         writer.line(dialect.barrier);
         return;
+      case "fold":
+      case "join":
       case "signal":
       case "await":
         throw new CompilerBug(`c-like: a target of ${stmt.kind} has tensor cores`);

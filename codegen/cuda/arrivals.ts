@@ -28,6 +28,8 @@ export interface Waiting {
   readonly ahead: ReadonlySet<StorageId>;
   readonly places: number;
   readonly arrivals: ReadonlyMap<Wait, Arrival>;
+  /** Of a loop with roles what a turn copies for itself: each role waits where it first reads of it. */
+  readonly late: Arrival | null;
 }
 
 export interface Arrivals {
@@ -61,16 +63,25 @@ export function arrivalsOf(kernel: Kernel): Arrivals {
     for (const stmt of stmts) if (stmt.kind === "loop") inList(stmt.body, true);
     const ahead = new Set(copiedAhead(stmts));
     const places = Math.max(1, ...[...ahead].map((id) => kernel.storages[id]!.places!));
-    const arrivals = new Map<Wait, Arrival>();
-    for (const [wait, copies] of waitedFor(stmts)) {
-      const tiles = copies.filter((copy) => isByEngine(copy, kernel));
-      if (tiles.length === 0) continue;
-      arrivals.set(wait, { first: counts.length, places, tiles });
+    const arrivalOf = (tiles: readonly CopyAsync[]): Arrival => {
+      const first = counts.length;
       const count = tiles.reduce((sum, tile) => sum + issuers(tile), 0);
       for (let place = 0; place < places; place++) counts.push(count);
+      return { first, places, tiles };
+    };
+    const arrivals = new Map<Wait, Arrival>();
+    const latecomers: CopyAsync[] = [];
+    for (const [wait, copies] of waitedFor(stmts)) {
+      const isLate = ({ dst }: CopyAsync) =>
+        isLoop && kernel.roles !== undefined && !ahead.has(dst);
+      const tiles = copies.filter((copy) => isByEngine(copy, kernel));
+      latecomers.push(...tiles.filter(isLate));
+      const early = tiles.filter((copy) => !isLate(copy));
+      if (early.length > 0) arrivals.set(wait, arrivalOf(early));
     }
-    if (arrivals.size === 0 && places === 1) return;
-    lists.push({ stmts: new Set(stmts), isLoop, ahead, places, arrivals });
+    const late = latecomers.length > 0 ? arrivalOf(latecomers) : null;
+    if (arrivals.size === 0 && late === null && places === 1) return;
+    lists.push({ stmts: new Set(stmts), isLoop, ahead, places, arrivals, late });
   };
   inList(kernel.body, false);
   return { lists, counts };
@@ -103,7 +114,10 @@ function waitedFor(stmts: readonly Stmt[]): Map<Wait, readonly CopyAsync[]> {
 }
 
 /** Where a copy of a list arrives, for whichever turn it is; null: the engine does not copy it. */
-export function arrivalOf({ arrivals }: Waiting, { dst }: CopyAsync): Arrival | null {
-  const found = [...arrivals.values()].find(({ tiles }) => tiles.some((tile) => tile.dst === dst));
-  return found ?? null;
+export function arrivalOf(list: Waiting, { dst }: CopyAsync): Arrival | null {
+  return arrivalsIn(list).find(({ tiles }) => tiles.some((tile) => tile.dst === dst)) ?? null;
+}
+
+export function arrivalsIn({ arrivals, late }: Waiting): readonly Arrival[] {
+  return [...arrivals.values(), ...(late === null ? [] : [late])];
 }

@@ -16,7 +16,9 @@ import type {
   CopyAsync,
   CumSumStmt,
   Expr,
+  Fold,
   Invert,
+  Join,
   Kernel,
   Loop,
   Mma,
@@ -35,7 +37,7 @@ import { placesRead } from "../../compiler/tile/places-read.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, bare, group } from "../c-like/walk.ts";
 import type { Arrival, Arrivals, Waiting } from "./arrivals.ts";
-import { arrivalOf, arrivalsOf } from "./arrivals.ts";
+import { arrivalOf, arrivalsIn, arrivalsOf } from "./arrivals.ts";
 import type { Use, WideProduct } from "./ops.ts";
 
 /** How many warps share the rows and the columns of a tile, and what each has of it. */
@@ -118,6 +120,10 @@ export class FragmentWalker extends CLikeWalker {
     { readonly stage: string; readonly parity: string }
   >();
   private readonly mapNames = new Map<string, { readonly head: string; readonly chunk: string }>();
+  /** What of a turn nothing has read yet, and nobody waited for. */
+  private awaited: Arrival | null = null;
+  /** Running sums of vectors so far. */
+  private sums = 0;
   /** The role whose statements are being written, and how many threads execute them. */
   private role: number | null = null;
   private threads: number;
@@ -156,7 +162,7 @@ export class FragmentWalker extends CLikeWalker {
   /** Each param with each number of rows that tiles of it have. */
   private mapped(): Mapped[] {
     const maps: Mapped[] = [];
-    const waits = this.arrivals.lists.flatMap(({ arrivals }) => [...arrivals.values()]);
+    const waits = this.arrivals.lists.flatMap(arrivalsIn);
     for (const { view, dst } of waits.flatMap(({ tiles }) => tiles)) {
       const param = this.param(view.param);
       const [rows] = this.storage(dst).shape as [number, number];
@@ -199,9 +205,9 @@ export class FragmentWalker extends CLikeWalker {
 
   override declareRegisters(body: readonly Stmt[] = this.kernel.body): void {
     super.declareRegisters(body);
-    for (const [{ places, arrivals }, { stage, parity }] of this.turnNames) {
-      if (places > 1) this.writer.line(`unsigned ${stage} = 0;`);
-      if (arrivals.size > 0) this.writer.line(`int ${parity} = 0;`);
+    for (const [list, { stage, parity }] of this.turnNames) {
+      if (list.places > 1) this.writer.line(`unsigned ${stage} = 0;`);
+      if (arrivalsIn(list).length > 0) this.writer.line(`int ${parity} = 0;`);
     }
   }
 
@@ -211,8 +217,10 @@ export class FragmentWalker extends CLikeWalker {
     const list = this.arrivals.lists.find(({ stmts }) => body.some((stmt) => stmts.has(stmt)));
     if (!list) return this.body(body, note);
     const { stage, parity } = this.turnNames.get(list)!;
-    const { ahead, places, arrivals } = list;
+    const { ahead, places, late } = list;
+    this.awaited = late;
     const lines = writer.capture(() => this.body(body, note));
+    this.awaited = null;
     for (const id of ahead) {
       const [name, storage] = [this.nameOf(id), this.storage(id)];
       if (!lines.some((line) => new RegExp(`\\b${name}\\b`).test(line))) continue;
@@ -221,7 +229,8 @@ export class FragmentWalker extends CLikeWalker {
     }
     writer.restore(lines);
     if (places > 1) writer.line(`${stage} = (${stage} + 1) % ${places};`);
-    if (arrivals.size > 0) writer.line(`${parity} ^= ${places > 1 ? `${stage} == 0` : "1"};`);
+    if (arrivalsIn(list).length === 0) return;
+    writer.line(`${parity} ^= ${places > 1 ? `${stage} == 0` : "1"};`);
   }
 
   private listOf(stmt: Stmt): Waiting | undefined {
@@ -263,6 +272,7 @@ export class FragmentWalker extends CLikeWalker {
 
   protected override statement(stmt: Stmt): void {
     const { writer } = this;
+    this.awaitLate(stmt);
     switch (stmt.kind) {
       case "barrier":
         return stmt.role === undefined ? super.statement(stmt) : void writer.line(this.meeting());
@@ -273,6 +283,10 @@ export class FragmentWalker extends CLikeWalker {
         const number = 1 + this.kernel.roles!.length + stmt.number;
         return void writer.line(`${name}<${number}, ${this.kernel.threads}>();`);
       }
+      case "fold":
+        return this.fold(stmt);
+      case "join":
+        return this.join(stmt);
       default:
         return super.statement(stmt);
     }
@@ -581,22 +595,35 @@ export class FragmentWalker extends CLikeWalker {
     const list = this.listOf(stmt);
     const arrival = list?.arrivals.get(stmt);
     if (arrival) {
-      const { stage, parity } = this.turnNames.get(list!) ?? { stage: "", parity: "0" };
-      writer.line(`${this.use("wait_for_tiles")}(${this.arrivalText(arrival, stage)}, ${parity});`);
-      this.trim(arrival);
+      this.waitForTiles(list!, arrival);
+      const { role } = this;
+      this.trim(arrival.tiles.filter((tile) => tile.role === undefined || tile.role === role));
     }
     writer.line(`${this.use("show_to_products")}();`);
     writer.line(this.dialect.barrier);
   }
 
+  private waitForTiles(list: Waiting, arrival: Arrival): void {
+    const { stage, parity } = this.turnNames.get(list) ?? { stage: "", parity: "0" };
+    const place = this.arrivalText(arrival, stage);
+    this.writer.line(`${this.use("wait_for_tiles")}(${place}, ${parity});`);
+  }
+
+  /** Before a role's first statement that reads what this turn copies; without an engine it is there since the last wait. */
+  private awaitLate(stmt: Stmt): void {
+    const late = this.awaited;
+    if (late === null || !late.tiles.some(({ dst }) => readsOf(stmt).includes(dst))) return;
+    this.awaited = null;
+    this.waitForTiles(this.listOf(late.tiles[0]!)!, late);
+    // All of them, whoever copied them: both roles write the same zeros.
+    this.trim(late.tiles, this.meeting());
+  }
+
   /** Behind the end of a packed sequence the copy engine finds the next one. */
-  private trim({ tiles }: Arrival): void {
+  private trim(tiles: readonly CopyAsync[], barrier: string | null = null): void {
     if (!servesPacked(this.kernel)) return;
     const { writer, dialect } = this;
-    const own = tiles.filter(
-      ({ view, role }) =>
-        this.param(view.param).per === "token" && (role === undefined || role === this.role),
-    );
+    const own = tiles.filter(({ view }) => this.param(view.param).per === "token");
     const rowsLeft = ({ view }: CopyAsync) => `${this.tokens} - ${group(this.index(view.row))}`;
     for (const left of new Set(own.map(rowsLeft))) {
       const alike = own.filter((tile) => rowsLeft(tile) === left);
@@ -606,6 +633,7 @@ export class FragmentWalker extends CLikeWalker {
           const shape = [...this.storage(dst).shape, this.threads].join(", ");
           writer.line(`${this.use("trim_tile")}<${shape}>(${this.nameOf(dst)}, ${left});`);
         }
+        if (barrier !== null) writer.line(barrier);
       });
     }
   }
@@ -747,7 +775,9 @@ export class FragmentWalker extends CLikeWalker {
     if (cols !== undefined || (block !== null && block % 32 !== 0)) return super.cumsum(stmt);
     const { writer } = this;
     const lanes = "0xffffffffu";
-    writer.block("if (warp == 0) {", () => {
+    // One warp each, side by side where no barrier stands between.
+    const own = this.sums++ % (this.threads / 32);
+    writer.block(`if (warp == ${own}) {`, () => {
       writer.line("float before = 0.0f;");
       this.fixedLoop("i", Math.ceil(size / 32), () => {
         if (block !== null && block < size) {
@@ -866,21 +896,27 @@ export class FragmentWalker extends CLikeWalker {
     });
   }
 
+  /** Of tiles what `spread-folds` left: nothing. */
   protected override reduce(stmt: ReduceStmt): void {
-    const [rows, cols] = this.storage(stmt.src).shape as [number, number?];
-    if (cols === undefined) return this.reduceVector(stmt);
-    const { writer, dialect } = this;
+    if (this.storage(stmt.src).shape.length === 1) return this.reduceVector(stmt);
+    throw new CompilerBug(`fragments: ${this.nameOf(stmt.dst)} is folded in one step`);
+  }
+
+  private fold({ fn, dst, src, axis }: Fold): void {
+    const { writer } = this;
+    const [rows, cols] = this.storage(src).shape as [number, number];
     const warps = this.warpsOf(rows, cols);
-    const start = dialect.float(stmt.fn === "sum" ? 0 : -Infinity);
-    const fold = (a: string, b: string) => dialect.call(stmt.fn === "sum" ? "add" : "max", [a, b]);
-    const alongCols = stmt.axis === "col";
-    const [src, dst] = [this.nameOf(stmt.src), this.nameOf(stmt.dst)];
-    // Without scratch a warp has whole rows, and its sums are those of the tile.
-    const scratch = stmt.scratch === null ? null : this.storage(stmt.scratch);
-    const partial = (at: string, part: string) =>
-      scratch === null
-        ? `${dst}[${at}]`
-        : `${this.nameOf(scratch.id)}[(${at}) * ${scratch.shape[1]! + scratch.pad} + ${part}]`;
+    const alongCols = axis === "col";
+    const { shape, pad } = this.storage(dst);
+    const isVector = shape.length === 1;
+    const [part, parts] = alongCols
+      ? [`warp / ${warps.down}`, warps.across]
+      : [`warp % ${warps.down}`, warps.down];
+    if (parts !== (shape[1] ?? 1)) throw new CompilerBug(`fragments: ${parts} parts are folded`);
+    const to = (at: string) =>
+      isVector
+        ? `${this.nameOf(dst)}[${at}]`
+        : `${this.nameOf(dst)}[(${at}) * ${parts + pad} + ${part}]`;
     const [outer, inner] = alongCols ? ["i", "j"] : ["j", "i"];
     const [held, folded] = alongCols
       ? [2 * warps.rowBlocks, 2 * warps.colBlocks]
@@ -888,34 +924,44 @@ export class FragmentWalker extends CLikeWalker {
     const place = alongCols
       ? this.rowText(warps, "(i / 2)", "i % 2")
       : `${this.colText(warps, "(j / 2)")} + j % 2`;
-    const [down, across] = [`warp % ${warps.down}`, `warp / ${warps.down}`];
     // The lanes that hold one row differ in lane % 4, those that hold one column in lane / 4.
     const distances = alongCols ? [1, 2] : [4, 8, 16];
     const isFirst = alongCols ? "lane % 4 == 0" : "lane < 4";
-    if (scratch === null) writer.line(this.meeting());
     this.activeWarps(warps, () => {
       this.fixedLoop(outer, held, () => {
-        writer.line(`float value = ${start};`);
+        writer.line(`float value = ${this.startOf(fn)};`);
         this.fixedLoop(inner, folded, () => {
-          writer.line(`value = ${fold("value", `${src}[i][j]`)};`);
+          writer.line(`value = ${this.folded(fn, "value", `${this.nameOf(src)}[i][j]`)};`);
         });
         for (const distance of distances) {
           const other = `__shfl_xor_sync(0xffffffffu, value, ${distance})`;
-          writer.line(`value = ${fold("value", other)};`);
+          writer.line(`value = ${this.folded(fn, "value", other)};`);
         }
-        writer.line(`if (${isFirst}) ${partial(place, alongCols ? across : down)} = value;`);
+        writer.line(`if (${isFirst}) ${to(place)} = value;`);
       });
     });
-    writer.line(this.meeting());
-    if (scratch === null) return;
-    this.eachShared(alongCols ? rows : cols, "row", () => {
-      writer.line(`float value = ${start};`);
-      this.fixedLoop("inner", alongCols ? warps.across : warps.down, () => {
-        writer.line(`value = ${fold("value", partial("row", "inner"))};`);
+  }
+
+  private join({ fn, dst, src }: Join): void {
+    const { writer } = this;
+    const { shape, pad } = this.storage(src);
+    const [rows, parts] = shape as [number, number];
+    this.eachShared(rows, "row", () => {
+      const all = Array.from({ length: parts }, (_, n) => {
+        return `${this.nameOf(src)}[row * ${parts + pad} + ${n}]`;
       });
-      writer.line(`${dst}[row] = value;`);
+      writer.line(
+        `${this.nameOf(dst)}[row] = ${bare(all.reduce((a, b) => this.folded(fn, a, b)))};`,
+      );
     });
-    writer.line(this.meeting());
+  }
+
+  private startOf(fn: "sum" | "max"): string {
+    return this.dialect.float(fn === "sum" ? 0 : -Infinity);
+  }
+
+  private folded(fn: "sum" | "max", a: string, b: string): string {
+    return this.dialect.call(fn === "sum" ? "add" : "max", [a, b]);
   }
 }
 

@@ -13,10 +13,11 @@ import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
 import { scaleAfter } from "../../compiler/tile/passes/scale-after.ts";
+import { spreadFolds } from "../../compiler/tile/passes/spread-folds.ts";
 import { stageWaits } from "../../compiler/tile/passes/stage-waits.ts";
 import { stageOperands } from "../../compiler/tile/passes/stage-operands.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
-import type { Kernel } from "../../compiler/tile/ir.ts";
+import type { Axis, Kernel } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
 import { type Dim, type Program, allOps } from "../../compiler/tensor/ir.ts";
 import { split } from "../../compiler/tensor/passes/split.ts";
@@ -151,6 +152,7 @@ function tensorTarget(blockBytes: number): Target {
       recompute,
       divide,
       dropRepeats(fitsRegisters),
+      spreadFolds({ limitBytes: sharedBytes, bytesOf: sharedBytesOf, partsOf }),
       gatherProducts({ limitBytes: sharedBytes, bytesOf: sharedBytesOf }),
       pipeline,
       stageWaits(sharedBytesOf),
@@ -180,6 +182,12 @@ function fitsRegisters(kernel: Kernel): boolean {
       return registerPressure({ ...kernel, body: ofRole(body, role) }, held) <= registers;
     })
   );
+}
+
+/** Warps that share a row or a column of a tile. */
+function partsOf(rows: number, cols: number, axis: Axis, threads: number): number {
+  const { down, across } = warpsOf(rows, cols, threads / 32);
+  return axis === "col" ? across : down;
 }
 
 /** Registers that tiles of a kernel take of each thread. */

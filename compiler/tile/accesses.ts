@@ -12,6 +12,8 @@ export function readsOf(stmt: Stmt): readonly StorageId[] {
     case "mma":
       return [stmt.lhs.storage, stmt.rhs.storage];
     case "reduce":
+    case "fold":
+    case "join":
     case "rotate-half":
     case "cumsum":
       return [stmt.src];
@@ -41,6 +43,8 @@ export function writesOf(stmt: Stmt): readonly StorageId[] {
     case "load":
     case "copy-async":
     case "map":
+    case "fold":
+    case "join":
     case "cumsum":
     case "rotate-half":
     case "solve":
@@ -79,6 +83,8 @@ export function onStorages<S extends Stmt>(stmt: S, other: (id: StorageId) => St
         const scratch = one.scratch === null ? null : other(one.scratch);
         return { ...one, dst: other(one.dst), src: other(one.src), scratch };
       }
+      case "fold":
+      case "join":
       case "rotate-half":
       case "cumsum":
         return { ...one, dst: other(one.dst), src: other(one.src) };
@@ -104,6 +110,18 @@ function exprOn(expr: Expr, other: (id: StorageId) => StorageId): Expr {
   if (expr.kind === "read") return { ...expr, storage: other(expr.storage) };
   if (expr.kind === "call") return { ...expr, args: expr.args.map((arg) => exprOn(arg, other)) };
   return expr;
+}
+
+/** A kernel without the storages that no statement touches. */
+export function onlyUsed(kernel: Kernel): Kernel {
+  const used = new Set(kernel.body.flatMap((stmt) => [...readsOf(stmt), ...writesOf(stmt)]));
+  const kept = kernel.storages.filter(({ id }) => used.has(id));
+  const places = new Map(kept.map(({ id }, i) => [id, i as StorageId]));
+  return {
+    ...kernel,
+    storages: kept.map((storage) => ({ ...storage, id: places.get(storage.id)! })),
+    body: kernel.body.map((stmt) => onStorages(stmt, (id) => places.get(id)!)),
+  };
 }
 
 /** The statements that a role executes. */

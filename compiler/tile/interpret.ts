@@ -212,13 +212,33 @@ class Point {
         }
         return;
       }
+      case "fold": {
+        const [to, from] = [this.data[stmt.dst]!, this.data[stmt.src]!];
+        const parts = this.storage(stmt.dst).shape[1] ?? 1;
+        const fold = folding(stmt.fn);
+        to.fill(fold.start);
+        this.each(stmt.src, (row, col, at) => {
+          // Which part an element is of is the target's choice.
+          const place = (stmt.axis === "col" ? row : col) * parts + ((row + col) % parts);
+          to[place] = fold.of(to[place]!, from[at]!);
+        });
+        return;
+      }
+      case "join": {
+        const [to, from] = [this.data[stmt.dst]!, this.data[stmt.src]!];
+        const fold = folding(stmt.fn);
+        to.fill(fold.start);
+        this.each(stmt.src, (row, _col, at) => (to[row] = fold.of(to[row]!, from[at]!)));
+        return;
+      }
       case "reduce": {
         const [to, from] = [this.data[stmt.dst]!, this.data[stmt.src]!];
         const isVector = this.storage(stmt.src).shape.length === 1;
-        to.fill(stmt.fn === "sum" ? 0 : -Infinity);
+        const fold = folding(stmt.fn);
+        to.fill(fold.start);
         this.each(stmt.src, (row, col, at) => {
           const kept = isVector ? 0 : stmt.axis === "col" ? row : col;
-          to[kept] = stmt.fn === "sum" ? to[kept]! + from[at]! : Math.max(to[kept]!, from[at]!);
+          to[kept] = fold.of(to[kept]!, from[at]!);
         });
         return;
       }
@@ -358,4 +378,8 @@ class Point {
   private missing(name: string): never {
     throw new CompilerBug(`interpret: the run-time size ${name} is not given`);
   }
+}
+
+function folding(fn: "sum" | "max"): { start: number; of: (a: number, b: number) => number } {
+  return fn === "sum" ? { start: 0, of: (a, b) => a + b } : { start: -Infinity, of: Math.max };
 }

@@ -220,6 +220,24 @@ export interface ReduceStmt extends StmtBase {
   readonly scratch: StorageId | null;
 }
 /**
+ * Half of a `reduce` of a register tile, without barriers: warps that share its rows (axis "col") or columns write what each
+ * finds of one to a column of their own of dst, a shared tile; where a warp has all of it, dst is the vector.
+ */
+export interface Fold extends StmtBase {
+  readonly kind: "fold";
+  readonly fn: "sum" | "max";
+  readonly dst: StorageId;
+  readonly src: StorageId;
+  readonly axis: Axis;
+}
+/** The other half: dst, a vector, of all columns of what was folded. */
+export interface Join extends StmtBase {
+  readonly kind: "join";
+  readonly fn: "sum" | "max";
+  readonly dst: StorageId;
+  readonly src: StorageId;
+}
+/**
  * Prefix sum of a vector, or down the rows of a tile; `reverse`: suffix sum; `exclusive`: without the own
  * element. With `block` sums start anew at every multiple of it, and with `earlier` blocks 0, 2, 4, ... are summed
  * up that way. On GPU targets dst and src are shared (stage-operands), or the target sums in registers, where src may be a
@@ -298,6 +316,8 @@ export type Stmt =
   | MapStmt
   | Mma
   | ReduceStmt
+  | Fold
+  | Join
   | CumSumStmt
   | SolveStmt
   | Invert

@@ -187,6 +187,18 @@ class TileParser {
           note,
         };
       }
+      case "fold": {
+        const dst = this.named();
+        reader.expect("=");
+        const fn = reader.oneOf(["sum", "max"]);
+        const axis = reader.oneOf(axes);
+        return { kind, fn, dst, axis, src: this.named(), note };
+      }
+      case "join": {
+        const dst = this.named();
+        reader.expect("=");
+        return { kind, fn: reader.oneOf(["sum", "max"]), dst, src: this.named(), note };
+      }
       case "reduce": {
         const dst = this.named();
         reader.expect("=");

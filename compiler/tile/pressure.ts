@@ -63,6 +63,8 @@ export function takesWhole({ kind }: Stmt): boolean {
     case "copy":
     case "map":
     case "reduce":
+    case "fold":
+    case "join":
     case "barrier":
     case "signal":
     case "await":

@@ -116,6 +116,10 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
       const scratch = stmt.scratch === null ? "" : ` scratch ${nameOf(stmt.scratch)}`;
       return `reduce ${nameOf(stmt.dst)} = ${stmt.fn} ${stmt.axis} ${nameOf(stmt.src)}${scratch}`;
     }
+    case "fold":
+      return `fold ${nameOf(stmt.dst)} = ${stmt.fn} ${stmt.axis} ${nameOf(stmt.src)}`;
+    case "join":
+      return `join ${nameOf(stmt.dst)} = ${stmt.fn} ${nameOf(stmt.src)}`;
     case "cumsum":
       return [
         `cumsum ${nameOf(stmt.dst)} = ${nameOf(stmt.src)}`,

@@ -229,6 +229,21 @@ class Checker {
       }
       case "reduce":
         return this.checkReduce(stmt);
+      case "fold": {
+        const [dst, src] = [this.storage(stmt.dst), this.storage(stmt.src)];
+        const kept = src.shape[stmt.axis === "col" ? 0 : 1];
+        if (dst.memory !== "shared" || src.shape.length !== 2 || dst.shape[0] !== kept) {
+          throw new Problem(`${dst.name} does not hold what is folded`);
+        }
+        return;
+      }
+      case "join": {
+        const [dst, src] = [this.storage(stmt.dst).shape, this.storage(stmt.src).shape];
+        if (dst.length !== 1 || src.length !== 2 || dst[0] !== src[0]) {
+          throw new Problem("sizes differ");
+        }
+        return;
+      }
       case "cumsum":
       case "rotate-half": {
         const [dst, src] = [this.storage(stmt.dst).shape, this.storage(stmt.src).shape];

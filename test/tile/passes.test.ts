@@ -15,6 +15,7 @@ import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
 import { scaleAfter } from "../../compiler/tile/passes/scale-after.ts";
+import { spreadFolds } from "../../compiler/tile/passes/spread-folds.ts";
 import { stageWaits } from "../../compiler/tile/passes/stage-waits.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import { printTile } from "../../compiler/tile/print.ts";
@@ -45,6 +46,11 @@ const passes: readonly Pass<TileProgram>[] = [
     foldsRows: () => true,
   }),
   dropRepeats((kernel) => registerPressure(kernel, registersOf) <= 100),
+  spreadFolds({
+    limitBytes: 100000,
+    bytesOf,
+    partsOf: (_rows, _cols, axis, threads) => (threads === 128 ? 1 : axis === "col" ? 2 : 4),
+  }),
   gatherProducts({ limitBytes: 2600, bytesOf }),
   pipelineCopies({ limitBytes: 2600, bytesOf }),
   stageWaits(bytesOf),

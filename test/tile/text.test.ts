@@ -41,6 +41,7 @@ const every = `tile all {
     shared rows: f32[16]
     shared cols: f32[32]
     shared scratch: f32[32, 16]
+    shared parts: f32[16, 2]
     register g: f32[]
     load g = gamma[0, 0]
     load cols = w[column, 0]
@@ -60,6 +61,8 @@ const every = `tile all {
       reduce rows = sum col x scratch scratch
       reduce cols = max row x
       reduce g = sum row rows
+      fold parts = sum col square
+      join rows = sum parts
       cumsum rows = rows reverse exclusive block 4
       cumsum y = x reverse block 8 earlier forward exclusive
       cumsum rows = rows
@@ -100,6 +103,8 @@ test("every statement and expression reads back", () => {
     map: true,
     mma: true,
     reduce: true,
+    fold: true,
+    join: true,
     cumsum: true,
     solve: true,
     invert: true,

@@ -24,7 +24,7 @@
  * Source: slices as of Weiser, "Program Slicing" (1981); roles of warps as in FlashAttention-3 (2024).
  */
 import type { Pass } from "../../support/pass.ts";
-import { ofRole, onStorages, readsOf, writesOf } from "../accesses.ts";
+import { ofRole, onStorages, onlyUsed, readsOf, writesOf } from "../accesses.ts";
 import type { Copy, Kernel, Loop, Stmt, Storage, StorageId, Store, TileProgram } from "../ir.ts";
 import { registerPressure } from "../pressure.ts";
 
@@ -599,18 +599,6 @@ function withoutScratch(kernel: Kernel, { foldsRows }: RoleLimits): Kernel {
     return foldsRows(rows, cols, threads) ? { ...stmt, scratch: null } : stmt;
   };
   return { ...kernel, body: kernel.body.map(alone) };
-}
-
-/** Without the storages that no statement mentions any more. */
-function onlyUsed(kernel: Kernel): Kernel {
-  const used = new Set(kernel.body.flatMap((stmt) => [...readsOf(stmt), ...writesOf(stmt)]));
-  const kept = kernel.storages.filter(({ id }) => used.has(id));
-  const places = new Map(kept.map(({ id }, i) => [id, i as StorageId]));
-  return {
-    ...kernel,
-    storages: kept.map((storage) => ({ ...storage, id: places.get(storage.id)! })),
-    body: kernel.body.map((stmt) => onStorages(stmt, (id) => places.get(id)!)),
-  };
 }
 
 function wholeOf({ id, shape }: Storage): Copy["dst"] {

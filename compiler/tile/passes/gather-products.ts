@@ -14,7 +14,7 @@
  * Needs: place-operands. Guarantees: the same values, sums of products in the same order.
  */
 import type { Pass } from "../../support/pass.ts";
-import { onStorages, readsOf, writesOf } from "../accesses.ts";
+import { hasLoop, onStorages, readsOf, writesOf } from "../accesses.ts";
 import type { Kernel, Loop, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
 import type { SharedMemory } from "./pipeline-copies.ts";
 
@@ -29,17 +29,26 @@ export const gatherProducts = (memory: SharedMemory): Pass<TileProgram> => ({
 });
 
 function gathered(kernel: Kernel, memory: SharedMemory): Kernel {
-  const loops = kernel.body.filter((stmt): stmt is Loop => stmt.kind === "loop");
-  if (loops.length !== 1 || loops[0]!.extent !== "T") return kernel;
-  const [loop] = loops as [Loop];
+  const { limitBytes, bytesOf } = memory;
   const storages = [...kernel.storages];
-  const apart = withOwnTiles(loop.body, storages, memory);
-  const body = together(apart);
-  const isSame =
-    storages.length === kernel.storages.length && body.every((s, i) => s === loop.body[i]);
-  if (isSame) return kernel;
-  const inKernel = kernel.body.map((stmt) => (stmt === loop ? { ...loop, body } : stmt));
-  return { ...kernel, storages, body: inKernel };
+  const shared = storages.filter((storage) => storage.memory === "shared");
+  const used = shared.reduce((bytes, storage) => bytes + bytesOf(storage), 0);
+  // Of kernels without a loop more than one block may stand on a processor, if they are small.
+  const isAlone = hasLoop(kernel) || used > limitBytes / 2;
+  let isChanged = false;
+  const inList = (stmts: readonly Stmt[]): readonly Stmt[] => {
+    const inner = stmts.map((stmt) => (stmt.kind === "loop" ? inLoop(stmt) : stmt));
+    const apart = isAlone ? withOwnTiles(inner, storages, memory) : inner;
+    const body = together(apart, storages);
+    isChanged ||= body.some((stmt, i) => stmt !== stmts[i]);
+    return body;
+  };
+  const inLoop = (loop: Loop): Loop => {
+    const body = inList(loop.body);
+    return body.every((stmt, i) => stmt === loop.body[i]) ? loop : { ...loop, body };
+  };
+  const body = inList(kernel.body);
+  return isChanged ? { ...kernel, storages, body } : kernel;
 }
 
 // --- a place for each time --------------------------------------------------------------------
@@ -81,9 +90,14 @@ function newName({ name }: Storage, storages: readonly Storage[]): string {
 
 // --- standing together ------------------------------------------------------------------------
 
-/** Each product, the last one first, moves down to the next one of its role, and what clears its sum with it. */
-function together(body: readonly Stmt[]): readonly Stmt[] {
+/**
+ * Each product, the last one first, moves down to the next one of its role, and what clears its sum with it. Running sums of
+ * vectors, of which a warp has each, move up to the one before.
+ */
+function together(body: readonly Stmt[], storages: readonly Storage[]): readonly Stmt[] {
   const list = [...body];
+  const sumsVector = (stmt: Stmt) =>
+    stmt.kind === "cumsum" && storages[stmt.dst]!.shape.length === 1;
   for (let at = list.length - 1; at >= 0; at--) {
     if (list[at]!.kind === "mma") move(list, at, (stmt) => stmt.kind === "mma");
   }
@@ -92,7 +106,11 @@ function together(body: readonly Stmt[]): readonly Stmt[] {
     if (stmt.kind !== "map" || stmt.expr.kind !== "const") continue;
     move(list, at, (one) => one.kind === "mma" && one.dst.storage === stmt.dst);
   }
-  return list;
+  list.reverse();
+  for (let at = list.length - 1; at >= 0; at--) {
+    if (sumsVector(list[at]!)) move(list, at, sumsVector);
+  }
+  return list.reverse();
 }
 
 /** Moves a statement down to stand before the next one of its role that `isThere` holds for, if nothing between forbids it. */

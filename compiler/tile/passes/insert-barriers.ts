@@ -149,7 +149,10 @@ function accessesOf(stmt: Stmt, storages: readonly Storage[]): Access[] {
   const isVector = (id: StorageId) => storages[id]!.shape.length === 1;
   // A vector's statement about vectors: a thread has the same rows of all. A tile's reads across them.
   const byRow =
-    stmt.kind === "map" || stmt.kind === "load" || stmt.kind === "copy-async"
+    stmt.kind === "map" ||
+    stmt.kind === "load" ||
+    stmt.kind === "copy-async" ||
+    stmt.kind === "join"
       ? isVector(stmt.dst)
       : stmt.kind === "store" && isVector(stmt.src);
   const access = (isWrite: boolean) => (id: StorageId) => ({
