@@ -902,6 +902,12 @@ export function sharedElements(storage: Storage): number {
 }
 
 /** Brackets around what is more than one word. */
+/** Does code, comments aside, name something? */
+export function mentions(lines: readonly string[], word: string): boolean {
+  const pattern = new RegExp(`\\b${word}\\b`);
+  return lines.some((line) => pattern.test(line.replace(/\/\/.*/, "")));
+}
+
 export function group(text: string): string {
   return /^[\w.]+$/.test(text) ? text : `(${text})`;
 }

@@ -9,7 +9,7 @@ import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
 import { hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
-import { CLikeWalker, advance, bare, sharedElements } from "../c-like/walk.ts";
+import { CLikeWalker, advance, bare, mentions, sharedElements } from "../c-like/walk.ts";
 import { FragmentWalker, fragmentRegisters, placeBytesOf, sharedBytesOf } from "./fragments.ts";
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
@@ -236,11 +236,6 @@ function declareThread({ writer }: CLikeWalker, lines: readonly string[], thread
   if (mentions(lines, "lane")) writer.line("const int lane = threadIdx.x % 32;");
   if (mentions(lines, "warp")) writer.line(`const int warp = ${thread} / 32;`);
   if (mentions(lines, "thread")) writer.line(`const int thread = ${bare(thread)};`);
-}
-
-function mentions(lines: readonly string[], word: string): boolean {
-  const pattern = new RegExp(`\\b${word}\\b`);
-  return lines.some((line) => pattern.test(line.replace(/\/\/.*/, "")));
 }
 
 /** The run-time integers the kernel reads; it takes no others. */

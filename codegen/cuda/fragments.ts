@@ -35,7 +35,7 @@ import type {
 import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
 import type { Dialect } from "../c-like/dialect.ts";
-import { CLikeWalker, bare, group } from "../c-like/walk.ts";
+import { CLikeWalker, bare, group, mentions } from "../c-like/walk.ts";
 import type { Arrival, Arrivals, Waiting } from "./arrivals.ts";
 import { arrivalOf, arrivalsIn, arrivalsOf } from "./arrivals.ts";
 import type { Use, WideProduct } from "./ops.ts";
@@ -223,7 +223,7 @@ export class FragmentWalker extends CLikeWalker {
     this.awaited = null;
     for (const id of ahead) {
       const [name, storage] = [this.nameOf(id), this.storage(id)];
-      if (!lines.some((line) => new RegExp(`\\b${name}\\b`).test(line))) continue;
+      if (!mentions(lines, name)) continue;
       const type = storage.dtype === "f32" ? "float" : "unsigned char";
       writer.line(`${type}* const ${name} = ${this.placeText(id, stage)};`);
     }

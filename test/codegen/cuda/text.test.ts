@@ -61,13 +61,24 @@ test("GLA's gradients go by 32 tokens, sum on tensor cores, and leave out square
   expect(text).toMatch(/if \(0x\w+u >> warp & 1\) \{\n +multiply_by_warps/);
 });
 
-test("threads copy whole rows, a fixed number further at each turn, from 64-bit places", () => {
+test("tiles come by the copy engine, told of by maps, from 64-bit places without it", () => {
   const text = textOf("delta-net", "delta_net_backward_4");
-  expect(text).toContain("const int thread = threadIdx.x % 256;");
-  expect(text).toContain("const int row = turn * 16 + thread / 16;");
-  expect(text).toContain("const int col = thread % 16 * 8;");
+  expect(text).toContain("const __grid_constant__ tensor_map k_map,  // of k");
+  expect(text).toContain("copy_tile<64, 128, 128, 256>(k_bf16, arrivals + ");
+  expect(text).toMatch(/open_arrivals<\d+(, \d+)+>\(arrivals\);/);
   // 2^17 tokens of 64 heads have 2^31 numbers in their states.
   expect(text).toMatch(/work_S_\d+_base \+ \(long long\)\(t \/ 64\) \* H \* 16384 \+/);
+});
+
+test("a forward is three turns ahead, and a role waits for what a turn copies where it reads it", () => {
+  const forward = textOf("retention", "retention_forward");
+  expect(forward).toContain("// 3 of bf16[64, 128], 16384 B each");
+  expect(forward).toContain("stage = (stage + 1) % 3;");
+  const gradients = textOf("simple-gla", "simple_gla_backward_2");
+  const product = gradients.indexOf("// mul += d_o_bf16 @ S_bf16^T");
+  const waits = [...gradients.matchAll(/wait_for_tiles\(arrivals \+ 2 \+ stage, parity\);/g)];
+  expect(waits.length).toBe(2);
+  expect(waits.at(-1)!.index).toBeGreaterThan(product);
 });
 
 test("keys and queries as they were loaded are multiplied, and squares scaled", () => {
