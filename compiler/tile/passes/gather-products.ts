@@ -11,6 +11,8 @@
  * is computed; between barriers a warp has the work of several products to fill its gaps with. A tile that is staged
  * more than once in a turn gets a place for each time, as far as the shared memory has room beside a turn's copies.
  *
+ * What concerns vectors alone comes first in loops: with roles, a turn's own tiles are under way in that time.
+ *
  * Needs: place-operands. Guarantees: the same values, sums of products in the same order.
  */
 import type { Pass } from "../../support/pass.ts";
@@ -39,7 +41,7 @@ function gathered(kernel: Kernel, memory: SharedMemory): Kernel {
   const inList = (stmts: readonly Stmt[]): readonly Stmt[] => {
     const inner = stmts.map((stmt) => (stmt.kind === "loop" ? inLoop(stmt) : stmt));
     const apart = isAlone ? withOwnTiles(inner, storages, memory) : inner;
-    const body = together(apart, storages);
+    const body = together(isAlone ? vectorsFirst(apart, storages) : apart, storages);
     isChanged ||= body.some((stmt, i) => stmt !== stmts[i]);
     return body;
   };
@@ -113,20 +115,52 @@ function together(body: readonly Stmt[], storages: readonly Storage[]): readonly
   return list.reverse();
 }
 
+/** Vectors are computed as early as can be: of little work, while tiles are still under way. */
+function vectorsFirst(body: readonly Stmt[], storages: readonly Storage[]): readonly Stmt[] {
+  const list = [...body];
+  for (let at = 1; at < list.length; at++) {
+    if (isOfVectors(list[at]!, storages)) lift(list, at, (stmt) => isOfVectors(stmt, storages));
+  }
+  return list;
+}
+
+/** Does it compute a vector from such, and from numbers? */
+function isOfVectors(stmt: Stmt, storages: readonly Storage[]): boolean {
+  if (stmt.kind !== "map" && stmt.kind !== "cumsum") return false;
+  const rank = (id: StorageId) => storages[id]!.shape.length;
+  return rank(stmt.dst) === 1 && readsOf(stmt).every((id) => rank(id) <= 1);
+}
+
+/** Moves a statement up, in front of all of its role that it does not need and that `isKept` does not hold for. */
+function lift(list: Stmt[], at: number, isKept: (stmt: Stmt) => boolean): void {
+  const stmt = list[at]!;
+  let to = at;
+  for (let before = at - 1; before >= 0; before--) {
+    const other = list[before]!;
+    if (isBeside(other, stmt)) continue;
+    if (isKept(other) || isFixed(other) || areTied(stmt, other)) break;
+    to = before;
+  }
+  list.splice(to, 0, ...list.splice(at, 1));
+}
+
 /** Moves a statement down to stand before the next one of its role that `isThere` holds for, if nothing between forbids it. */
 function move(list: Stmt[], at: number, isThere: (stmt: Stmt) => boolean): void {
   const stmt = list[at]!;
-  const isBeside = ({ role }: Stmt) =>
-    role !== undefined && stmt.role !== undefined && role !== stmt.role;
   for (let next = at + 1; next < list.length; next++) {
     const other = list[next]!;
-    if (isBeside(other)) continue;
+    if (isBeside(other, stmt)) continue;
     if (isThere(other)) {
       list.splice(next - 1, 0, ...list.splice(at, 1));
       return;
     }
     if (isFixed(other) || areTied(stmt, other)) return;
   }
+}
+
+/** Are they two roles' statements? */
+function isBeside({ role }: Stmt, stmt: Stmt): boolean {
+  return role !== undefined && stmt.role !== undefined && role !== stmt.role;
 }
 
 /** Is it where threads wait for others, or many statements? */
