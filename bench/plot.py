@@ -1,4 +1,4 @@
-"""Draws results of bench.py as an SVG: python bench/plot.py bench/h100.json docs/plots/h100.svg"""
+"""Draws results of bench.py as an SVG: python bench/plot.py bench/h200.json docs/plots/h200.svg"""
 
 from __future__ import annotations
 

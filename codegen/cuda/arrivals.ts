@@ -63,7 +63,7 @@ export function arrivalsOf(kernel: Kernel): Arrivals {
     for (const stmt of stmts) if (stmt.kind === "loop") inList(stmt.body, true);
     const ahead = new Set(copiedAhead(stmts));
     const places = Math.max(1, ...[...ahead].map((id) => kernel.storages[id]!.places!));
-    const arrivalOf = (tiles: readonly CopyAsync[]): Arrival => {
+    const placed = (tiles: readonly CopyAsync[]): Arrival => {
       const first = counts.length;
       const count = tiles.reduce((sum, tile) => sum + issuers(tile), 0);
       for (let place = 0; place < places; place++) counts.push(count);
@@ -77,9 +77,9 @@ export function arrivalsOf(kernel: Kernel): Arrivals {
       const tiles = copies.filter((copy) => isByEngine(copy, kernel));
       latecomers.push(...tiles.filter(isLate));
       const early = tiles.filter((copy) => !isLate(copy));
-      if (early.length > 0) arrivals.set(wait, arrivalOf(early));
+      if (early.length > 0) arrivals.set(wait, placed(early));
     }
-    const late = latecomers.length > 0 ? arrivalOf(latecomers) : null;
+    const late = latecomers.length > 0 ? placed(latecomers) : null;
     if (arrivals.size === 0 && late === null && places === 1) return;
     lists.push({ stmts: new Set(stmts), isLoop, ahead, places, arrivals, late });
   };

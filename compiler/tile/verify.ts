@@ -19,7 +19,7 @@ import type {
   View,
   Window,
 } from "./ir.ts";
-import { readsOf, writesOf } from "./accesses.ts";
+import { copiedAhead, readsOf, writesOf } from "./accesses.ts";
 import { printTile, stmtText } from "./print.ts";
 
 /** Throws CompilerBug naming `after`, the pass that ran last, and showing the program. */
@@ -175,6 +175,12 @@ class Checker {
       if (within.length % step !== 0) {
         throw new Problem(`a part of ${within.length} is no multiple of the step ${step}`);
       }
+    }
+    // Else what the turn before reads of that place may be read still.
+    const wait = loop.body.findIndex(({ kind }) => kind === "wait");
+    const early = loop.body.slice(0, wait < 0 ? undefined : wait);
+    for (const id of copiedAhead(early)) {
+      throw new Problem(`${this.storage(id).name} is copied ahead before its turn's wait`);
     }
     const last = lastOf({ name: variable, extent, step });
     this.checkBody(loop.body, new Map([...variables, [variable, last]]));

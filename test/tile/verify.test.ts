@@ -82,6 +82,12 @@ test.each([
   ["a wait for less than nothing in", "cumsum rows = rows", "wait -1"],
   ["an asynchronous copy needs shared memory in", "load x", "copy-async x"],
   ["an asynchronous copy converts nothing in", "load x = q", "copy-async half = q"],
+  [
+    "slab has no place for a copy 1 turns ahead in",
+    "load x = q",
+    "wait 0\n    copy-async ahead 1 slab = q",
+  ],
+  ["slab is copied ahead before its turn's wait", "load x = q", "copy-async ahead 1 slab = q"],
 ])("%s", (why, from, to) => {
   const changed = sound.replace(from, to);
   expect(() => verifyTile(parseTile(changed), "some-pass")).toThrow(`some-pass: kernel k: ${why}`);
