@@ -109,6 +109,10 @@ describe.skipIf(!python.available)(`in Python${python.why}`, () => {
     ]),
   );
 
+  test.skipIf(!software.available)(`and by Hopper's copy engine${software.why}`, () =>
+    onSoftware([["simple-gla", "bf16", 32, 16]], { SOFTWARE_CUDA_SM90: "1" }),
+  );
+
   test.skipIf(!software.available)(`and by segments of sequences${software.why}`, () =>
     onSoftware(
       [

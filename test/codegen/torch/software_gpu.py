@@ -17,7 +17,8 @@ LIBRARY = os.environ["LASPC_NVRTC"] = os.environ["SOFTWARE_CUDA"]
 
 torch.cuda.device = lambda device: contextlib.nullcontext()
 torch.cuda.current_stream = lambda device: SimpleNamespace(cuda_stream=2)
-torch.cuda.get_device_capability = lambda device: (8, 0)
+CAPABILITY = (9, 0) if "SOFTWARE_CUDA_SM90" in os.environ else (8, 0)
+torch.cuda.get_device_capability = lambda device: CAPABILITY
 torch.cuda.get_device_properties = lambda device: SimpleNamespace(multi_processor_count=1)
 # What nobody wrote is NaN.
 torch.use_deterministic_algorithms(True, warn_only=True)
