@@ -2,6 +2,7 @@
  * Which tiles the copy engine of Hopper copies, and where they arrive: each wait has a place of its own in shared memory
  * (an mbarrier) for every turn that is under way, which learns of each tile that is waited for there.
  */
+import { CompilerBug } from "../../compiler/support/never.ts";
 import { copiedAhead } from "../../compiler/tile/accesses.ts";
 import type { CopyAsync, Kernel, Param, Stmt, StorageId, Wait } from "../../compiler/tile/ir.ts";
 
@@ -84,6 +85,9 @@ export function arrivalsOf(kernel: Kernel): Arrivals {
     lists.push({ stmts: new Set(stmts), isLoop, ahead, places, arrivals, late });
   };
   inList(kernel.body, false);
+  if (8 * counts.length > arrivalBytes) {
+    throw new CompilerBug(`arrivals: ${kernel.name} has no room for ${counts.length} places`);
+  }
   return { lists, counts };
 }
 
