@@ -901,13 +901,13 @@ export function sharedElements(storage: Storage): number {
   return cols === undefined ? (rows ?? 1) : rows! * (cols + storage.pad);
 }
 
-/** Brackets around what is more than one word. */
 /** Does code, comments aside, name something? */
 export function mentions(lines: readonly string[], word: string): boolean {
   const pattern = new RegExp(`\\b${word}\\b`);
   return lines.some((line) => pattern.test(line.replace(/\/\/.*/, "")));
 }
 
+/** Brackets around what is more than one word. */
 export function group(text: string): string {
   return /^[\w.]+$/.test(text) ? text : `(${text})`;
 }

@@ -776,8 +776,8 @@ export class FragmentWalker extends CLikeWalker {
     const { writer } = this;
     const lanes = "0xffffffffu";
     // One warp each, side by side where no barrier stands between.
-    const own = this.sums++ % (this.threads / 32);
-    writer.block(`if (warp == ${own}) {`, () => {
+    const warp = this.sums++ % (this.threads / 32);
+    writer.block(`if (warp == ${warp}) {`, () => {
       writer.line("float before = 0.0f;");
       this.fixedLoop("i", Math.ceil(size / 32), () => {
         if (block !== null && block < size) {

@@ -1,5 +1,5 @@
 /** What a statement reads and writes: the storages, whatever their memory. */
-import type { Expr, Kernel, Stmt, StorageId, Window } from "./ir.ts";
+import type { Expr, Kernel, Stmt, Storage, StorageId, Window } from "./ir.ts";
 
 export function readsOf(stmt: Stmt): readonly StorageId[] {
   switch (stmt.kind) {
@@ -110,6 +110,23 @@ function exprOn(expr: Expr, other: (id: StorageId) => StorageId): Expr {
   if (expr.kind === "read") return { ...expr, storage: other(expr.storage) };
   if (expr.kind === "call") return { ...expr, args: expr.args.map((arg) => exprOn(arg, other)) };
   return expr;
+}
+
+/** Must two statements stay in their order? Those of different roles that share nothing need not. */
+export function clash(a: Stmt, b: Stmt): boolean {
+  const [reads, writes] = [readsOf(b), writesOf(b)];
+  return (
+    writesOf(a).some((id) => reads.includes(id) || writes.includes(id)) ||
+    readsOf(a).some((id) => writes.includes(id))
+  );
+}
+
+/** A name that none of the storages has: the wanted one, or with a number behind it. */
+export function newName(wanted: string, storages: readonly Storage[]): string {
+  const names = new Set(storages.map(({ name }) => name));
+  let name = wanted;
+  for (let n = 2; names.has(name); n++) name = `${wanted}_${n}`;
+  return name;
 }
 
 /** A kernel without the storages that no statement touches. */

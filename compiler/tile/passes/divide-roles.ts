@@ -24,8 +24,9 @@
  * Source: slices as of Weiser, "Program Slicing" (1981); roles of warps as in FlashAttention-3 (2024).
  */
 import type { Pass } from "../../support/pass.ts";
-import { ofRole, onStorages, onlyUsed, readsOf, writesOf } from "../accesses.ts";
+import { clash, newName, ofRole, onStorages, onlyUsed, readsOf, writesOf } from "../accesses.ts";
 import type { Copy, Kernel, Loop, Stmt, Storage, StorageId, Store, TileProgram } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 import { registerPressure } from "../pressure.ts";
 
 /** How threads are divided: for each role how many, and registers of one that tiles may take. */
@@ -52,11 +53,7 @@ export interface RoleLimits {
 export const divideRoles = (limits: RoleLimits): Pass<TileProgram> => ({
   name: "divide-roles",
   summary: "let some of the threads carry the state on and the others use it",
-  run: (program) => {
-    const kernels = program.kernels.map((kernel) => divided(kernel, limits) ?? kernel);
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels((kernel) => divided(kernel, limits) ?? kernel),
 });
 
 const [state, output] = [0, 1] as const;
@@ -177,15 +174,6 @@ function awaitLate(loop: Loop): Loop {
     body = [...body.slice(0, at), ...early, ...late];
   }
   return { ...loop, body };
-}
-
-/** Must two statements stay in their order? Those of different roles that share nothing need not. */
-function clash(a: Stmt, b: Stmt): boolean {
-  const [reads, writes] = [readsOf(b), writesOf(b)];
-  return (
-    writesOf(a).some((id) => reads.includes(id) || writes.includes(id)) ||
-    readsOf(a).some((id) => writes.includes(id))
-  );
 }
 
 // --- what a kernel is made of -----------------------------------------------------------------
@@ -580,9 +568,7 @@ class Division {
 
   private fresh(id: StorageId, why: string, as: Partial<Storage> = {}): StorageId {
     const like = this.storages[id]!;
-    const names = new Set(this.storages.map(({ name }) => name));
-    let name = `${like.name}_${why}`;
-    for (let n = 2; names.has(name); n++) name = `${like.name}_${why}_${n}`;
+    const name = newName(`${like.name}_${why}`, this.storages);
     const fresh = { ...like, ...as, id: this.storages.length as StorageId, name };
     this.storages.push(fresh);
     return fresh.id;

@@ -22,17 +22,14 @@
  */
 import type { Pass } from "../../support/pass.ts";
 import { onStorages, onlyUsed, readsOf, writesOf } from "../accesses.ts";
-import type { Copy, Kernel, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
+import type { Copy, Kernel, Loop, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 
 /** `fits`: does a kernel's every role have the registers for its tiles? */
 export const dropRepeats = (fits: (kernel: Kernel) => boolean): Pass<TileProgram> => ({
   name: "drop-repeats",
   summary: "do not fill a tile with what it holds",
-  run: (program) => {
-    const kernels = program.kernels.map((kernel) => dropped(kernel, fits));
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels((kernel) => dropped(kernel, fits)),
 });
 
 function dropped(kernel: Kernel, fits: (kernel: Kernel) => boolean): Kernel {
@@ -41,22 +38,20 @@ function dropped(kernel: Kernel, fits: (kernel: Kernel) => boolean): Kernel {
       memory === "register" && shape.length === 2 ? [id] : [],
     ),
   );
-  const inKernel = (from: Stmt, body: readonly Stmt[], to: readonly Stmt[]): Stmt[] =>
-    body.map((stmt) => (stmt === from && stmt.kind === "loop" ? { ...stmt, body: to } : stmt));
-  let found = kernel;
-  for (const loop of kernel.body) {
+  let found = inLoops(kernel, (body) => {
+    const alive = body.filter((stmt, at) => !isDead(body, at, stmt, registers));
+    return alive.length === body.length ? body : alive;
+  });
+  for (const place of kernel.body.keys()) {
+    const loop = found.body[place]!;
     if (loop.kind !== "loop") continue;
-    let now: Stmt & { kind: "loop" } = loop;
-    const keep = (body: readonly Stmt[]) => {
-      const other = { ...found, body: inKernel(now, found.body, body) };
-      [found, now] = [other, other.body[found.body.indexOf(now)] as typeof now];
-    };
-    const alive = now.body.filter((stmt, at) => !isDead(now.body, at, stmt, registers));
-    if (alive.length < now.body.length) keep(alive);
-    for (let at = now.body.length - 1; at >= 0; at--) {
+    // From the end, so that numbers of those in front stay.
+    for (let at = loop.body.length - 1; at >= 0; at--) {
+      const now = found.body[place] as Loop;
       if (!isRepeat(now.body, at, registers)) continue;
-      const body = now.body.filter((_, i) => i !== at);
-      if (fits({ ...found, body: inKernel(now, found.body, body) })) keep(body);
+      const other = { ...now, body: now.body.filter((_, i) => i !== at) };
+      const less = { ...found, body: found.body.map((stmt) => (stmt === now ? other : stmt)) };
+      if (fits(less)) found = less;
     }
   }
   const shared = inLoops(found, (body) => withOneTile(body, kernel.storages));
@@ -138,7 +133,9 @@ function isDead(
   for (const other of body.slice(at + 1)) {
     if (readsOf(other).includes(dst) || other.kind === "loop") return false;
     if (other.kind === "mma" && other.dst.storage === dst) return false;
-    if (writesOf(other).includes(dst)) return filled(other, registers) === dst && isOf(other, stmt);
+    if (writesOf(other).includes(dst)) {
+      return filled(other, registers) === dst && other.role === stmt.role;
+    }
   }
   return false;
 }
@@ -152,14 +149,10 @@ function isRepeat(body: readonly Stmt[], at: number, registers: ReadonlySet<Stor
   for (const other of body.slice(0, at).reverse()) {
     if (other.kind === "loop") return false;
     const writes = writesOf(other);
-    if (writes.includes(dst)) return isOf(other, stmt) && textOf(other) === textOf(stmt);
+    if (writes.includes(dst)) return textOf(other) === textOf(stmt);
     if (writes.some((id) => reads.includes(id))) return false;
   }
   return false;
-}
-
-function isOf(other: Stmt, { role }: Stmt): boolean {
-  return other.role === role;
 }
 
 function textOf(stmt: Stmt): string {

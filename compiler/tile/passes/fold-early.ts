@@ -15,21 +15,18 @@
 import type { Pass } from "../../support/pass.ts";
 import { readsOf, writesOf } from "../accesses.ts";
 import type { Kernel, Stmt, StorageId, TileProgram } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 
 /** `registersOf`: how many registers a thread needs for a kernel. */
 export const foldEarly = (registersOf: (kernel: Kernel) => number): Pass<TileProgram> => ({
   name: "fold-early",
   summary: "fold tiles as soon as they can be computed, where that takes fewer registers",
-  run: (program) => {
-    const kernels = program.kernels.map((kernel) => {
-      const body = inOrder(loadsFirst(kernel.body, kernel), kernel);
-      if (isSame(body, kernel.body)) return kernel;
-      const early = { ...kernel, body };
-      return registersOf(early) < registersOf(kernel) ? early : kernel;
-    });
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels((kernel) => {
+    const body = inOrder(loadsFirst(kernel.body, kernel), kernel);
+    if (isSame(body, kernel.body)) return kernel;
+    const early = { ...kernel, body };
+    return registersOf(early) < registersOf(kernel) ? early : kernel;
+  }),
 });
 
 /** Loads of what products read as it is, and of vectors, at the top of each list. */

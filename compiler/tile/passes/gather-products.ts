@@ -16,18 +16,15 @@
  * Needs: place-operands. Guarantees: the same values, sums of products in the same order.
  */
 import type { Pass } from "../../support/pass.ts";
-import { hasLoop, onStorages, readsOf, writesOf } from "../accesses.ts";
+import { clash, hasLoop, newName, onStorages, readsOf, writesOf } from "../accesses.ts";
 import type { Kernel, Loop, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 import type { SharedMemory } from "./pipeline-copies.ts";
 
 export const gatherProducts = (memory: SharedMemory): Pass<TileProgram> => ({
   name: "gather-products",
   summary: "let products stand together, with their factors behind one barrier",
-  run: (program) => {
-    const kernels = program.kernels.map((kernel) => gathered(kernel, memory));
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels((kernel) => gathered(kernel, memory)),
 });
 
 function gathered(kernel: Kernel, memory: SharedMemory): Kernel {
@@ -73,7 +70,11 @@ function withOwnTiles(
     if (first?.memory === "shared" && first.dtype !== "f32") {
       if (staged.has(first.id) && free >= bytesOf(first)) {
         free -= bytesOf(first);
-        const own = { ...first, id: storages.length as StorageId, name: newName(first, storages) };
+        const own = {
+          ...first,
+          id: storages.length as StorageId,
+          name: newName(first.name, storages),
+        };
         storages.push(own);
         now.set(first.id, own.id);
       }
@@ -82,12 +83,6 @@ function withOwnTiles(
     const isMoved = [...readsOf(stmt), ...writesOf(stmt)].some((id) => now.has(id));
     return isMoved ? onStorages(stmt, (id) => now.get(id) ?? id) : stmt;
   });
-}
-
-function newName({ name }: Storage, storages: readonly Storage[]): string {
-  for (let n = 2; ; n++) {
-    if (!storages.some((storage) => storage.name === `${name}_${n}`)) return `${name}_${n}`;
-  }
 }
 
 // --- standing together ------------------------------------------------------------------------
@@ -138,7 +133,7 @@ function lift(list: Stmt[], at: number, isKept: (stmt: Stmt) => boolean): void {
   for (let before = at - 1; before >= 0; before--) {
     const other = list[before]!;
     if (isBeside(other, stmt)) continue;
-    if (isKept(other) || isFixed(other) || areTied(stmt, other)) break;
+    if (isKept(other) || isFixed(other) || clash(stmt, other)) break;
     to = before;
   }
   list.splice(to, 0, ...list.splice(at, 1));
@@ -154,7 +149,7 @@ function move(list: Stmt[], at: number, isThere: (stmt: Stmt) => boolean): void 
       list.splice(next - 1, 0, ...list.splice(at, 1));
       return;
     }
-    if (isFixed(other) || areTied(stmt, other)) return;
+    if (isFixed(other) || clash(stmt, other)) return;
   }
 }
 
@@ -166,12 +161,4 @@ function isBeside({ role }: Stmt, stmt: Stmt): boolean {
 /** Is it where threads wait for others, or many statements? */
 function isFixed({ kind }: Stmt): boolean {
   return ["wait", "await", "signal", "barrier", "loop"].includes(kind);
-}
-
-function areTied(stmt: Stmt, other: Stmt): boolean {
-  const [reads, writes] = [readsOf(stmt), writesOf(stmt)];
-  const touched = [...readsOf(other), ...writesOf(other)];
-  return (
-    touched.some((id) => writes.includes(id)) || writesOf(other).some((id) => reads.includes(id))
-  );
 }

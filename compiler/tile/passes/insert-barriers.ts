@@ -17,15 +17,12 @@
 import type { Pass } from "../../support/pass.ts";
 import { ofRole, readsOf, writesOf } from "../accesses.ts";
 import type { Kernel, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 
 export const insertBarriers: Pass<TileProgram> = {
   name: "insert-barriers",
   summary: "put barriers where shared memory changes hands",
-  run: (program) => {
-    const kernels = program.kernels.map(withBarriers);
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels(withBarriers),
 };
 
 /**

@@ -27,6 +27,7 @@ import type {
   TileProgram,
   View,
 } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 
 export interface SharedMemory {
   readonly limitBytes: number;
@@ -36,11 +37,7 @@ export interface SharedMemory {
 export const pipelineCopies = (memory: SharedMemory): Pass<TileProgram> => ({
   name: "pipeline-copies",
   summary: "copy what the next turn of a loop needs while this one computes",
-  run: (program) => {
-    const kernels = program.kernels.map((kernel) => pipelined(kernel, memory));
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels((kernel) => pipelined(kernel, memory)),
 });
 
 /** A turn computes for about as long as memory takes to answer; more under way than this is worth nothing. */

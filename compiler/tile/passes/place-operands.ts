@@ -35,7 +35,7 @@ import type {
   TileProgram,
   Window,
 } from "../ir.ts";
-import { flatten, readsOf, writesOf } from "../accesses.ts";
+import { flatten, newName, readsOf, writesOf } from "../accesses.ts";
 import { factorDtype } from "../target.ts";
 
 /** Warps that fold a row or column together at most; see `ReduceStmt.scratch`. */
@@ -368,9 +368,7 @@ class Placer {
     padOfFloats = 1,
   ): StorageId {
     const id = this.storages.length as StorageId;
-    const names = new Set(this.storages.map((storage) => storage.name));
-    let unique = name;
-    for (let n = 2; names.has(unique); n++) unique = `${name}_${n}`;
+    const unique = newName(name, this.storages);
     // Tiles of 16 bits have a layout of their own; see tile/ir.ts.
     const pad = dtype === "f32" && memory === "shared" ? padOfFloats : 0;
     this.storages.push({ id, name: unique, memory, dtype, shape, pad });

@@ -26,6 +26,7 @@ import type {
   StorageId,
   TileProgram,
 } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 import { takesWhole } from "../pressure.ts";
 
 /** `registersOf`: those that a thread needs for a kernel's tiles at once, of which there are `limit`. */
@@ -35,19 +36,15 @@ export const recomputeTiles = (
 ): Pass<TileProgram> => ({
   name: "recompute-tiles",
   summary: "compute cheap tiles again where they are read, instead of holding them",
-  run: (program) => {
-    const kernels = program.kernels.map((kernel) => {
-      // Blocks without a loop run side by side, and fewer registers do not bring more of them.
-      if (!hasLoop(kernel) && registersOf(kernel) <= limit / 2) return kernel;
-      const little = recomputed(kernel, cheapFns, false);
-      const registers = registersOf(little);
-      if (registers <= limit) return little;
-      const more = recomputed(kernel, new Set<MapFn>([...cheapFns, "exp"]), true);
-      return registersOf(more) < registers ? more : little;
-    });
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels((kernel) => {
+    // Blocks without a loop run side by side, and fewer registers do not bring more of them.
+    if (!hasLoop(kernel) && registersOf(kernel) <= limit / 2) return kernel;
+    const little = recomputed(kernel, cheapFns, false);
+    const registers = registersOf(little);
+    if (registers <= limit) return little;
+    const more = recomputed(kernel, new Set<MapFn>([...cheapFns, "exp"]), true);
+    return registersOf(more) < registers ? more : little;
+  }),
 });
 
 /** Tiles that are written once and read by many statements: what is made of them can be made again. */

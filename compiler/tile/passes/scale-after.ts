@@ -14,19 +14,16 @@
 import type { Pass } from "../../support/pass.ts";
 import { readsOf, writesOf } from "../accesses.ts";
 import type { Expr, Kernel, MapStmt, Mma, Stmt, StorageId, TileProgram, Window } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 
 export const scaleAfter: Pass<TileProgram> = {
   name: "scale-after",
   summary: "scale products instead of their factors",
-  run: (program) => {
-    const kernels = program.kernels.map((kernel) => {
-      if (solves(kernel.body)) return kernel;
-      const body = new Scaler(kernel).body(kernel.body);
-      return body === null ? kernel : { ...kernel, body: withoutUnread(kernel, body) };
-    });
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels((kernel) => {
+    if (solves(kernel.body)) return kernel;
+    const body = new Scaler(kernel).body(kernel.body);
+    return body === null ? kernel : { ...kernel, body: withoutUnread(kernel, body) };
+  }),
 };
 
 /** Triangular solves leave no registers for sums that wait to be scaled: measured, they spill. */

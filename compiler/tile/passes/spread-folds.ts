@@ -15,8 +15,9 @@
  * Needs: divide-roles, if it runs. Guarantees: the same values, parts summed in the same order.
  */
 import type { Pass } from "../../support/pass.ts";
-import { flatten, hasLoop, onlyUsed, readsOf, writesOf } from "../accesses.ts";
+import { clash, flatten, hasLoop, newName, onlyUsed } from "../accesses.ts";
 import type { Axis, Kernel, ReduceStmt, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 import type { SharedMemory } from "./pipeline-copies.ts";
 
 export interface FoldLimits extends SharedMemory {
@@ -27,11 +28,7 @@ export interface FoldLimits extends SharedMemory {
 export const spreadFolds = (limits: FoldLimits): Pass<TileProgram> => ({
   name: "spread-folds",
   summary: "put together what warps fold where it is read, of several tiles at once",
-  run: (program) => {
-    const kernels = program.kernels.map((kernel) => spread(kernel, limits));
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels((kernel) => spread(kernel, limits)),
 });
 
 function spread(kernel: Kernel, limits: FoldLimits): Kernel {
@@ -94,7 +91,7 @@ class Folds {
   /** A tile for a role's parts: one more, or one that is there. */
   private partsOf(rows: number, parts: number, role: number | undefined): StorageId {
     const id = this.storages.length as StorageId;
-    const name = this.used.length === 0 ? "parts" : `parts_${this.used.length + 1}`;
+    const name = newName("parts", this.storages);
     const own: Storage = { id, name, memory: "shared", dtype: "f32", shape: [rows, parts], pad: 0 };
     const bytes = this.limits.bytesOf(own);
     const found = this.used.findLast(
@@ -132,10 +129,5 @@ function joinedLate(stmts: readonly Stmt[]): readonly Stmt[] {
 
 /** Does it matter to neither which of them comes first? */
 function mayPass(join: Stmt, other: Stmt): boolean {
-  if (["await", "signal", "barrier", "loop"].includes(other.kind)) return false;
-  const [reads, writes] = [readsOf(join), writesOf(join)];
-  const touched = [...readsOf(other), ...writesOf(other)];
-  return (
-    !touched.some((id) => writes.includes(id)) && !writesOf(other).some((id) => reads.includes(id))
-  );
+  return !["await", "signal", "barrier", "loop"].includes(other.kind) && !clash(join, other);
 }

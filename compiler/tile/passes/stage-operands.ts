@@ -36,6 +36,7 @@ import type {
   TileProgram,
   Window,
 } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 import type { Limits } from "../target.ts";
 
 /** Depths a slab may have, best first. */
@@ -47,11 +48,7 @@ export function stageOperands(limits: Limits): Pass<TileProgram> {
   return {
     name: "stage-operands",
     summary: "pass the factors of products through shared memory, a slab at a time",
-    run: (program, report) => {
-      const kernels = program.kernels.map((kernel) => stageKernel(kernel, limits, report));
-      const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-      return same ? program : { ...program, kernels };
-    },
+    run: onKernels((kernel, report) => stageKernel(kernel, limits, report)),
   };
 }
 

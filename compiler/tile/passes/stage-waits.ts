@@ -18,6 +18,7 @@
 import type { Pass } from "../../support/pass.ts";
 import { copiedAhead, readsOf } from "../accesses.ts";
 import type { CopyAsync, Kernel, Stmt, Storage, TileProgram } from "../ir.ts";
+import { onKernels } from "../on-kernels.ts";
 
 /** What is worth a wait of its own. */
 const leastBytes = 32 * 1024;
@@ -25,11 +26,7 @@ const leastBytes = 32 * 1024;
 export const stageWaits = (bytesOf: (storage: Storage) => number): Pass<TileProgram> => ({
   name: "stage-waits",
   summary: "wait for copies in the order in which they are needed",
-  run: (program) => {
-    const kernels = program.kernels.map((kernel) => staged(kernel, bytesOf));
-    const same = kernels.every((kernel, i) => kernel === program.kernels[i]);
-    return same ? program : { ...program, kernels };
-  },
+  run: onKernels((kernel) => staged(kernel, bytesOf)),
 });
 
 /** Copies that are waited for together, and the place behind the first wait where one of them is read first. */

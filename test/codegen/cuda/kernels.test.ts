@@ -3,9 +3,9 @@ import { expect, test } from "vitest";
 import { emitCuda } from "../../../codegen/cuda/emit.ts";
 import type { Kernel, Stmt, Storage, StorageId } from "../../../compiler/tile/ir.ts";
 import { verifyTile } from "../../../compiler/tile/verify.ts";
-import type { Manifest, TensorSpec } from "../../../runtime/plan.ts";
-import { schemaVersion } from "../../../runtime/plan.ts";
+import type { TensorSpec } from "../../../runtime/plan.ts";
 import { sizesOf } from "../../support/examples.ts";
+import { manifestByHand } from "./by-hand.ts";
 import { available, backward, createSoftwareCuda, why } from "./software/index.ts";
 
 const [rows, cols] = [32, 16];
@@ -54,27 +54,8 @@ function artifactOf(hand: Kernel) {
   });
   const form = { name: "form", inputs: [spec("x")], outputs: [spec("y")] };
   const buffers = hand.params.map(({ name, access }) => ({ name, access }));
-  const kernels = [
-    {
-      ...emitted,
-      buffers,
-      grid: [{ of: ["B", "H"], by: 1 }],
-      threads: 256,
-    },
-  ];
-  const manifest: Manifest = {
-    schema: schemaVersion,
-    name: "by_hand",
-    source: "by hand",
-    dims: { K: cols },
-    inputs: form.inputs,
-    outputs: form.outputs,
-    states: [],
-    forms: [form],
-    targets: [{ target: "cuda", files: [], forms: [{ form: "form", kernels, workspaces: [] }] }],
-    positional: false,
-    plans: [],
-  };
+  const grid = [{ of: ["B", "H"], by: 1 }];
+  const manifest = manifestByHand(form, { ...emitted, buffers, grid, threads: 256 }, cols);
   return { manifest, form, read: () => new TextEncoder().encode(emitted.text) };
 }
 

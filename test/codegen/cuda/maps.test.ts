@@ -7,9 +7,9 @@ import type { CudaBuffer } from "../../../runtime/devices/cuda-queue.ts";
 import { shapeOf } from "../../../runtime/device.ts";
 import { bytesOf, elementsOf } from "../../../runtime/dtype.ts";
 import type { KernelSpec, Manifest, TensorSpec } from "../../../runtime/plan.ts";
-import { schemaVersion } from "../../../runtime/plan.ts";
 import { parseManifest, printManifest } from "../../../runtime/validate.ts";
 import { sizesOf } from "../../support/examples.ts";
+import { manifestByHand } from "./by-hand.ts";
 import {
   available,
   backward,
@@ -89,20 +89,7 @@ function manifestOf(per: "token" | "chunk"): Manifest {
     sharedBytes: 64 * 256 * 2 + 8,
     dynamicShared: true,
   };
-  const code = { form: "form", kernels: [kernel], workspaces: [] };
-  return {
-    schema: schemaVersion,
-    name: "by_hand",
-    source: "by hand",
-    dims: { K: cols },
-    inputs: form.inputs,
-    outputs: form.outputs,
-    states: [],
-    forms: [form],
-    targets: [{ target: "cuda", files: [], forms: [code] }],
-    positional: false,
-    plans: [],
-  };
+  return manifestByHand(form, kernel, cols);
 }
 
 async function run(variant: Variant, T: number) {
