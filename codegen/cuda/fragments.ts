@@ -863,8 +863,7 @@ export class FragmentWalker extends CLikeWalker {
 
   /** Is it one of numbers in bf16, as they are? */
   private isBf16(expr: Expr): boolean {
-    // Eight significant bits.
-    if (expr.kind === "const") return Number.isInteger(expr.value) && Math.abs(expr.value) <= 256;
+    if (expr.kind === "const") return hasEightBits(expr.value);
     if (expr.kind === "read") return expr.at === "tile" && this.isInBf16(expr.storage);
     const isChoice = expr.kind === "call" && (expr.fn === "max" || expr.fn === "min");
     return isChoice && expr.args.every((arg) => this.isBf16(arg));
@@ -963,6 +962,12 @@ export class FragmentWalker extends CLikeWalker {
   private folded(fn: "sum" | "max", a: string, b: string): string {
     return this.dialect.call(fn === "sum" ? "add" : "max", [a, b]);
   }
+}
+
+/** Has it as many significant bits as bf16 holds? */
+function hasEightBits(value: number): boolean {
+  const bits = 8 - 1 - Math.floor(Math.log2(Math.abs(value)));
+  return value === 0 || Number.isInteger(value * 2 ** bits);
 }
 
 /** In which direction blocks 0, 2, 4, ... are summed up, and the others. */

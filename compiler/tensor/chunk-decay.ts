@@ -15,7 +15,8 @@
  * What is left are blocks of `near` tokens along the diagonal. In such a block both exponents are taken from its middle,
  * where the later of two tokens may lie before it: one of the factors then grows, by at most exp(near / 2 * deepest),
  * which every number format but f16 has room for where a token decays by no more than exp(-deepest). Tokens that
- * decay by more are taken to decay by that: less than rounding leaves of anything. In f16 the doubling goes on
+ * decay by more are taken to decay by that: less than rounding leaves of anything. In bf16, which rounds more away, the
+ * blocks are larger. In f16 the doubling goes on
  * down to single tokens, and the diagonal carries no decay at all. log2(C / near) + 1 products of the
  * chunk's size take the place of one.
  *
@@ -30,14 +31,18 @@ export class ChunkDecay {
   /** Tokens of a chunk with a decay for each channel: each doubling costs one more product. */
   static readonly longest = 32;
   /**
-   * The most that a token decays by in such a block, as a logarithm: exp(-17) is less than float32 rounds away, and exp(68)
-   * leaves room for queries and keys of up to 1e9.
+   * The most that a token decays by in blocks of so many tokens, as a logarithm. Of 8: exp(-17) is less than float32 rounds
+   * away, and exp(68) leaves room for queries and keys of up to 1e9. Of 16: exp(-9.5) is a twenty-fifth of what bf16
+   * rounds away, and exp(76) leaves room for 1e5.
    */
-  static readonly deepest = 17;
+  static deepestOf(near: number): number {
+    return near > 8 ? 9.5 : 17;
+  }
 
   /** Tokens of the blocks in which decays are taken from the middle, where inputs have these types; 1: of none. */
   static nearFor(inputs: readonly Dtype[]): number {
-    return inputs.includes("f16") ? 1 : 8;
+    if (inputs.includes("f16")) return 1;
+    return inputs.includes("bf16") ? 16 : 8;
   }
 
   /** Log decay of each token: [C], [C, K] or [C, V]; or one for all of them; null without a decay. */
@@ -260,7 +265,7 @@ export class ChunkDecay {
   /** Log decays from the middle up to each token (`strict`: before it): of tokens before the middle less what is between. */
   private sumsFromMiddle(strict: boolean): ValueId {
     const { build, span, reverse } = this;
-    const floor = build.const(-ChunkDecay.deepest);
+    const floor = build.const(-ChunkDecay.deepestOf(this.near));
     const each = this.factor("bounded", () => build.map("max", [this.each!, floor], { span }))!;
     return this.factor(`sums from middle ${strict}`, () => {
       // Bounded as they are, no difference of them is one of infinities.

@@ -1,5 +1,7 @@
 /** Kernels on tensor cores, executed in software: every rule in 16 bits against the float64 reference. */
 import { expect, test, describe } from "vitest";
+import type { HostTensor } from "../../../runtime/device.ts";
+import { toBits } from "../../../runtime/dtype.ts";
 import { cudaTarget } from "../../../codegen/cuda/target.ts";
 import {
   artifactOf,
@@ -28,6 +30,7 @@ async function check(
   dtype: "bf16" | "f16",
   dims: Record<string, number>,
   lengths: readonly number[],
+  change: (inputs: Map<string, HostTensor>) => void = () => {},
 ) {
   const compiled = compileExample(name, { dims, dtype, targets: [cudaTarget], backward: true });
   await checkKernels(compiled);
@@ -36,6 +39,7 @@ async function check(
   for (const T of lengths) {
     const sizes = sizesOf({ T, H: 4 });
     const inputs = randomInputs(compiled, sizes, { initial: true });
+    change(inputs);
     const run = () => runBackward(compiled, device, inputs, sizes);
     const results = [await run(), ...(T === turned ? [await backward(run)] : [])];
     for (const result of results) {
@@ -54,6 +58,15 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
 
 test.skipIf(!available)(`retention, a state carried in blocks of columns${why}`, () =>
   check("retention", "bf16", { K: 192, V: 192 }, [turned]),
+);
+
+// Decays are bounded within blocks of 16 tokens: what a gate cuts off must stay below what bf16 rounds away.
+test.skipIf(!available).each(["gla", "kda"])(`%s, gates that keep nothing${why}`, (name) =>
+  check(name, "bf16", { K: 32, V: 48 }, [turned], (inputs) => {
+    const gates = inputs.get("g")!;
+    for (let i = 0; i < gates.data.length; i += 3)
+      gates.data[i] = toBits("bf16", i % 2 === 0 ? -1000 : -12);
+  }),
 );
 
 // Where chunks run side by side, those of all packed sequences do.
