@@ -37,7 +37,7 @@ import { placesRead } from "../../compiler/tile/places-read.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, bare, group, mentions } from "../c-like/walk.ts";
 import type { Arrival, Arrivals, Waiting } from "./arrivals.ts";
-import { arrivalOf, arrivalsIn, arrivalsOf } from "./arrivals.ts";
+import { arrivalOf, arrivalsIn, arrivalsOf, isByEngine } from "./arrivals.ts";
 import type { Use, WideProduct } from "./ops.ts";
 
 /** How many warps share the rows and the columns of a tile, and what each has of it. */
@@ -113,6 +113,8 @@ export interface Mapped {
 export class FragmentWalker extends CLikeWalker {
   private readonly use: Use;
   private readonly arrivals: Arrivals;
+  private readonly wideFactors: ReadonlySet<StorageId>;
+  private readonly copiedByThreads: readonly StorageId[];
   readonly maps: readonly Mapped[];
   /** Of lists of statements in loops: which place this turn's tiles arrive at, and whether it was an even time. */
   private readonly turnNames = new Map<
@@ -152,7 +154,10 @@ export class FragmentWalker extends CLikeWalker {
     ]) {
       this.taken.add(name);
     }
+    this.wideFactors = wideFactorsOf(kernel);
     this.arrivals = arrivalsOf(kernel);
+    const copies = [...flatten(kernel.body)].filter((stmt) => stmt.kind === "copy-async");
+    this.copiedByThreads = copies.filter((copy) => !isByEngine(copy, kernel)).map(({ dst }) => dst);
     for (const list of this.arrivals.lists.filter(({ isLoop }) => isLoop)) {
       this.turnNames.set(list, { stage: this.unique("stage"), parity: this.unique("parity") });
     }
@@ -438,7 +443,7 @@ export class FragmentWalker extends CLikeWalker {
       writer.line(`${pair[0]} = ${from}((unsigned short)bits);`);
       writer.line(`${pair[1]} = ${from}((unsigned short)(bits >> 16));`);
     });
-    if (narrow === dst) writer.line(`${this.use("show_to_products")}();`);
+    if (narrow === dst) this.showToProducts([narrow.storage]);
   }
 
   /** Between registers and a 16-bit tile, 16 rows and columns of a warp at a time. */
@@ -480,7 +485,13 @@ export class FragmentWalker extends CLikeWalker {
         });
       });
     });
-    if (isStore) writer.line(`${this.use("show_to_products")}();`);
+    if (isStore) this.showToProducts([tile]);
+  }
+
+  /** What threads wrote to tiles `wgmma` reads past the usual way. */
+  private showToProducts(tiles: readonly StorageId[]): void {
+    if (!tiles.some((id) => this.wideFactors.has(id))) return;
+    this.writer.line(`${this.use("show_to_products")}();`);
   }
 
   private packed(dtype: Storage["dtype"], pair: readonly string[]): string {
@@ -599,7 +610,7 @@ export class FragmentWalker extends CLikeWalker {
       const { role } = this;
       this.trim(arrival.tiles.filter((tile) => tile.role === undefined || tile.role === role));
     }
-    writer.line(`${this.use("show_to_products")}();`);
+    this.showToProducts(this.copiedByThreads);
     writer.line(this.dialect.barrier);
   }
 
@@ -734,10 +745,8 @@ export class FragmentWalker extends CLikeWalker {
     const warps = this.warpsOf(dst.rows, dst.cols);
     const { down, across, colBlocks } = warps;
     const depth = transposeLhs ? lhs.rows : lhs.cols;
+    const isWide = isByWarpgroups(stmt, warps);
     const width = colBlocks * 8;
-    // A warpgroup's columns are whole panels or lie in one, unless rows of the factor are their columns.
-    const isWhole = transposeRhs || width % 64 === 0 || 64 % width === 0;
-    const isWide = down === 4 && dst.rows % 64 === 0 && isWhole;
     if (isWide) this.use(`multiply_64x${width}_${number}` as WideProduct);
     const name = this.use(isWide ? "multiply_by_warpgroups" : "multiply_by_warps");
     const shape = [number, depth, transposeLhs, transposeRhs, ...(isWide ? [] : [down]), across];
@@ -968,6 +977,26 @@ export class FragmentWalker extends CLikeWalker {
 function hasEightBits(value: number): boolean {
   const bits = 8 - 1 - Math.floor(Math.log2(Math.abs(value)));
   return value === 0 || Number.isInteger(value * 2 ** bits);
+}
+
+/** Is it a product for `wgmma`? A warpgroup's columns are whole panels or lie in one, unless rows of the factor are their columns. */
+function isByWarpgroups({ dst, transposeRhs }: Mma, { down, colBlocks }: Warps): boolean {
+  const width = colBlocks * 8;
+  const isWhole = transposeRhs || width % 64 === 0 || 64 % width === 0;
+  return down === 4 && dst.rows % 64 === 0 && isWhole;
+}
+
+/** The tiles that `wgmma` reads. */
+function wideFactorsOf({ body, threads, roles }: Kernel): ReadonlySet<StorageId> {
+  const products = [...flatten(body)].filter((stmt) => stmt.kind === "mma");
+  return new Set(
+    products
+      .filter((stmt) => {
+        const own = stmt.role === undefined ? threads : roles![stmt.role]!;
+        return isByWarpgroups(stmt, warpsOf(stmt.dst.rows, stmt.dst.cols, own / 32));
+      })
+      .flatMap(({ lhs, rhs }) => [lhs.storage, rhs.storage]),
+  );
 }
 
 /** In which direction blocks 0, 2, 4, ... are summed up, and the others. */

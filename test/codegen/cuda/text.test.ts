@@ -105,3 +105,12 @@ test("what needs no state is done for all chunks side by side, and no triangle i
   expect(recurrence).toMatch(/for \(int t = /);
   expect(recurrence).not.toContain("invert_triangle");
 });
+
+test("only what `wgmma` reads is shown to it", () => {
+  const shown = (name: string, kernel: string) =>
+    textOf(name, kernel).split("    show_to_products();").length - 1;
+  // The keys that the state takes up; queries, scores and their factors are read by warps.
+  expect(shown("gla", "gla_forward")).toBe(1);
+  expect(shown("delta-net", "delta_net_forward_1")).toBe(0);
+  expect(shown("retention", "retention_forward")).toBe(3);
+});
