@@ -482,6 +482,7 @@ export class CLikeWalker {
       case "barrier":
         writer.line(dialect.barrier);
         return;
+      case "mma-parts":
       case "fold":
       case "join":
       case "signal":

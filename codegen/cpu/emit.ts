@@ -124,6 +124,7 @@ class StatementWriter {
         // One thread runs a grid point: copies are done when they are started.
         return;
       case "invert":
+      case "mma-parts":
       case "fold":
       case "join":
         throw new CompilerBug(`cpu: a target of ${stmt.kind} has tensor cores`);

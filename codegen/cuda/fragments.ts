@@ -22,6 +22,7 @@ import type {
   Kernel,
   Loop,
   Mma,
+  MmaParts,
   Param,
   ReduceStmt,
   Storage,
@@ -288,6 +289,8 @@ export class FragmentWalker extends CLikeWalker {
         const number = 1 + this.kernel.roles!.length + stmt.number;
         return void writer.line(`${name}<${number}, ${this.kernel.threads}>();`);
       }
+      case "mma-parts":
+        return this.mmaParts(stmt);
       case "fold":
         return this.fold(stmt);
       case "join":
@@ -429,13 +432,13 @@ export class FragmentWalker extends CLikeWalker {
     const word = `*(unsigned*)(${this.inTile(narrow.storage, "row", "col")})`;
     const register = this.nameOf((narrow === dst ? src : dst).storage);
     if (this.warpsOf(dst.rows, dst.cols).colBlocks % 2 === 0) {
-      this.copyBlocks(dst, narrow.storage, register, narrow === dst);
+      this.copyBlocks(stmt, narrow.storage, register, narrow === dst);
       return;
     }
     const pair = [`${register}[i][2 * j]`, `${register}[i][2 * j + 1]`];
     this.eachPair(dst.rows, dst.cols, () => {
       if (narrow === dst) {
-        writer.line(`${word} = ${this.packed(dtype, pair)};`);
+        writer.line(`${word} = ${this.packed(dtype, pair, stmt.rest)};`);
         return;
       }
       const from = this.use(`from_${dtype as "f16" | "bf16"}`);
@@ -448,7 +451,7 @@ export class FragmentWalker extends CLikeWalker {
 
   /** Between registers and a 16-bit tile, 16 rows and columns of a warp at a time. */
   private copyBlocks(
-    { rows, cols }: Window,
+    { dst: { rows, cols }, rest }: Copy,
     tile: StorageId,
     name: string,
     isStore: boolean,
@@ -469,7 +472,7 @@ export class FragmentWalker extends CLikeWalker {
       this.fixedLoop("i", warps.rowBlocks, () => {
         this.fixedLoop("j", warps.colBlocks / 2, () => {
           if (isStore) {
-            const packed = words.map((pair) => this.packed(dtype, pair)).join(", ");
+            const packed = words.map((pair) => this.packed(dtype, pair, rest)).join(", ");
             const place = `${this.nameOf(tile)}, ${shape[0]}, ${row}, ${col}`;
             writer.line(`${this.use("store_matrices")}(${place}, ${packed});`);
             return;
@@ -494,8 +497,10 @@ export class FragmentWalker extends CLikeWalker {
     this.writer.line(`${this.use("show_to_products")}();`);
   }
 
-  private packed(dtype: Storage["dtype"], pair: readonly string[]): string {
-    return `${this.use(`pack_${dtype as "f16" | "bf16"}`)}(${pair.join(", ")})`;
+  /** Two numbers in a word, or what they lose there. */
+  private packed(dtype: Storage["dtype"], pair: readonly string[], rest?: true): string {
+    const name = `pack_${rest ? "rest_" : ""}${dtype as "f16" | "bf16"}` as const;
+    return `${this.use(name)}(${pair.join(", ")})`;
   }
 
   /** To a place of its own for each turn: this one's, or of a turn behind it. */
@@ -760,6 +765,50 @@ export class FragmentWalker extends CLikeWalker {
     });
   }
 
+  /** Of products in parts, and their sums, what nothing reads is left out: see helpers/multiply_to_parts.cuh. */
+  private mmaParts({ dst, lhs, rhs }: MmaParts): void {
+    const [rows, cols] = this.storage(lhs).shape as [number, number];
+    const { down, across } = this.warpsOf(rows, cols);
+    const { shape, pad } = this.storage(dst);
+    if (down !== 1 || across * rows !== shape[0]) {
+      throw new CompilerBug(`fragments: ${this.nameOf(dst)} has no part for each warp`);
+    }
+    const all = [...flatten(this.kernel.body)];
+    const join = all.find((stmt) => stmt.kind === "join" && stmt.src === dst) as Join;
+    const numbers = [this.blocksRead(join.dst), across, shape[1]! + pad].join(", ");
+    const [to, left, right] = [dst, lhs, rhs].map((id) => this.nameOf(id));
+    this.writer.line(`// ${to} = ${left} @ ${right}^T`);
+    const name = this.use("multiply_to_parts");
+    this.writer.line(`${name}<${numbers}>(${to}, ${left}, ${right});`);
+  }
+
+  private joinParts({ dst, src }: Join): void {
+    const [rows, cols] = this.storage(dst).shape as [number, number];
+    const { shape, pad } = this.storage(src);
+    const warps = this.warpsOf(rows, cols);
+    const { down, across } = warps;
+    const blocks = this.blocksRead(dst);
+    const numbers = [blocks, shape[0]! / rows, rows, shape[1]! + pad, down, across].join(", ");
+    this.activeWarps(warps, () => {
+      const name = this.use("join_parts");
+      this.writer.line(`${name}<${numbers}>(${this.nameOf(dst)}, ${this.nameOf(src)});`);
+    });
+  }
+
+  /** A bit for each block of 16 rows and 8 columns of a tile that anything is read of. */
+  private blocksRead(id: StorageId): string {
+    const [rows, cols] = this.storage(id).shape as [number, number];
+    const isRead = placesRead(this.kernel, id) ?? (() => true);
+    let bits = 0;
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < cols; col++) {
+        if (isRead(row, col))
+          bits |= 1 << (Math.floor(row / 16) * (cols / 8) + Math.floor(col / 8));
+      }
+    }
+    return `0x${(bits >>> 0).toString(16)}u`;
+  }
+
   /** Of the warps that share a tile those whose part is read. */
   private readingWarps({ storage, rows, cols }: Window, warps: Warps): Warps {
     const isRead = placesRead(this.kernel, storage);
@@ -950,7 +999,9 @@ export class FragmentWalker extends CLikeWalker {
     });
   }
 
-  private join({ fn, dst, src }: Join): void {
+  private join(stmt: Join): void {
+    const { fn, dst, src } = stmt;
+    if (this.storage(dst).shape.length === 2) return this.joinParts(stmt);
     const { writer } = this;
     const { shape, pad } = this.storage(src);
     const [rows, parts] = shape as [number, number];

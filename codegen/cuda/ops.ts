@@ -24,18 +24,22 @@ import fromF16 from "./helpers/from_f16.cuh";
 import gelu from "./helpers/gelu.cuh";
 import holdRegisters from "./helpers/hold_registers.cuh";
 import invertTriangle from "./helpers/invert_triangle.cuh";
+import joinParts from "./helpers/join_parts.cuh";
 import loadMatrices from "./helpers/load_matrices.cuh";
 import loadMatricesTransposed from "./helpers/load_matrices_transposed.cuh";
 import meetAt from "./helpers/meet_at.cuh";
 import multiplyByWarpgroups from "./helpers/multiply_by_warpgroups.cuh";
 import multiplyByWarps from "./helpers/multiply_by_warps.cuh";
 import multiplyTf32 from "./helpers/multiply_tf32.cuh";
+import multiplyToParts from "./helpers/multiply_to_parts.cuh";
 import openArrival from "./helpers/open_arrival.cuh";
 import openArrivals from "./helpers/open_arrivals.cuh";
 import openProducts from "./helpers/open_products.cuh";
 import ownHead from "./helpers/own_head.cuh";
 import packBf16 from "./helpers/pack_bf16.cuh";
 import packF16 from "./helpers/pack_f16.cuh";
+import packRestBf16 from "./helpers/pack_rest_bf16.cuh";
+import packRestF16 from "./helpers/pack_rest_f16.cuh";
 import placeInTensor from "./helpers/place_in_tensor.cuh";
 import placeInTile from "./helpers/place_in_tile.cuh";
 import sequenceOf from "./helpers/sequence_of.cuh";
@@ -53,6 +57,7 @@ import tensorMap from "./helpers/tensor_map.cuh";
 import tileDescriptor from "./helpers/tile_descriptor.cuh";
 import toBf16 from "./helpers/to_bf16.cuh";
 import toF16 from "./helpers/to_f16.cuh";
+import toTf32 from "./helpers/to_tf32.cuh";
 import trimTile from "./helpers/trim_tile.cuh";
 import turnInQuad from "./helpers/turn_in_quad.cuh";
 import turnMatrix from "./helpers/turn_matrix.cuh";
@@ -81,18 +86,22 @@ export const helpers = {
   gelu,
   hold_registers: holdRegisters,
   invert_triangle: invertTriangle,
+  join_parts: joinParts,
   load_matrices: loadMatrices,
   load_matrices_transposed: loadMatricesTransposed,
   meet_at: meetAt,
   multiply_by_warpgroups: multiplyByWarpgroups,
   multiply_by_warps: multiplyByWarps,
   multiply_tf32: multiplyTf32,
+  multiply_to_parts: multiplyToParts,
   open_arrival: openArrival,
   open_arrivals: openArrivals,
   open_products: openProducts,
   own_head: ownHead,
   pack_bf16: packBf16,
   pack_f16: packF16,
+  pack_rest_bf16: packRestBf16,
+  pack_rest_f16: packRestF16,
   place_in_tensor: placeInTensor,
   place_in_tile: placeInTile,
   sequence_of: sequenceOf,
@@ -110,6 +119,7 @@ export const helpers = {
   tile_descriptor: tileDescriptor,
   to_bf16: toBf16,
   to_f16: toF16,
+  to_tf32: toTf32,
   trim_tile: trimTile,
   turn_in_quad: turnInQuad,
   turn_matrix: turnMatrix,

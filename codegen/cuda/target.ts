@@ -9,6 +9,7 @@ import { dropRepeats } from "../../compiler/tile/passes/drop-repeats.ts";
 import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
 import { gatherProducts } from "../../compiler/tile/passes/gather-products.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
+import { multiplyInRegisters } from "../../compiler/tile/passes/multiply-in-registers.ts";
 import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
@@ -126,15 +127,15 @@ function tensorTarget(blockBytes: number): Target {
     return (bytes <= sharedBytes ? 0 : 1000 + bytes / 1024) + pressureOf(whole);
   };
   // Sixteen barriers are there, one for all and one for each role among them.
+  const memory = { limitBytes: sharedBytes, bytesOf: sharedBytesOf };
   const divide = divideRoles({
-    limitBytes: sharedBytes,
-    bytesOf: sharedBytesOf,
+    ...memory,
     sharings,
     registersOf: (rows, cols, threads) => fragmentRegisters(rows, cols, threads / 32),
     signals: 13,
     foldsRows: (rows, cols, threads) => warpsOf(rows, cols, threads / 32).across === 1,
   });
-  const pipeline = pipelineCopies({ limitBytes: sharedBytes, bytesOf: sharedBytesOf });
+  const pipeline = pipelineCopies(memory);
   return {
     ...onOrdinaryCores,
     limits: {
@@ -152,8 +153,9 @@ function tensorTarget(blockBytes: number): Target {
       recompute,
       divide,
       dropRepeats(fitsRegisters),
-      spreadFolds({ limitBytes: sharedBytes, bytesOf: sharedBytesOf, partsOf }),
-      gatherProducts({ limitBytes: sharedBytes, bytesOf: sharedBytesOf }),
+      multiplyInRegisters({ ...memory, partsOf, fits: fitsRegisters }),
+      spreadFolds({ ...memory, partsOf }),
+      gatherProducts(memory),
       pipeline,
       stageWaits(sharedBytesOf),
       insertBarriers,

@@ -11,6 +11,8 @@ export function readsOf(stmt: Stmt): readonly StorageId[] {
       return [...readIn(stmt.expr)];
     case "mma":
       return [stmt.lhs.storage, stmt.rhs.storage];
+    case "mma-parts":
+      return [stmt.lhs, stmt.rhs];
     case "reduce":
     case "fold":
     case "join":
@@ -43,6 +45,7 @@ export function writesOf(stmt: Stmt): readonly StorageId[] {
     case "load":
     case "copy-async":
     case "map":
+    case "mma-parts":
     case "fold":
     case "join":
     case "cumsum":
@@ -79,6 +82,8 @@ export function onStorages<S extends Stmt>(stmt: S, other: (id: StorageId) => St
         return { ...one, dst: other(one.dst), expr: exprOn(one.expr, other) };
       case "mma":
         return { ...one, dst: window(one.dst), lhs: window(one.lhs), rhs: window(one.rhs) };
+      case "mma-parts":
+        return { ...one, dst: other(one.dst), lhs: other(one.lhs), rhs: other(one.rhs) };
       case "reduce": {
         const scratch = one.scratch === null ? null : other(one.scratch);
         return { ...one, dst: other(one.dst), src: other(one.src), scratch };

@@ -186,7 +186,8 @@ class Point {
         for (let row = 0; row < dst.rows; row++) {
           for (let col = 0; col < dst.cols; col++) {
             const value = transpose ? this.read(src, col, row) : this.read(src, row, col);
-            this.data[dst.storage]![this.at(dst, row, col)] = value;
+            // Without rounding nothing is left over.
+            this.data[dst.storage]![this.at(dst, row, col)] = stmt.rest ? 0 : value;
           }
         }
         return;
@@ -224,11 +225,31 @@ class Point {
         });
         return;
       }
+      case "mma-parts": {
+        const [to, a, b] = [stmt.dst, stmt.lhs, stmt.rhs].map((id) => this.data[id]!);
+        const [left, right] = [stmt.lhs, stmt.rhs].map((id) => this.storage(id).shape);
+        const [rows, depth] = left as [number, number];
+        const [cols] = right as [number];
+        const piece = (depth * rows) / this.storage(stmt.dst).shape[0]!;
+        this.each(stmt.dst, (row, col, at) => {
+          const first = Math.floor(row / rows) * piece;
+          let sum = 0;
+          for (let k = first; k < first + piece; k++) {
+            sum += a![(row % rows) * depth + k]! * b![(col % cols) * depth + k]!;
+          }
+          to![at] = sum;
+        });
+        return;
+      }
       case "join": {
         const [to, from] = [this.data[stmt.dst]!, this.data[stmt.src]!];
         const fold = folding(stmt.fn);
         to.fill(fold.start);
-        this.each(stmt.src, (row, _col, at) => (to[row] = fold.of(to[row]!, from[at]!)));
+        const isVector = this.storage(stmt.dst).shape.length === 1;
+        this.each(stmt.src, (row, _col, at) => {
+          const place = isVector ? row : at % to.length;
+          to[place] = fold.of(to[place]!, from[at]!);
+        });
         return;
       }
       case "reduce": {

@@ -183,11 +183,13 @@ export interface Wait extends StmtBase {
 }
 /**
  * dst = src between windows of the same size (register to shared: staging of operands); with
- * `transpose`, dst[i, j] = src[j, i] and dst's rows are src's columns.
+ * `transpose`, dst[i, j] = src[j, i] and dst's rows are src's columns. `rest`: what src loses when it is rounded to dst's
+ * type is copied in its place.
  */
 export interface Copy extends StmtBase {
   readonly kind: "copy";
   readonly transpose: boolean;
+  readonly rest?: true;
   readonly dst: Window;
   readonly src: Window;
 }
@@ -205,6 +207,16 @@ export interface Mma extends StmtBase {
   readonly rhs: Window;
   readonly transposeLhs: boolean;
   readonly transposeRhs: boolean;
+}
+/**
+ * Half of a product lhs rhs^T of register tiles whose columns warps share, without barriers: each warp multiplies what it
+ * has of both and writes that to dst, a shared tile, as many rows of its own as the product has. `join` is the other half.
+ */
+export interface MmaParts extends StmtBase {
+  readonly kind: "mma-parts";
+  readonly dst: StorageId;
+  readonly lhs: StorageId;
+  readonly rhs: StorageId;
 }
 /**
  * Tile to vector: axis "col" folds the columns (dst has the tile's rows), "row" folds the rows.
@@ -230,7 +242,7 @@ export interface Fold extends StmtBase {
   readonly src: StorageId;
   readonly axis: Axis;
 }
-/** The other half: dst, a vector, of all columns of what was folded. */
+/** The other half: dst, a vector, of all columns of what was folded; or a register tile, of all parts of a product. */
 export interface Join extends StmtBase {
   readonly kind: "join";
   readonly fn: "sum" | "max";
@@ -315,6 +327,7 @@ export type Stmt =
   | Copy
   | MapStmt
   | Mma
+  | MmaParts
   | ReduceStmt
   | Fold
   | Join

@@ -161,9 +161,10 @@ class TileParser {
       case "await":
         return { kind, number: reader.number(), note };
       case "copy": {
+        const rest = reader.accept("rest") ? { rest: true as const } : {};
         const dst = this.window();
         reader.expect("=");
-        return { kind, dst, src: this.window(), transpose: this.turned(), note };
+        return { kind, ...rest, dst, src: this.window(), transpose: this.turned(), note };
       }
       case "map": {
         const dst = this.named();
@@ -186,6 +187,15 @@ class TileParser {
           transposeRhs: this.turned(),
           note,
         };
+      }
+      case "mma-parts": {
+        const dst = this.named();
+        reader.expect("=");
+        const lhs = this.named();
+        reader.expect("@");
+        const rhs = this.named();
+        if (!this.turned()) reader.fail("a product in parts turns its right factor");
+        return { kind, dst, lhs, rhs, note };
       }
       case "fold": {
         const dst = this.named();

@@ -50,6 +50,7 @@ function before(stmts: readonly Stmt[], after: Live, tell: (live: Live) => void)
 export function takesWhole({ kind }: Stmt): boolean {
   switch (kind) {
     case "mma":
+    case "mma-parts":
     case "cumsum":
     case "solve":
     case "invert":

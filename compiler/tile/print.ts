@@ -104,7 +104,7 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
     case "wait":
       return `wait ${stmt.pending}`;
     case "copy":
-      return `copy ${windowText(stmt.dst, nameOf)} = ${windowText(stmt.src, nameOf)}${stmt.transpose ? "^T" : ""}`;
+      return `copy ${stmt.rest ? "rest " : ""}${windowText(stmt.dst, nameOf)} = ${windowText(stmt.src, nameOf)}${stmt.transpose ? "^T" : ""}`;
     case "map":
       return `map ${nameOf(stmt.dst)} = ${exprText(stmt.expr, nameOf)}`;
     case "mma": {
@@ -112,6 +112,8 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
       const rhs = windowText(stmt.rhs, nameOf) + (stmt.transposeRhs ? "^T" : "");
       return `mma ${windowText(stmt.dst, nameOf)} += ${lhs} @ ${rhs}`;
     }
+    case "mma-parts":
+      return `mma-parts ${nameOf(stmt.dst)} = ${nameOf(stmt.lhs)} @ ${nameOf(stmt.rhs)}^T`;
     case "reduce": {
       const scratch = stmt.scratch === null ? "" : ` scratch ${nameOf(stmt.scratch)}`;
       return `reduce ${nameOf(stmt.dst)} = ${stmt.fn} ${stmt.axis} ${nameOf(stmt.src)}${scratch}`;

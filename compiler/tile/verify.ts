@@ -243,11 +243,25 @@ class Checker {
         }
         return;
       }
+      case "mma-parts": {
+        const [dst, lhs, rhs] = [stmt.dst, stmt.lhs, stmt.rhs].map((id) => this.storage(id));
+        const isHeld = [lhs!, rhs!].every(({ memory, shape }) => {
+          return memory === "register" && shape.length === 2 && shape[1] === lhs!.shape[1];
+        });
+        if (!isHeld) throw new Problem("factors of parts are register tiles of one width");
+        const isWhole = dst!.shape[0]! % lhs!.shape[0]! === 0 && dst!.shape[1] === rhs!.shape[0];
+        if (dst!.memory !== "shared" || !isWhole) {
+          throw new Problem(`${dst!.name} does not hold the parts of a product`);
+        }
+        return;
+      }
       case "join": {
         const [dst, src] = [this.storage(stmt.dst).shape, this.storage(stmt.src).shape];
-        if (dst.length !== 1 || src.length !== 2 || dst[0] !== src[0]) {
-          throw new Problem("sizes differ");
-        }
+        const fits =
+          dst.length === 1
+            ? dst[0] === src[0]
+            : dst[1] === src[1] && Number.isInteger(src[0]! / dst[0]!);
+        if (src.length !== 2 || !fits) throw new Problem("sizes differ");
         return;
       }
       case "cumsum":

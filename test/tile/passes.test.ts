@@ -11,6 +11,7 @@ import { dropRepeats } from "../../compiler/tile/passes/drop-repeats.ts";
 import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
 import { gatherProducts } from "../../compiler/tile/passes/gather-products.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
+import { multiplyInRegisters } from "../../compiler/tile/passes/multiply-in-registers.ts";
 import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
@@ -46,6 +47,13 @@ const passes: readonly Pass<TileProgram>[] = [
     foldsRows: () => true,
   }),
   dropRepeats((kernel) => registerPressure(kernel, registersOf) <= 100),
+  multiplyInRegisters({
+    limitBytes: 100000,
+    bytesOf,
+    // All warps share the columns of few rows.
+    partsOf: (rows, _cols, _axis, threads) => (rows <= 32 ? threads / 32 : 1),
+    fits: (kernel) => registerPressure(kernel, registersOf) <= 100,
+  }),
   spreadFolds({
     limitBytes: 100000,
     bytesOf,

@@ -42,6 +42,7 @@ const every = `tile all {
     shared cols: f32[32]
     shared scratch: f32[32, 16]
     shared parts: f32[16, 2]
+    shared pieces: f32[32, 16] pad 8
     register g: f32[]
     load g = gamma[0, 0]
     load cols = w[column, 0]
@@ -63,6 +64,9 @@ const every = `tile all {
       reduce g = sum row rows
       fold parts = sum col square
       join rows = sum parts
+      mma-parts pieces = x @ y^T
+      join square = sum pieces
+      copy rest slab[0:16, 0:32] = x[0:16, 0:32]
       cumsum rows = rows reverse exclusive block 4
       cumsum y = x reverse block 8 earlier forward exclusive
       cumsum rows = rows
@@ -102,6 +106,7 @@ test("every statement and expression reads back", () => {
     copy: true,
     map: true,
     mma: true,
+    "mma-parts": true,
     reduce: true,
     fold: true,
     join: true,

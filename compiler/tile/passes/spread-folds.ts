@@ -70,7 +70,9 @@ class Folds {
         list.push(...this.halves(stmt));
       } else list.push(stmt);
     }
-    return joinedLate(list);
+    const late = joinedLate(list);
+    this.isChanged ||= late.some((stmt, i) => stmt !== list[i]);
+    return late;
   }
 
   private halves(stmt: ReduceStmt): Stmt[] {

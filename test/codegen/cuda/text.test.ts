@@ -106,6 +106,15 @@ test("what needs no state is done for all chunks side by side, and no triangle i
   expect(recurrence).not.toContain("invert_triangle");
 });
 
+test("GLA's scores are products of what each warp has of both factors, squares of the chunk in blocks of 16 tokens", () => {
+  const text = textOf("gla", "gla_forward");
+  expect(text).toContain("multiply_to_parts<0x30u, 4, 40>(parts, mul, mul);");
+  expect(text).toContain("multiply_to_parts<0xc3u, 4, 40>(");
+  // They go on in two parts of 16 bits, not in one.
+  expect(text).toContain("// o_tile += add_bf16 @ v_bf16");
+  expect(text).toContain("// o_tile += add_bf16_rest @ v_bf16");
+});
+
 test("only what `wgmma` reads is shown to it", () => {
   const shown = (name: string, kernel: string) =>
     textOf(name, kernel).split("    show_to_products();").length - 1;

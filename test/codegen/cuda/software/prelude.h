@@ -63,6 +63,8 @@ static inline void __syncwarp() { software_exchange(0); }
 template <class Value> static inline Value __shfl_xor_sync(unsigned, Value value, int distance) {
   return software_exchange(value)[software_lane ^ distance];
 }
+struct alignas(8) float2 { float x, y; };
+static inline float2 make_float2(float x, float y) { return {x, y}; }
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
