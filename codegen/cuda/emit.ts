@@ -6,7 +6,7 @@
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel, Param, Storage } from "../../compiler/tile/ir.ts";
 import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
-import { hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
+import { flatten, hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, advance, bare, mentions, sharedElements } from "../c-like/walk.ts";
@@ -14,8 +14,9 @@ import { FragmentWalker, fragmentRegisters, placeBytesOf, sharedBytesOf } from "
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
 
-/** Registers of a thread for addresses and what else is no tile. */
-const registersBesideTiles = 88;
+/** Registers of a thread for what is no tile, and for the addresses of each store. */
+const registersBesideTiles = 80;
+const registersOfStore = 4;
 
 /** Shared memory a block has without asking for more. */
 export const staticSharedBytes = 48 * 1024;
@@ -218,10 +219,13 @@ function registersOfRoles(kernel: Kernel, roles: readonly number[]): readonly nu
   const tiles = registerPressure({ ...kernel, body }, (rows, cols) =>
     fragmentRegisters(rows, cols, small / 32),
   );
-  const few = Math.ceil((tiles + registersBesideTiles) / 8) * 8;
+  const stores = [...flatten(body)].filter(({ kind }) => kind === "store").length;
   const launched = launchedWith(kernel.threads);
-  const many = Math.floor((65536 - few * small) / large / 8) * 8;
-  return few < launched ? roles.map((threads) => (threads === large ? many : few)) : null;
+  // Only what one role gives back can the other take, and both by eights.
+  const given = launched - tiles - registersBesideTiles - registersOfStore * stores;
+  const more = Math.floor((Math.max(given, 0) * small) / large / 8) * 8;
+  const few = launched - (more * large) / small;
+  return more > 0 ? roles.map((threads) => (threads === large ? launched + more : few)) : null;
 }
 
 /** A thread's number among so many; as a remainder the compiler knows that it has no sign, and divides it by shifts. */
