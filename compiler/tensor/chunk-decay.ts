@@ -39,10 +39,13 @@ export class ChunkDecay {
     return near > 8 ? 9.5 : 17;
   }
 
-  /** Tokens of the blocks in which decays are taken from the middle, where inputs have these types; 1: of none. */
-  static nearFor(inputs: readonly Dtype[]): number {
+  /**
+   * Tokens of the blocks in which decays are taken from the middle, where inputs have these types; 1: of none. Where keys are
+   * erased (`isDelta`), a gate's gradient is what is left of larger sums, whose roundings grow with the block.
+   */
+  static nearFor(inputs: readonly Dtype[], isDelta: boolean): number {
     if (inputs.includes("f16")) return 1;
-    return inputs.includes("bf16") ? 16 : 8;
+    return inputs.includes("bf16") && !isDelta ? 16 : 8;
   }
 
   /** Log decay of each token: [C], [C, K] or [C, V]; or one for all of them; null without a decay. */

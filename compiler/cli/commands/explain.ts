@@ -107,8 +107,10 @@ function stateLines(state: State, manifest: Manifest): string[] {
   const size = `H x ${K} x ${V} x 4 B = H x ${K * V * 4} bytes a batch row, whatever T`;
   const perChannel = state.decay === "key" || state.decay === "value";
   const C = perChannel ? ChunkDecay.longest : 64;
-  const near = ChunkDecay.nearFor(manifest.inputs.map(({ dtype }) => dtype));
+  const inputs = manifest.inputs.map(({ dtype }) => dtype);
+  const near = ChunkDecay.nearFor(inputs, state.dense);
   const squares = Math.log2(C / near);
+  const sizes = Array.from({ length: squares }, (_, n) => near * 2 ** n);
   const scores = perChannel ? squares + 1 : 1;
   const intra = 2 * C * (scores * K + V);
   const solve = state.dense ? 2 * C * (scores * K + V) + C * V : 0;
@@ -117,7 +119,7 @@ function stateLines(state: State, manifest: Manifest): string[] {
   const scale = state.decay === null ? "identity" : diagonal;
   const algorithm = [
     perChannel
-      ? `scores in squares of ${near}, ${near * 2} ... ${C / 2} tokens, decays split at their borders: every exponent <= 0` +
+      ? `scores in squares of ${sizes.join(", ")} tokens, decays split at their borders: every exponent <= 0` +
         (near > 1 ? `; in blocks of ${near} tokens decays from their middle` : "")
       : "scores times one mask, a product with the values, a product with the state",
     ...(state.dense

@@ -30,6 +30,7 @@ import type { Pass } from "../../support/pass.ts";
 import { ChunkDecay } from "../chunk-decay.ts";
 import {
   type Delta,
+  type Dtype,
   type Op,
   type Program,
   type Reduce,
@@ -72,12 +73,11 @@ class Chunker {
   private readonly program: Program;
 
   private readonly longest: number | null;
-  private readonly near: number;
+  private readonly inputs: readonly Dtype[];
   constructor(program: Program, longest: number | null) {
     this.program = program;
     this.longest = longest;
-    const inputs = program.ops.flatMap((op) => (op.kind === "input" ? [op.dtype] : []));
-    this.near = ChunkDecay.nearFor(inputs);
+    this.inputs = program.ops.flatMap((op) => (op.kind === "input" ? [op.dtype] : []));
     this.rewriter = new Rewriter(program);
   }
 
@@ -143,7 +143,8 @@ class Chunker {
       [{ name: op.state, type, init }],
       op.reverse,
       ([S]) => {
-        const body = new Body(this.rewriter, op, S!, longest, this.near);
+        const near = ChunkDecay.nearFor(this.inputs, op.kind === "delta");
+        const body = new Body(this.rewriter, op, S!, longest, near);
         return { yields: yields(body), carries: [body.after()] };
       },
       { longest },
