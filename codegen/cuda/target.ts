@@ -22,6 +22,7 @@ import type { Axis, Kernel } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
 import { type Dim, type Program, allOps } from "../../compiler/tensor/ir.ts";
 import { split } from "../../compiler/tensor/passes/split.ts";
+import { splitChain } from "../../compiler/tensor/passes/split-chain.ts";
 import { arrivalBytes } from "./arrivals.ts";
 import { emitCuda } from "./emit.ts";
 import { fragmentRegisters, sharedBytesOf, sumsInRegisters, warpsOf } from "./fragments.ts";
@@ -93,14 +94,22 @@ export function cudaTargetFor(architecture: Architecture): Target {
   };
   // Of a state that one role has no room for, blocks of columns: what they all read lies in the cache.
   const byColumns = { ...withRoles, limits: { ...whole.limits, columnBlocks: [64] } };
-  const others: readonly Target[] = [{ ...whole, prepare: [split] }, whole, onOrdinaryCores];
+  // What summaries invert is the forward's, whatever else goes before them.
+  const chain = { ...whole, prepare: [splitChain] };
+  const others: readonly Target[] = [
+    { ...withRoles, prepare: [splitChain] },
+    { ...whole, prepare: [split] },
+    whole,
+    onOrdinaryCores,
+  ];
   return {
     ...onOrdinaryCores,
     variants: (form) => {
       if (!suitsTensorCores(form)) {
         return [multiplies(form) && !goesByOne(form) ? onOrdinaryCores : narrow];
       }
-      return hasLargeState(form) ? [withRoles, byColumns, ...others] : [withRoles, ...others];
+      if (hasLargeState(form)) return [withRoles, byColumns, ...others];
+      return givesStatesAlone(form) ? [withRoles, chain, ...others] : [withRoles, ...others];
     },
   };
 }
@@ -219,6 +228,11 @@ function hasLargeState({ ops, dims }: Program): boolean {
         ({ type }) => type.shape.reduce<number>((size, dim) => size * sizeOf(dim), 1) > 128 * 128,
       ),
   );
+}
+
+/** Is nothing of the form's loops but their last states wanted? */
+function givesStatesAlone({ ops }: Program): boolean {
+  return ops.every((op) => op.kind !== "chunks" || op.yields.length === 0);
 }
 
 function multiplies({ ops }: Program): boolean {

@@ -125,6 +125,15 @@ export class Facts {
     return found;
   }
 
+  /** What of outside of the loop values are made of. */
+  leaves(values: readonly ValueId[]): Set<ValueId> {
+    const found = new Set<ValueId>();
+    for (const id of this.slice(values)) {
+      for (const arg of operands(this.ops.get(id)!)) if (!this.ops.has(arg)) found.add(arg);
+    }
+    return found;
+  }
+
   /** A number that equal values of all loops share; `stateOf`: the state that a stacked value is of, in words. */
   number(id: ValueId, numbers: Map<string, number>, stateOf: StateOf): number {
     const known = this.keys.get(id);

@@ -17,6 +17,7 @@ import type { Program } from "../../compiler/tensor/ir.ts";
 import { type NdArray, ndArray } from "../../compiler/tensor/nd-array.ts";
 import { parseTensor } from "../../compiler/tensor/parse.ts";
 import { split } from "../../compiler/tensor/passes/split.ts";
+import { splitChain } from "../../compiler/tensor/passes/split-chain.ts";
 import { printTensor } from "../../compiler/tensor/print.ts";
 import { rmseRatio, tolerances } from "../../compiler/tolerance.ts";
 import { interpretTile } from "../../compiler/tile/interpret.ts";
@@ -55,6 +56,7 @@ const kernelTargets: Record<string, Pick<Target, "limits" | "prepare" | "legaliz
   },
   cuda: cudaTarget,
   "cuda, side by side": { ...cudaTarget, prepare: [split] },
+  "cuda, inverses side by side": { ...cudaTarget, prepare: [splitChain] },
 };
 
 function headInputs(compiled: Compiled, rule: RandomRule): Map<string, NdArray> {

@@ -13,6 +13,7 @@ import { rightProduct } from "../../compiler/tensor/passes/right-product.ts";
 import { canSegment, segmentForms } from "../../compiler/tensor/passes/segment.ts";
 import { shard } from "../../compiler/tensor/passes/shard.ts";
 import { split } from "../../compiler/tensor/passes/split.ts";
+import { splitChain } from "../../compiler/tensor/passes/split-chain.ts";
 import { simplify } from "../../compiler/tensor/passes/simplify.ts";
 import { unstack } from "../../compiler/tensor/passes/unstack.ts";
 import { printTensor } from "../../compiler/tensor/print.ts";
@@ -47,6 +48,7 @@ describe("goldens", () => {
     differentiate,
     "gather-sums": gatherSums,
     split,
+    "split-chain": splitChain,
     unstack,
   };
   for (const [name, pass] of Object.entries(passes)) {
@@ -77,7 +79,7 @@ describe("goldens", () => {
   test("each pass has its golden", () => {
     const files = readdirSync(folder).map((name) => name.replace(".ir", ""));
     const names = ["chunk", "differentiate", "fuse", "gather-sums", "right-product"];
-    names.push("segment", "shard", "simplify", "split", "unstack");
+    names.push("segment", "shard", "simplify", "split", "split-chain", "unstack");
     expect(files.sort()).toEqual(names);
     const source = readdirSync(join(import.meta.dirname, "../../compiler/tensor/passes"));
     expect(source.map((name) => name.replace(".ts", "")).sort()).toEqual(files.sort());

@@ -6,6 +6,7 @@ import { algebraPasses, backwardPasses, formPasses } from "../../pipeline.ts";
 import { segmentName, segmentSummary } from "../../tensor/passes/segment.ts";
 import { shardName, shardSummary } from "../../tensor/passes/shard.ts";
 import { split } from "../../tensor/passes/split.ts";
+import { splitChain } from "../../tensor/passes/split-chain.ts";
 import { Arguments } from "../arguments.ts";
 
 export function run(argv: readonly string[]): number {
@@ -16,6 +17,7 @@ export function run(argv: readonly string[]): number {
     { name: segmentName, summary: segmentSummary },
     ...formPasses,
     ...backwardPasses,
+    splitChain,
     split,
     { name: "from-tensor", summary: "lower chunk loops to kernels on tiles" },
     ...wgslTarget.legalize,

@@ -27,7 +27,7 @@
  * Source: the kernels of DeltaNet (Yang et al., arXiv 2406.06484, section 3.2) and GLA (arXiv 2312.06635) are cut
  * like this by hand; loop distribution as in Kennedy and McKinley (1990).
  */
-import type { Pass } from "../../support/pass.ts";
+import type { Pass, Report } from "../../support/pass.ts";
 import type { LoopOrigin, RegionOwner } from "../build.ts";
 import { type Chunks, type Op, type Program, type ValueId, mapOperands, operands } from "../ir.ts";
 import { Facts, isProduct, loopsOf, stateText } from "../loop-facts.ts";
@@ -44,12 +44,15 @@ export const split: Pass<Program> = {
   name: "split",
   summary:
     "compute side by side what loops need no states for, or need them for once they are known",
-  run: (program, report) => {
-    const inverted = simplify.run(scaledAfter(withInverses(program)), report);
-    const next = new Splitter(inverted).run();
-    return next === null ? program : simplify.run(next, report);
-  },
+  run: (program, report) => splitUp(program, report, false),
 };
+
+/** `keepsOutputs`: as `split-chain` does. */
+export function splitUp(program: Program, report: Report, keepsOutputs: boolean): Program {
+  const inverted = simplify.run(scaledAfter(withInverses(program)), report);
+  const next = new Splitter(inverted, keepsOutputs).run();
+  return next === null ? program : simplify.run(next, report);
+}
 
 // --- squares ----------------------------------------------------------------------------------
 
@@ -89,6 +92,13 @@ function scaledAfter(program: Program): Program {
 
 // --- the cut ------------------------------------------------------------------------------------
 
+/** A value of a loop's body that is computed elsewhere, and the number that equal ones share. */
+interface Wanted {
+  readonly facts: Facts;
+  readonly id: ValueId;
+  readonly number: number;
+}
+
 /** How one loop is cut: values of its body that the loop before gives, and its yields that go behind. */
 interface Cut {
   readonly facts: Facts;
@@ -102,16 +112,21 @@ interface Cut {
 
 class Splitter {
   private readonly program: Program;
+  /** Does what only outputs need stay in the loop? */
+  private readonly keepsOutputs: boolean;
   private readonly rewriter: Rewriter;
   private readonly cuts = new Map<ValueId, Cut>();
   private readonly numbers = new Map<string, number>();
   /** Is there a loop to be cut whose chunks are too short for that? */
   private isTooShort = false;
+  /** What loops before gave, by the numbers of values. */
+  private readonly made = new Map<number, ValueId>();
   /** What values of a loop's body became outside of it. */
   private readonly outside = new Map<ValueId, ValueId>();
 
-  constructor(program: Program) {
+  constructor(program: Program, keepsOutputs: boolean) {
     this.program = program;
+    this.keepsOutputs = keepsOutputs;
     this.rewriter = new Rewriter(program);
   }
 
@@ -151,17 +166,23 @@ class Splitter {
     const kept = loop.yields.filter((_, i) => !behind.has(i));
     const cut: Cut = { facts, before: new Set(), stored: new Set(), behind };
     this.cuts.set(loop.id, cut);
-    const visit = (id: ValueId, seen: Set<ValueId>, isBehind: boolean): void => {
+    const visit = (id: ValueId, seen: Set<ValueId>, where: "chain" | "beside" | "behind"): void => {
       if (seen.has(id)) return;
       seen.add(id);
-      if (this.goesBefore(facts, id) && (!isBehind || facts.takesInverse(id))) cut.before.add(id);
-      else if (isBehind && this.isKept(cut, id, chain)) cut.stored.add(id);
-      else for (const arg of this.readsOf(facts, id)) visit(arg, seen, isBehind);
+      const isBefore =
+        this.goesBefore(facts, id) &&
+        (where === "chain" ||
+          facts.takesInverse(id) ||
+          (where === "beside" && this.isOfInverses(cut, id)));
+      if (isBefore) cut.before.add(id);
+      else if (where === "behind" && this.isKept(cut, id, chain)) cut.stored.add(id);
+      else for (const arg of this.readsOf(facts, id)) visit(arg, seen, where);
     };
     const main = new Set<ValueId>();
-    for (const id of [...loop.carries, ...kept]) visit(id, main, false);
+    for (const id of loop.carries) visit(id, main, "chain");
+    for (const id of kept) visit(id, main, this.keepsOutputs ? "beside" : "chain");
     const others = new Set<ValueId>();
-    for (const i of behind) visit(loop.yields[i]!, others, true);
+    for (const i of behind) visit(loop.yields[i]!, others, "behind");
     // For vectors alone it is not worth a loop.
     if ([...cut.before].every((id) => facts.isVector(id))) cut.before.clear();
   }
@@ -242,10 +263,16 @@ class Splitter {
     const kept = [...op.yields.keys()].filter((i) => !cut.behind.has(i));
     const stored = [...cut.stored].filter((id) => kept.every((i) => op.yields[i] !== id));
     const wanted = [...kept.map((i) => op.yields[i]!), ...stored];
+    const ahead = this.keepsOutputs ? this.neededLater(op) : [];
     const owner = rebuildLoop(rewriter, op, () => {
       const body = this.body(op, cut.before);
-      return { carries: op.carries.map(body), yields: wanted.map(body) };
+      const others = new Map(
+        ahead.map(({ facts }) => [facts, this.body(facts.loop, new Set(this.outside.keys()))]),
+      );
+      const later = ({ facts, id }: Wanted) => others.get(facts)!(id);
+      return { carries: op.carries.map(body), yields: [...wanted.map(body), ...ahead.map(later)] };
     });
+    ahead.forEach(({ number }, n) => this.made.set(number, owner.yields[wanted.length + n]!));
     const yields = new Map<number, ValueId>();
     kept.forEach((i, n) => {
       yields.set(i, owner.yields[n]!);
@@ -271,34 +298,65 @@ class Splitter {
     }
   }
 
-  /** The loop before, of all loops: the first that needs one makes it. */
+  /** What later loops need to carry their states on, that a role of this one computes beside its own. */
+  private neededLater(op: Chunks): readonly Wanted[] {
+    const found = new Map<number, Wanted>();
+    for (const { facts, before } of this.cuts.values()) {
+      if (facts.loop.id <= op.id || facts.loop.longest !== op.longest) continue;
+      for (const id of before) {
+        const number = this.numberOf(facts, id);
+        const known = this.made.get(number);
+        if (known !== undefined) this.outside.set(id, known);
+        else if (!found.has(number)) found.set(number, { facts, id, number });
+      }
+    }
+    return [...found.values()];
+  }
+
+  /** The loop before: of all loops, which the first that needs one makes, or one for each of what those before it left. */
   private loopBefore(first: Chunks): void {
-    const open = [...this.cuts.values()].filter(({ before }) =>
-      [...before].some((id) => !this.outside.has(id)),
-    );
+    const cuts = this.keepsOutputs ? [this.cuts.get(first.id)!] : [...this.cuts.values()];
+    const open = cuts.filter(({ before }) => [...before].some((id) => !this.outside.has(id)));
     if (open.length === 0) return;
     const wanted = open.flatMap(({ facts, before }) =>
-      [...before].map((id) => ({ loop: facts.loop, id, number: this.numberOf(facts, id) })),
+      [...before].map((id) => ({ facts, id, number: this.numberOf(facts, id) })),
     );
     // What several loops need is computed once.
     const once = wanted.filter(
-      ({ number }, n) => wanted.findIndex((one) => one.number === number) === n,
+      ({ number }, n) =>
+        !this.made.has(number) && wanted.findIndex((one) => one.number === number) === n,
     );
-    const longest = open.flatMap(({ facts: { loop } }) => loop.longest ?? []);
+    const isOfInverses = ({ facts, id }: Wanted) =>
+      this.isOfInverses(this.cuts.get(facts.loop.id)!, id);
+    // What the forward has made it may have made alone.
+    const groups = this.keepsOutputs
+      ? [once.filter(isOfInverses), once.filter((one) => !isOfInverses(one))]
+      : [once];
+    for (const group of groups.filter(({ length }) => length > 0)) this.make(first, group);
+    for (const { id, number } of wanted) this.outside.set(id, this.made.get(number)!);
+  }
+
+  /** A loop that computes values and carries nothing. */
+  private make(first: Chunks, values: readonly Wanted[]): void {
+    const loops = new Set(values.map(({ facts }) => facts));
+    const longest = [...loops].flatMap(({ loop }) => loop.longest ?? []);
     const owner = this.besides(
       first,
       () => {
-        const bodies = new Map(
-          open.map(({ facts }) => [facts.loop.id, this.body(facts.loop, new Set())]),
-        );
-        return once.map(({ loop, id }) => bodies.get(loop.id)!(id));
+        const bodies = new Map([...loops].map((one) => [one, this.body(one.loop, new Set())]));
+        return values.map(({ facts, id }) => bodies.get(facts)!(id));
       },
       { longest: longest.length > 0 ? Math.min(...longest) : null },
     );
-    for (const { id, number } of wanted) {
-      const at = once.findIndex((one) => one.number === number);
-      this.outside.set(id, owner.yields[at]!);
-    }
+    values.forEach(({ number }, at) => this.made.set(number, owner.yields[at]!));
+  }
+
+  /** Is it an inverse, or a vector of nothing but what inverses are made of? Then the loop that inverts can compute it too. */
+  private isOfInverses({ facts, before }: Cut, id: ValueId): boolean {
+    if (facts.takesInverse(id)) return true;
+    const inverses = [...before].filter((one) => facts.takesInverse(one));
+    const theirs = facts.leaves(inverses);
+    return facts.isVector(id) && [...facts.leaves([id])].every((leaf) => theirs.has(leaf));
   }
 
   /** A loop that carries nothing. */
