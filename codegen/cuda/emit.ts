@@ -10,7 +10,8 @@ import { flatten, hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, advance, bare, mentions, sharedElements } from "../c-like/walk.ts";
-import { FragmentWalker, fragmentRegisters, placeBytesOf, sharedBytesOf } from "./fragments.ts";
+import { FragmentWalker } from "./fragments.ts";
+import { fragmentRegisters, placeBytesOf, sharedBytesOf } from "./layout.ts";
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
 

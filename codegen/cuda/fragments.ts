@@ -1,271 +1,32 @@
-/**
- * Tile statements for tensor cores: register tiles in the layout that matrix instructions accumulate in.
- *
- * A tile [R, C] is cut over a grid of warps, `down` by `across`. Of its blocks of 16 rows warp w has every
- * `down`th, from w % down on; its columns are one piece of C / across, the w / down th. Inside a block of
- * 16 x 8 lane l holds the rows l / 4 and l / 4 + 8 and two neighbouring columns from l % 4 * 2 on: what
- * `mma.m16n8k16` and `wgmma.m64nNk16` give (PTX ISA 8.7, 9.7.14 and 9.7.15).
- *
- * Factors of products are shared tiles in 16 bits, in panels of 64 columns with exchanged 16-byte pieces
- * (helpers/place_in_tile.cuh): the layout of `ldmatrix` without bank conflicts, and of `wgmma`.
- */
+/** Tile statements for tensor cores: what threads do with register tiles, whose layout layout.ts tells. */
 import { CompilerBug } from "../../compiler/support/never.ts";
 import { flatten, readsOf, writesOf } from "../../compiler/tile/accesses.ts";
 import type {
   Copy,
-  CopyAsync,
   CumSumStmt,
   Expr,
   Fold,
   Invert,
   Join,
-  Kernel,
-  Loop,
   Mma,
   MmaParts,
-  Param,
   ReduceStmt,
   Storage,
   StorageId,
   Stmt,
   Store,
   View,
-  Wait,
   Window,
 } from "../../compiler/tile/ir.ts";
-import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
-import type { Dialect } from "../c-like/dialect.ts";
-import { CLikeWalker, bare, group, mentions } from "../c-like/walk.ts";
-import type { Arrival, Arrivals, Waiting } from "./arrivals.ts";
-import { arrivalOf, arrivalsIn, arrivalsOf, isByEngine } from "./arrivals.ts";
-import type { Use, WideProduct } from "./ops.ts";
+import { bare } from "../c-like/walk.ts";
+import { CopyWalker } from "./copies.ts";
+import { type Warps, isByWarpgroups, warpsOf } from "./layout.ts";
+import type { WideProduct } from "./ops.ts";
 
-/** How many warps share the rows and the columns of a tile, and what each has of it. */
-interface Warps {
-  readonly down: number;
-  readonly across: number;
-  /** Blocks of 16 rows and of 8 columns of one warp. */
-  readonly rowBlocks: number;
-  readonly colBlocks: number;
-  /** Those that have anything to do; absent: all. */
-  readonly active?: ReadonlySet<number>;
-}
-
-/** The first choice is what a warpgroup of `wgmma` has: four warps down. */
-const tall = [
-  [4, 2],
-  [2, 4],
-  [1, 8],
-  [8, 1],
-  [4, 1],
-  [2, 2],
-  [1, 4],
-  [2, 1],
-  [1, 2],
-  [1, 1],
-] as const;
-
-/** Of few rows a warp has all, if it can: it sums down them alone. */
-const flat = [...tall].sort(([a], [b]) => a - b);
-
-export function warpsOf(rows: number, cols: number, warps = 8): Warps {
-  const grids = rows % 64 === 0 ? tall : flat;
-  const fitting = grids.filter(
-    ([down, across]) =>
-      down * across <= warps && (rows / 16) % down === 0 && (cols / 8) % across === 0,
-  );
-  const most = Math.max(...fitting.map(([down, across]) => down * across));
-  const [down, across] = fitting.find(([d, a]) => d * a === most)!;
-  return { down, across, rowBlocks: rows / 16 / down, colBlocks: cols / 8 / across };
-}
-
-/** A warp's own rows are 16 in a row, or all of them; it sums them in steps that double. */
-export function sumsInRegisters(rows: number, cols: number, block: number): boolean {
-  return (block <= 16 || warpsOf(rows, cols).down === 1) && Number.isInteger(Math.log2(block));
-}
-
-/** Float registers of a thread for a tile among so many warps. */
-export function fragmentRegisters(rows: number, cols: number, warps = 8): number {
-  const { rowBlocks, colBlocks } = warpsOf(rows, cols, warps);
-  return rowBlocks * colBlocks * 4;
-}
-
-/** Bytes of a storage in shared memory, with all its places. */
-export function sharedBytesOf(storage: Storage): number {
-  return placeBytesOf(storage) * (storage.places ?? 1);
-}
-
-/** Bytes of one of a storage's places. */
-export function placeBytesOf({ shape, dtype, pad }: Storage): number {
-  const [rows = 1, cols] = shape;
-  if (cols === undefined) return Math.ceil(rows / 4) * 16;
-  if (dtype === "f32") return Math.ceil((rows * (cols + pad)) / 4) * 16;
-  return rows * Math.ceil(cols / 64) * 128;
-}
-
-/** A param whose tiles of so many rows the copy engine copies, and the name of the map that tells it where they lie. */
-export interface Mapped {
-  readonly param: Param;
-  readonly rows: number;
-  readonly name: string;
-}
-
-export class FragmentWalker extends CLikeWalker {
-  private readonly use: Use;
-  private readonly arrivals: Arrivals;
-  private readonly wideFactors: ReadonlySet<StorageId>;
-  private readonly copiedByThreads: readonly StorageId[];
-  readonly maps: readonly Mapped[];
-  /** Of lists of statements in loops: which place this turn's tiles arrive at, and whether it was an even time. */
-  private readonly turnNames = new Map<
-    Waiting,
-    { readonly stage: string; readonly parity: string }
-  >();
-  private readonly mapNames = new Map<string, { readonly head: string; readonly chunk: string }>();
-  /** What of a turn nothing has read yet, and nobody waited for. */
-  private awaited: Arrival | null = null;
+export class FragmentWalker extends CopyWalker {
   /** Running sums of vectors so far. */
   private sums = 0;
-  /** The role whose statements are being written, and how many threads execute them. */
-  private role: number | null = null;
-  private threads: number;
-
-  constructor(kernel: Kernel, dialect: Dialect, use: Use) {
-    super(kernel, dialect);
-    this.use = use;
-    this.threads = kernel.threads;
-    for (const name of [
-      "lane",
-      "warp",
-      "memory",
-      "piece",
-      "bits",
-      "before",
-      "step",
-      "other",
-      "sum",
-      "turn",
-      "words",
-      "role",
-      "arrivals",
-      "later",
-      "first_row",
-      "outer",
-    ]) {
-      this.taken.add(name);
-    }
-    this.wideFactors = wideFactorsOf(kernel);
-    this.arrivals = arrivalsOf(kernel);
-    const copies = [...flatten(kernel.body)].filter((stmt) => stmt.kind === "copy-async");
-    this.copiedByThreads = copies.filter((copy) => !isByEngine(copy, kernel)).map(({ dst }) => dst);
-    for (const list of this.arrivals.lists.filter(({ isLoop }) => isLoop)) {
-      this.turnNames.set(list, { stage: this.unique("stage"), parity: this.unique("parity") });
-    }
-    this.maps = this.mapped();
-  }
-
-  /** Each param with each number of rows that tiles of it have. */
-  private mapped(): Mapped[] {
-    const maps: Mapped[] = [];
-    const waits = this.arrivals.lists.flatMap(arrivalsIn);
-    for (const { view, dst } of waits.flatMap(({ tiles }) => tiles)) {
-      const param = this.param(view.param);
-      const [rows] = this.storage(dst).shape as [number, number];
-      if (maps.some((one) => one.param === param && one.rows === rows)) continue;
-      const name = this.paramName(param.name);
-      maps.push({ param, rows, name: this.unique(`${name}_map`) });
-      if (this.mapNames.has(param.name)) continue;
-      const names = { head: this.unique(`${name}_head`), chunk: this.unique(`${name}_chunk`) };
-      this.mapNames.set(param.name, names);
-    }
-    return maps;
-  }
-
-  /** How many tiles arrive at a time at each of the block's places for arrivals. */
-  get arrivalCounts(): readonly number[] {
-    return this.arrivals.counts;
-  }
-
-  /** Where tiles of this point begin in what maps tell of. */
-  override declareBases(): void {
-    super.declareBases();
-    if (this.maps.length === 0) return;
-    const { writer, dialect } = this;
-    const isPacked = `${dialect.scalar("packed")} == 1`;
-    const choose = (packed: string, alone: string) =>
-      servesPacked(this.kernel) ? bare(dialect.choose(isPacked, packed, alone)) : alone;
-    if (this.maps.some(({ param }) => param.per === "token")) {
-      writer.line(`const int first_row = ${choose("(int)first_token", "0")};`);
-      writer.line(`const int outer = ${choose("0", "(int)batch")};`);
-    }
-    for (const [name, { head, chunk }] of this.mapNames) {
-      const param = this.param(name);
-      writer.line(`const int ${head} = (int)(${bare(this.ownHead(param))});`);
-      if (param.per !== "chunk") continue;
-      writer.line(`const int ${chunk} = (int)(${bare(this.firstChunk(param))});`);
-    }
-    const counts = this.arrivalCounts.join(", ");
-    writer.line(`${this.use("open_arrivals")}<${counts}>(arrivals);`);
-  }
-
-  override declareRegisters(body: readonly Stmt[] = this.kernel.body): void {
-    super.declareRegisters(body);
-    for (const [list, { stage, parity }] of this.turnNames) {
-      if (list.places > 1) this.writer.line(`unsigned ${stage} = 0;`);
-      if (arrivalsIn(list).length > 0) this.writer.line(`int ${parity} = 0;`);
-    }
-  }
-
-  /** At a turn's end what is copied ahead moves on to its next place. */
-  protected override turn({ body, note }: Loop): void {
-    const { writer } = this;
-    const list = this.arrivals.lists.find(({ stmts }) => body.some((stmt) => stmts.has(stmt)));
-    if (!list) return this.body(body, note);
-    const { stage, parity } = this.turnNames.get(list)!;
-    const { ahead, places, late } = list;
-    this.awaited = late;
-    const lines = writer.capture(() => this.body(body, note));
-    this.awaited = null;
-    for (const id of ahead) {
-      const [name, storage] = [this.nameOf(id), this.storage(id)];
-      if (!mentions(lines, name)) continue;
-      const type = storage.dtype === "f32" ? "float" : "unsigned char";
-      writer.line(`${type}* const ${name} = ${this.placeText(id, stage)};`);
-    }
-    writer.restore(lines);
-    if (places > 1) writer.line(`${stage} = (${stage} + 1) % ${places};`);
-    if (arrivalsIn(list).length === 0) return;
-    writer.line(`${parity} ^= ${places > 1 ? `${stage} == 0` : "1"};`);
-  }
-
-  private listOf(stmt: Stmt): Waiting | undefined {
-    return this.arrivals.lists.find(({ stmts }) => stmts.has(stmt));
-  }
-
-  /** Where a wait's tiles of a turn arrive, by the number of the turn's place. */
-  private arrivalText({ first, places }: Arrival, number: string): string {
-    const parts = [
-      "arrivals",
-      ...(first > 0 ? [String(first)] : []),
-      ...(places > 1 ? [number] : []),
-    ];
-    return parts.join(" + ");
-  }
-
-  /** One of a storage's places, by its number. */
-  private placeText(id: StorageId, number: string): string {
-    const storage = this.storage(id);
-    const size = placeBytesOf(storage) / (storage.dtype === "f32" ? 4 : 1);
-    return `${this.nameOf(id)}_places + ${number} * ${size}`;
-  }
-
-  /** The statements of a role, as its threads execute them. */
-  inRole(role: number, body: () => void): void {
-    [this.role, this.threads] = [role, this.kernel.roles![role]!];
-    body();
-    [this.role, this.threads] = [null, this.kernel.threads];
-  }
 
   /** Gives each thread at work its registers; all were launched with as many. */
   holdRegisters(registers: number, launched: number): void {
@@ -298,13 +59,6 @@ export class FragmentWalker extends CLikeWalker {
       default:
         return super.statement(stmt);
     }
-  }
-
-  /** A barrier of the threads at work. */
-  private meeting(): string {
-    return this.role === null
-      ? this.dialect.barrier
-      : `${this.use("meet_at")}<${1 + this.role}, ${this.threads}>();`;
   }
 
   protected override heldOf(rows: number, cols: number): readonly [number, number] {
@@ -357,46 +111,6 @@ export class FragmentWalker extends CLikeWalker {
     });
   }
 
-  /** Without a loop where each thread has one element, unrolled where each has as many. */
-  protected override eachShared(count: number, name: string, body: () => void): void {
-    const { writer } = this;
-    const { threads } = this;
-    if (count <= threads) {
-      const inner = () => {
-        writer.line(`const int ${name} = thread;`);
-        body();
-      };
-      return void writer.block(count === threads ? "{" : `if (thread < ${count}) {`, inner);
-    }
-    if (count % threads !== 0) {
-      const head = this.dialect.loop(name, "thread", String(count), String(threads));
-      return void writer.block(`${head} {`, body);
-    }
-    this.fixedLoop("turn", count / threads, () => {
-      writer.line(`const int ${name} = turn * ${threads} + thread;`);
-      body();
-    });
-  }
-
-  /**
-   * Every place of a tile in pieces of so many columns, as `row` and `col`. Where threads are whole rows a turn is a number
-   * of rows more, so that addresses of all turns differ by what they share.
-   */
-  private eachPiece(rows: number, cols: number, width: number, body: () => void): void {
-    const pieces = cols / width;
-    const { threads } = this;
-    const scaled = (index: string) => (width === 1 ? index : `${index} * ${width}`);
-    if ((rows * pieces) % threads !== 0 || threads % pieces !== 0) {
-      return this.eachShared(rows * pieces, "piece", () =>
-        this.withPlaces(`piece / ${pieces}`, scaled(`piece % ${pieces}`), body),
-      );
-    }
-    this.fixedLoop("turn", (rows * pieces) / threads, () => {
-      const row = `turn * ${threads / pieces} + thread / ${pieces}`;
-      this.withPlaces(row, scaled(`thread % ${pieces}`), body);
-    });
-  }
-
   /** Every pair of neighbouring columns that this thread holds: registers [i][2 j] and [i][2 j + 1]. */
   private eachPair(rows: number, cols: number, body: () => void): void {
     const warps = this.warpsOf(rows, cols);
@@ -410,16 +124,6 @@ export class FragmentWalker extends CLikeWalker {
   }
 
   // --- memory -------------------------------------------------------------------------------
-
-  /** Address of an element of a 16-bit tile, as a pointer to bytes. */
-  private inTile(id: StorageId, row: string, col: string): string {
-    const { shape } = this.storage(id);
-    return `${this.nameOf(id)} + ${this.use("place_in_tile")}(${shape[0]}, ${row}, ${col})`;
-  }
-
-  private isNarrow(id: StorageId): boolean {
-    return this.storage(id).memory === "shared" && this.storage(id).dtype !== "f32";
-  }
 
   protected override copy(stmt: Copy): void {
     const { dst, src } = stmt;
@@ -491,167 +195,10 @@ export class FragmentWalker extends CLikeWalker {
     if (isStore) this.showToProducts([tile]);
   }
 
-  /** What threads wrote to tiles `wgmma` reads past the usual way. */
-  private showToProducts(tiles: readonly StorageId[]): void {
-    if (!tiles.some((id) => this.wideFactors.has(id))) return;
-    this.writer.line(`${this.use("show_to_products")}();`);
-  }
-
   /** Two numbers in a word, or what they lose there. */
   private packed(dtype: Storage["dtype"], pair: readonly string[], rest?: true): string {
     const name = `pack_${rest ? "rest_" : ""}${dtype as "f16" | "bf16"}` as const;
     return `${this.use(name)}(${pair.join(", ")})`;
-  }
-
-  /** To a place of its own for each turn: this one's, or of a turn behind it. */
-  protected override copyAsync(stmt: CopyAsync): void {
-    const { writer } = this;
-    const { dst, ahead, turns } = stmt;
-    const list = this.listOf(stmt);
-    if (ahead === 0) {
-      // The first turn's place has no name in front of the loop.
-      const isNamed = turns === "all" || (this.storage(dst).places ?? 1) === 1;
-      const place = isNamed
-        ? this.nameOf(dst)
-        : this.placeText(dst, this.turnNames.get(list!)!.stage);
-      return this.copyTo(stmt, place);
-    }
-    const { stage } = this.turnNames.get(list!)!;
-    writer.line(`const unsigned later = (${stage} + ${ahead}) % ${list!.places};`);
-    this.copyTo(stmt, this.placeText(dst, "later"));
-  }
-
-  private copyTo(stmt: CopyAsync, place: string): void {
-    const list = this.listOf(stmt);
-    const arrival = list === undefined ? null : arrivalOf(list, stmt);
-    if (arrival === null) return this.copyByThreads(stmt, place);
-    const stage = stmt.ahead > 0 ? "later" : (this.turnNames.get(list!)?.stage ?? "");
-    this.copyByEngine(stmt, place, this.arrivalText(arrival, stage));
-  }
-
-  /** By the copy engine of Hopper; see helpers/copy_tile.cuh. */
-  private copyByEngine({ dst, view }: CopyAsync, place: string, arrival: string): void {
-    const param = this.param(view.param);
-    const [rows, cols] = this.storage(dst).shape as [number, number];
-    const map = this.maps.find((one) => one.param === param && one.rows === rows)!;
-    const { head, chunk } = this.mapNames.get(param.name)!;
-    const width =
-      view.col.base === null ? Math.min(cols, this.colsOf(param) - view.col.offset) : cols;
-    const row = this.index(view.row);
-    const isToken = param.per === "token";
-    const [first, part, stride, left] = isToken
-      ? [
-          `first_row + ${row}`,
-          "outer",
-          this.places.get(param.name)!.stride,
-          `${this.tokens} - ${group(row)}`,
-        ]
-      : [
-          row,
-          `${chunk} + ${group(this.index(view.token!))} / ${param.chunk!}`,
-          String(this.colsOf(param)),
-          String(rows),
-        ];
-    for (const name of ["bf16", "place_in_tensor", "tensor_map"] as const) this.use(name);
-    const at = `{${[this.index(view.col), first, head, part].join(", ")}}`;
-    const from = `${this.paramName(param.name)} + ${this.bufferIndex(view, "0", "0")}`;
-    const shape = [rows, cols, width, this.threads].join(", ");
-    const args = [place, arrival, map.name, at, from, stride, left].join(", ");
-    this.writer.line(`${this.use("copy_tile")}<${shape}>(${args});`);
-  }
-
-  /** Rows of 16-bit numbers in pieces of 16 bytes, where rows of the buffer are made of such. */
-  private copyByThreads({ dst, view }: CopyAsync, name: string): void {
-    const { writer } = this;
-    const [rows, cols] = this.storage(dst).shape as [number, number?];
-    if (cols === undefined) return this.copyWords(dst, view, name);
-    const inTile = `${name} + ${this.use("place_in_tile")}(${rows}, row, col)`;
-    const param = this.param(view.param);
-    const width = this.colsOf(param);
-    const buffer = this.paramName(param.name);
-    const isEven = width % 8 === 0 && view.col.base === null && view.col.offset % 8 === 0;
-    if (!isEven && view.col.base === null) {
-      return this.eachPiece(rows, cols, 1, () => {
-        const place = `*(unsigned short*)(${inTile})`;
-        const inside = this.inBuffer(view, dst, "row", "col") ?? "true";
-        const value = `${buffer}[${this.bufferIndex(view, "row", "col")}]`;
-        writer.line(`${place} = ${inside} ? ${value} : (unsigned short)0;`);
-      });
-    }
-    this.eachPiece(rows, cols, 8, () => {
-      const inside = this.inBuffer(view, dst, "row", "col") ?? "true";
-      const from = `${buffer} + ${this.bufferIndex(view, "row", "col")}`;
-      const to = `${this.use("shared_address")}(${inTile})`;
-      // What is outside is not read: its address need not be one.
-      writer.line(`${this.use("copy_async")}(${to}, ${from}, ${inside});`);
-    });
-  }
-
-  /** A vector of float32 numbers, one at a time: they lie as far apart as there are heads. */
-  private copyWords(dst: StorageId, view: View, name: string): void {
-    const [rows] = this.storage(dst).shape;
-    this.eachShared(rows!, "row", () => {
-      const from = `${this.paramName(view.param)} + ${this.bufferIndex(view, "row", null)}`;
-      const own = this.inBuffer(view, dst, "row", null) ?? "true";
-      const isThere = `${this.paramName(view.param)} != nullptr`;
-      const inside = mayBeAbsent(this.param(view.param)) ? `${own} && ${isThere}` : own;
-      const to = `${name} + row`;
-      this.writer.line(`${this.use("copy_word_async")}(${to}, ${from}, ${inside});`);
-    });
-  }
-
-  protected override closeCopies(): void {
-    this.writer.line(`${this.use("close_copies")}();`);
-  }
-
-  protected override wait(stmt: Wait): void {
-    const { writer } = this;
-    this.closeCopies();
-    writer.line(`${this.use("wait_for_copies")}<${stmt.pending}>();`);
-    const list = this.listOf(stmt);
-    const arrival = list?.arrivals.get(stmt);
-    if (arrival) {
-      this.waitForTiles(list!, arrival);
-      const { role } = this;
-      this.trim(arrival.tiles.filter((tile) => tile.role === undefined || tile.role === role));
-    }
-    this.showToProducts(this.copiedByThreads);
-    writer.line(this.dialect.barrier);
-  }
-
-  private waitForTiles(list: Waiting, arrival: Arrival): void {
-    const { stage, parity } = this.turnNames.get(list) ?? { stage: "", parity: "0" };
-    const place = this.arrivalText(arrival, stage);
-    this.writer.line(`${this.use("wait_for_tiles")}(${place}, ${parity});`);
-  }
-
-  /** Before a role's first statement that reads what this turn copies; without an engine it is there since the last wait. */
-  private awaitLate(stmt: Stmt): void {
-    const late = this.awaited;
-    if (late === null || !late.tiles.some(({ dst }) => readsOf(stmt).includes(dst))) return;
-    this.awaited = null;
-    this.waitForTiles(this.listOf(late.tiles[0]!)!, late);
-    // All of them, whoever copied them: both roles write the same zeros.
-    this.trim(late.tiles, this.meeting());
-  }
-
-  /** Behind the end of a packed sequence the copy engine finds the next one. */
-  private trim(tiles: readonly CopyAsync[], barrier: string | null = null): void {
-    if (!servesPacked(this.kernel)) return;
-    const { writer, dialect } = this;
-    const own = tiles.filter(({ view }) => this.param(view.param).per === "token");
-    const rowsLeft = ({ view }: CopyAsync) => `${this.tokens} - ${group(this.index(view.row))}`;
-    for (const left of new Set(own.map(rowsLeft))) {
-      const alike = own.filter((tile) => rowsLeft(tile) === left);
-      const most = Math.max(...alike.map(({ dst }) => this.storage(dst).shape[0]!));
-      writer.block(`if (${dialect.scalar("packed")} == 1 && ${left} < ${most}) {`, () => {
-        for (const { dst } of alike) {
-          const shape = [...this.storage(dst).shape, this.threads].join(", ");
-          writer.line(`${this.use("trim_tile")}<${shape}>(${this.nameOf(dst)}, ${left});`);
-        }
-        if (barrier !== null) writer.line(barrier);
-      });
-    }
   }
 
   protected override store(stmt: Store): void {
@@ -1028,26 +575,6 @@ export class FragmentWalker extends CLikeWalker {
 function hasEightBits(value: number): boolean {
   const bits = 8 - 1 - Math.floor(Math.log2(Math.abs(value)));
   return value === 0 || Number.isInteger(value * 2 ** bits);
-}
-
-/** Is it a product for `wgmma`? A warpgroup's columns are whole panels or lie in one, unless rows of the factor are their columns. */
-function isByWarpgroups({ dst, transposeRhs }: Mma, { down, colBlocks }: Warps): boolean {
-  const width = colBlocks * 8;
-  const isWhole = transposeRhs || width % 64 === 0 || 64 % width === 0;
-  return down === 4 && dst.rows % 64 === 0 && isWhole;
-}
-
-/** The tiles that `wgmma` reads. */
-function wideFactorsOf({ body, threads, roles }: Kernel): ReadonlySet<StorageId> {
-  const products = [...flatten(body)].filter((stmt) => stmt.kind === "mma");
-  return new Set(
-    products
-      .filter((stmt) => {
-        const own = stmt.role === undefined ? threads : roles![stmt.role]!;
-        return isByWarpgroups(stmt, warpsOf(stmt.dst.rows, stmt.dst.cols, own / 32));
-      })
-      .flatMap(({ lhs, rhs }) => [lhs.storage, rhs.storage]),
-  );
 }
 
 /** In which direction blocks 0, 2, 4, ... are summed up, and the others. */

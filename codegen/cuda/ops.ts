@@ -154,7 +154,7 @@ export function helperTexts(used: Iterable<Helper>): string[] {
   return [...texts.values()];
 }
 
-/** [64, width] += [64, 16] @ [16, width] over a warpgroup, rows as in fragments.ts; see PTX ISA 8.7, 9.7.15. */
+/** [64, width] += [64, 16] @ [16, width] over a warpgroup, rows as in layout.ts; see PTX ISA 8.7, 9.7.15. */
 function wideProduct(width: number, number: string): string {
   const blocks = Array.from({ length: width / 8 }, (_, j) => j);
   const sums = blocks.flatMap((j) =>

@@ -25,7 +25,7 @@ import { split } from "../../compiler/tensor/passes/split.ts";
 import { splitChain } from "../../compiler/tensor/passes/split-chain.ts";
 import { arrivalBytes } from "./arrivals.ts";
 import { emitCuda } from "./emit.ts";
-import { fragmentRegisters, sharedBytesOf, sumsInRegisters, warpsOf } from "./fragments.ts";
+import { fragmentRegisters, sharedBytesOf, sumsInRegisters, warpsOf } from "./layout.ts";
 
 const limits: Limits = {
   threads: 256,
