@@ -30,7 +30,6 @@ import type { Pass } from "../../support/pass.ts";
 import { ChunkDecay } from "../chunk-decay.ts";
 import {
   type Delta,
-  type Dtype,
   type Op,
   type Program,
   type Reduce,
@@ -73,11 +72,13 @@ class Chunker {
   private readonly program: Program;
 
   private readonly longest: number | null;
-  private readonly inputs: readonly Dtype[];
+  private readonly near: number;
   constructor(program: Program, longest: number | null) {
     this.program = program;
     this.longest = longest;
-    this.inputs = program.ops.flatMap((op) => (op.kind === "input" ? [op.dtype] : []));
+    const inputs = program.ops.flatMap((op) => (op.kind === "input" ? [op.dtype] : []));
+    const isDelta = program.ops.some(({ kind }) => kind === "delta");
+    this.near = ChunkDecay.nearFor(inputs, isDelta);
     this.rewriter = new Rewriter(program);
   }
 
@@ -143,8 +144,7 @@ class Chunker {
       [{ name: op.state, type, init }],
       op.reverse,
       ([S]) => {
-        const near = ChunkDecay.nearFor(this.inputs, op.kind === "delta");
-        const body = new Body(this.rewriter, op, S!, longest, near);
+        const body = new Body(this.rewriter, op, S!, longest, this.near);
         return { yields: yields(body), carries: [body.after()] };
       },
       { longest },
