@@ -111,6 +111,7 @@ test("kernels of intra-chunk values run once for all launches by segments", asyn
     "transition_2",
     "exchange",
     "summary_bwd_2",
+    "summary_bwd_3",
     "exchange_bwd",
     "backward_2",
     "backward_3",

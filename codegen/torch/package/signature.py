@@ -105,11 +105,10 @@ def read_signature(folder: Path) -> Signature:
 
 
 def _kept_of_chunks(cuda: Mapping[str, Any]) -> list[Spec]:
-    """Workspaces of the forward that hold all that some kernel of the gradients, or of their segments, writes."""
+    """Workspaces of the forward that hold all that some kernel of the gradients writes."""
     given = [spec for spec in map(spec_of, cuda["forward"]["workspaces"]) if spec.intra]
     spared: set[str] = set()
-    of_gradients = [n for n in cuda if n.startswith("backward") or n.endswith("_bwd")]
-    for form in map(cuda.__getitem__, of_gradients):
+    for form in (form for name, form in cuda.items() if name.startswith("backward")):
         same = {spec.name for spec in map(spec_of, form["workspaces"]) if spec in given}
         for kernel in form["kernels"]:
             written = {x["name"] for x in kernel["buffers"] if x["access"] == "write"}

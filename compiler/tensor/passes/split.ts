@@ -313,14 +313,17 @@ class Splitter {
     return [...found.values()];
   }
 
-  /** The loop before: of all loops, which the first that needs one makes, or one for each of what those before it left. */
+  /**
+   * The loop before, which the first loop that needs one makes for all of them. If outputs are kept, only for itself and for what
+   * goes with inverses; the rest in a loop of its own, since what the forward has made it may have made alone.
+   */
   private loopBefore(first: Chunks): void {
-    const cuts = this.keepsOutputs ? [this.cuts.get(first.id)!] : [...this.cuts.values()];
-    const open = cuts.filter(({ before }) => [...before].some((id) => !this.outside.has(id)));
-    if (open.length === 0) return;
-    const wanted = open.flatMap(({ facts, before }) =>
-      [...before].map((id) => ({ facts, id, number: this.numberOf(facts, id) })),
-    );
+    const wanted = [...this.cuts.values()].flatMap((cut): Wanted[] => {
+      const { facts, before } = cut;
+      const isOwn = !this.keepsOutputs || facts.loop.id === first.id;
+      const ids = [...before].filter((id) => isOwn || this.isOfInverses(cut, id));
+      return ids.map((id) => ({ facts, id, number: this.numberOf(facts, id) }));
+    });
     // What several loops need is computed once.
     const once = wanted.filter(
       ({ number }, n) =>
@@ -328,7 +331,6 @@ class Splitter {
     );
     const isOfInverses = ({ facts, id }: Wanted) =>
       this.isOfInverses(this.cuts.get(facts.loop.id)!, id);
-    // What the forward has made it may have made alone.
     const groups = this.keepsOutputs
       ? [once.filter(isOfInverses), once.filter((one) => !isOfInverses(one))]
       : [once];
