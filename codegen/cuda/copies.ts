@@ -2,7 +2,7 @@
  * Copies from tensors to tiles in shared memory, and waits for them: by Hopper's copy engine, which tensor maps tell where
  * tiles lie, or by threads; to a place of its own for each turn under way (see arrivals.ts).
  */
-import { flatten, readsOf } from "../../compiler/tile/accesses.ts";
+import { flatten, readsOf, threadsOf } from "../../compiler/tile/accesses.ts";
 import type {
   CopyAsync,
   Kernel,
@@ -398,13 +398,13 @@ export class CopyWalker extends CLikeWalker {
 }
 
 /** The tiles that `wgmma` reads. */
-function wideFactorsOf({ body, threads, roles }: Kernel): ReadonlySet<StorageId> {
-  const products = [...flatten(body)].filter((stmt) => stmt.kind === "mma");
+function wideFactorsOf(kernel: Kernel): ReadonlySet<StorageId> {
+  const products = [...flatten(kernel.body)].filter((stmt) => stmt.kind === "mma");
   return new Set(
     products
       .filter((stmt) => {
-        const own = stmt.role === undefined ? threads : roles![stmt.role]!;
-        return isByWarpgroups(stmt, warpsOf(stmt.dst.rows, stmt.dst.cols, own / 32));
+        const warps = threadsOf(kernel, stmt) / 32;
+        return isByWarpgroups(stmt, warpsOf(stmt.dst.rows, stmt.dst.cols, warps));
       })
       .flatMap(({ lhs, rhs }) => [lhs.storage, rhs.storage]),
   );

@@ -82,10 +82,11 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   });
   writer.restore(body);
   writer.line("}");
+  const factors = used.has("multiply_to_parts") ? "16-bit and tf32" : "16-bit";
   const head = [
     `// ${kernel.name}, from ${context.source}`,
     `// cuda: sm_80 and newer, ${kernel.threads} threads, ${shared.sizeBytes} B ${isDynamic ? "dynamic " : ""}shared memory`,
-    `// arithmetic: ${onTensorCores ? `products of ${used.has("multiply_to_parts") ? "16-bit and tf32" : "16-bit"} factors with float32 sums, the rest float32` : "float32"}`,
+    `// arithmetic: ${onTensorCores ? `products of ${factors} factors with float32 sums, the rest float32` : "float32"}`,
     `// passes: ${context.passes.join(", ")}`,
   ].join("\n");
   const parts = [...helperTexts(used), writer.toString()];

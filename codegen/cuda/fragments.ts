@@ -1,6 +1,6 @@
 /** Tile statements for tensor cores: what threads do with register tiles, whose layout layout.ts tells. */
 import { CompilerBug } from "../../compiler/support/never.ts";
-import { flatten, readsOf, writesOf } from "../../compiler/tile/accesses.ts";
+import { flatten, isWhole, readsOf, writesOf } from "../../compiler/tile/accesses.ts";
 import type {
   Copy,
   CumSumStmt,
@@ -279,11 +279,10 @@ export class FragmentWalker extends CopyWalker {
     });
   }
 
-  private wholeTile({ storage, row, col, rows, cols }: Window): void {
-    const { shape, name } = this.storage(storage);
-    const isWhole = rows === shape[0] && cols === shape[1] && row.offset === 0 && col.offset === 0;
-    if (!isWhole || row.base !== null || col.base !== null) {
-      throw new CompilerBug(`fragments: a part of ${name} cannot be a factor`);
+  private wholeTile(window: Window): void {
+    const storage = this.storage(window.storage);
+    if (!isWhole(window, storage)) {
+      throw new CompilerBug(`fragments: a part of ${storage.name} cannot be a factor`);
     }
   }
 

@@ -146,6 +146,17 @@ export function onlyUsed(kernel: Kernel): Kernel {
   };
 }
 
+/** How many threads execute a statement. */
+export function threadsOf({ roles, threads }: Kernel, { role }: Stmt): number {
+  return role === undefined ? threads : roles![role]!;
+}
+
+/** Is it all of a tile? */
+export function isWhole({ row, col, rows, cols }: Window, { shape }: Storage): boolean {
+  const starts = [row, col].every(({ base, offset }) => base === null && offset === 0);
+  return starts && rows === shape[0] && cols === shape[1];
+}
+
 /** The statements that a role executes. */
 export function ofRole(body: readonly Stmt[], role: number): readonly Stmt[] {
   return body

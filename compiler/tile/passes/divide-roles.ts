@@ -24,7 +24,16 @@
  * Source: slices as of Weiser, "Program Slicing" (1981); roles of warps as in FlashAttention-3 (2024).
  */
 import type { Pass } from "../../support/pass.ts";
-import { clash, newName, ofRole, onStorages, onlyUsed, readsOf, writesOf } from "../accesses.ts";
+import {
+  clash,
+  newName,
+  ofRole,
+  onStorages,
+  onlyUsed,
+  readsOf,
+  threadsOf,
+  writesOf,
+} from "../accesses.ts";
 import type { Copy, Kernel, Loop, Stmt, Storage, StorageId, Store, TileProgram } from "../ir.ts";
 import { onKernels } from "../on-kernels.ts";
 import { registerPressure } from "../pressure.ts";
@@ -581,7 +590,7 @@ function withoutScratch(kernel: Kernel, { foldsRows }: RoleLimits): Kernel {
     if (stmt.kind === "loop") return { ...stmt, body: stmt.body.map(alone) };
     if (stmt.kind !== "reduce" || stmt.scratch === null || stmt.axis !== "col") return stmt;
     const [rows, cols] = kernel.storages[stmt.src]!.shape as [number, number];
-    const threads = kernel.roles![stmt.role ?? 0]!;
+    const threads = threadsOf(kernel, stmt);
     return foldsRows(rows, cols, threads) ? { ...stmt, scratch: null } : stmt;
   };
   return { ...kernel, body: kernel.body.map(alone) };

@@ -16,7 +16,7 @@
  * Needs: place-operands. Guarantees: the same values, but for what rounding left of them.
  */
 import type { Pass } from "../../support/pass.ts";
-import { newName, onlyUsed, readsOf, writesOf } from "../accesses.ts";
+import { isWhole, newName, onlyUsed, readsOf, threadsOf, writesOf } from "../accesses.ts";
 import type { Copy, Kernel, Mma, Stmt, Storage, StorageId, TileProgram, Window } from "../ir.ts";
 import { onKernels } from "../on-kernels.ts";
 import type { FoldLimits } from "./spread-folds.ts";
@@ -135,13 +135,9 @@ class Products {
       return undefined;
     if (!isWhole(copy.dst, this.storages[tile]!)) return undefined;
     if (list.slice(found, at).some((stmt) => writesOf(stmt).includes(from.id))) return undefined;
-    const warps = this.threadsOf(copy) / 32;
-    const across = this.limits.partsOf(rows, cols, "col", warps * 32);
-    return across === warps && (cols / across) % 8 === 0 ? found : undefined;
-  }
-
-  private threadsOf({ role }: Stmt): number {
-    return this.whole.roles?.[role ?? 0] ?? this.whole.threads;
+    const threads = threadsOf(this.whole, copy);
+    const across = this.limits.partsOf(rows, cols, "col", threads);
+    return across === threads / 32 && (cols / across) % 8 === 0 ? found : undefined;
   }
 
   /** Each product right behind its factors, and the sum of its parts where it was. */
@@ -155,7 +151,7 @@ class Products {
         StorageId,
         StorageId,
       ];
-      const rows = (dst.rows * this.threadsOf(product)) / 32;
+      const rows = (dst.rows * threadsOf(this.whole, product)) / 32;
       const parts = this.fresh("parts", {
         memory: "shared",
         dtype: "f32",
@@ -219,9 +215,4 @@ function readersOf(list: readonly Stmt[], copy: number): readonly number[] | nul
   return [...list.keys()].filter(
     (at) => at > copy && at < end && readsOf(list[at]!).includes(tile),
   );
-}
-
-function isWhole({ row, col, rows, cols }: Window, { shape }: Storage): boolean {
-  const starts = [row, col].every(({ base, offset }) => base === null && offset === 0);
-  return starts && rows === shape[0] && cols === shape[1];
 }

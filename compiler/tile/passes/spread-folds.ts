@@ -15,7 +15,7 @@
  * Needs: divide-roles, if it runs. Guarantees: the same values, parts summed in the same order.
  */
 import type { Pass } from "../../support/pass.ts";
-import { clash, flatten, hasLoop, newName, onlyUsed } from "../accesses.ts";
+import { clash, flatten, hasLoop, newName, onlyUsed, threadsOf } from "../accesses.ts";
 import type { Axis, Kernel, ReduceStmt, Stmt, Storage, StorageId, TileProgram } from "../ir.ts";
 import { onKernels } from "../on-kernels.ts";
 import type { SharedMemory } from "./pipeline-copies.ts";
@@ -80,7 +80,7 @@ class Folds {
     const { fn, dst, src, axis, note, role } = stmt;
     const base = { note, ...(role === undefined ? {} : { role }) };
     const [rows, cols] = this.storages[src]!.shape as [number, number];
-    const threads = this.kernel.roles?.[role ?? 0] ?? this.kernel.threads;
+    const threads = threadsOf(this.kernel, stmt);
     const parts = this.limits.partsOf(rows, cols, axis, threads);
     if (parts === 1) return [{ kind: "fold", fn, dst, src, axis, ...base }];
     const held = this.partsOf(this.storages[dst]!.shape[0]!, parts, role);
