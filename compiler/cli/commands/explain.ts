@@ -108,7 +108,8 @@ function stateLines(state: State, manifest: Manifest): string[] {
   const perChannel = state.decay === "key" || state.decay === "value";
   const C = perChannel ? ChunkDecay.longest : 64;
   const inputs = manifest.inputs.map(({ dtype }) => dtype);
-  const near = ChunkDecay.nearFor(inputs, state.dense);
+  const isDelta = manifest.states.some(({ dense }) => dense);
+  const near = ChunkDecay.nearFor(inputs, isDelta);
   const squares = Math.log2(C / near);
   const sizes = Array.from({ length: squares }, (_, n) => near * 2 ** n);
   const scores = perChannel ? squares + 1 : 1;
