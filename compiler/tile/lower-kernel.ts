@@ -543,10 +543,12 @@ export class KernelLowering {
       case "map": {
         const args = op.args.map((arg) => this.argument(arg, op, phase)).map(leavingZeros(op.fn));
         const padding = op.type.shape.map((_, axis) =>
-          paddingOf(
-            op.fn,
-            args.map((arg) => arg.padding[axis] ?? "data"),
-          ),
+          isAboveZeros(op.fn, args, axis)
+            ? "positive"
+            : paddingOf(
+                op.fn,
+                args.map((arg) => arg.padding[axis] ?? "data"),
+              ),
         );
         const masked = rank === 2 ? this.maskedProduct(op, phase) : null;
         const [first, ...rest] = args.map((arg) => arg.expr) as [Expr, ...Expr[]];
@@ -603,6 +605,8 @@ export class KernelLowering {
         return true;
       case "dim-size":
         return op.dim !== chunkDim;
+      case "causal":
+        return op.logDecay === null;
       case "map": {
         const made = (id: ValueId) => this.source.ops.get(id);
         const args = op.args.map(made);
@@ -647,8 +651,10 @@ export class KernelLowering {
       if (mask?.kind === "block-mask" && this.rank(x) === 2) {
         return call("select", [inBlocks(mask), this.inline(x, phase).expr, constant(0)]);
       }
-      if (mask?.kind !== "causal" || this.uses.get(m) !== 1 || this.cells.has(m)) continue;
-      if (mask.logDecay !== null && !this.varies(m)) continue;
+      if (mask?.kind !== "causal") continue;
+      // Decays that several read, or every chunk, are computed once.
+      const isOnce = this.uses.get(m) === 1 && !this.cells.has(m) && this.varies(m);
+      if (!this.isTrivial(mask) && !isOnce) continue;
       const { expr } = this.inline(x, phase);
       const decay = this.decayBetween(mask, phase);
       const kept = decay === null ? expr : call("mul", [expr, call("exp", [decay])]);
@@ -968,6 +974,14 @@ const leavingZeros =
       ? { expr, padding: ["zero", "zero"] }
       : argument;
   };
+
+/** A number above zero that is added to zeros, or bounds them below. */
+function isAboveZeros(fn: MapFn, args: readonly Written[], axis: number): boolean {
+  if (fn !== "add" && fn !== "max") return false;
+  const isNumber = ({ expr }: Written) => expr.kind === "const" && expr.value > 0;
+  const isZero = ({ padding }: Written) => padding[axis] === "zero";
+  return args.some(isNumber) && args.every((arg) => isNumber(arg) || isZero(arg));
+}
 
 /** What a mask of ones and zeros asks for. */
 function conditionOf(mask: Expr): Expr {

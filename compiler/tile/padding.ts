@@ -10,13 +10,14 @@ import type { MapFn } from "../tensor/ir.ts";
 /**
  * "data": does not vary along the axis, or is one of two numbers that do not, so padding holds the same ordinary
  * numbers as the rest. "sums": sums of those, of none perhaps: exp of them is as finite as of the rest.
+ * "positive": an ordinary number above zero, as the small number in a norm leaves of zeros.
  */
-export type Padding = "zero" | "data" | "sums" | "finite" | "any";
+export type Padding = "zero" | "data" | "sums" | "positive" | "finite" | "any";
 
 /** The padding of fn(args) along one axis. */
 export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
   const all = (...allowed: Padding[]) => args.every((arg) => allowed.includes(arg));
-  const bounded = all("zero", "data", "sums", "finite");
+  const bounded = all("zero", "data", "sums", "positive", "finite");
   if (all("data")) return "data";
   switch (fn) {
     case "mul":
@@ -40,7 +41,7 @@ export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
     case "neg":
       return all("zero") ? "zero" : all("data", "sums") ? "sums" : bounded ? "finite" : "any";
     case "sqrt":
-      return all("zero") ? "zero" : "any";
+      return all("zero") ? "zero" : all("positive") ? "positive" : "any";
     case "cos":
     case "sigmoid":
     case "softplus":
@@ -61,10 +62,14 @@ export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
     case "exp":
       return all("zero", "data", "sums") ? "finite" : "any";
     case "div":
+      if (args[1] === "positive" && args[0] !== "any")
+        return args[0] === "zero" ? "zero" : "finite";
       return args[1] === "data" && args[0] !== "any" ? args[0]! : "any";
     case "recip":
     case "rsqrt":
+      return all("positive") ? "positive" : "any";
     case "log":
+      return all("positive") ? "finite" : "any";
     case "pow":
       return "any";
   }

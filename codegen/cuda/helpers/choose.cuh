@@ -2,6 +2,7 @@
 // functions, one after the other.
 __device__ __forceinline__ float choose(bool condition, float a, float b) {
   float chosen;
-  asm("slct.f32.s32 %0, %1, %2, %3;" : "=f"(chosen) : "f"(a), "f"(b), "r"(condition ? 0 : -1));
+  asm("{ .reg .pred is; setp.ne.s32 is, %3, 0; selp.f32 %0, %1, %2, is; }"
+      : "=f"(chosen) : "f"(a), "f"(b), "r"((int)condition));
   return chosen;
 }

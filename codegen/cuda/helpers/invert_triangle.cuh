@@ -4,7 +4,7 @@
 // to a warp. By so many threads in a row, which meet at a barrier of their own.
 template <int size, int stride, int threads, int barrier>
 __device__ __forceinline__ void invert_triangle(float* a) {
-  const int thread = barrier == 0 ? threadIdx.x : threadIdx.x % threads, lane = thread % 32, warp = thread / 32;
+  const int thread = threadIdx.x % threads, lane = thread % 32, warp = thread / 32;
   for (int block = warp; block < size / 16; block += threads / 32) {
     float* const d = a + block * 16 * (stride + 1);
     const int col = lane % 16;

@@ -402,7 +402,8 @@ size_t closing(const std::string& text, size_t at) {
 // `asm("cvt.f32.f16 %0, %1;" : "=f"(to) : "h"(from))` as `ptx_cvt_f32_f16(to, from)`.
 std::string callOfAsm(const std::string& statement) {
   // In a block of its own, with a predicate, these are what counts.
-  const size_t inner = min(statement.find("wgmma.mma_async"), statement.find("mbarrier.try_wait"));
+  size_t inner = std::string::npos;
+  for (const char* name : {"wgmma.mma_async", "mbarrier.try_wait", "selp.f32"}) inner = min(inner, statement.find(name));
   const size_t name = inner != std::string::npos ? inner : statement.find('"') + 1;
   const size_t end = statement.find_first_of(" ;\"", name);
   std::string call = "ptx_" + std::regex_replace(statement.substr(name, end - name), std::regex("[.:]+"), "_") + "(";

@@ -36,7 +36,7 @@ static inline float __int_as_float(int bits) { return software_bits<float>(bits)
 static inline float __uint_as_float(unsigned bits) { return software_bits<float>(bits); }
 static inline unsigned __float_as_uint(float x) { return software_bits<unsigned>(x); }
 static inline void ptx_ex2_approx_ftz_f32(float& to, float x) { to = exp2f(x); }
-static inline void ptx_slct_f32_s32(float& to, float a, float b, int sign) { to = sign >= 0 ? a : b; }
+static inline void ptx_selp_f32(float& to, float a, float b, int is) { to = is ? a : b; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline void ptx_cvt_f32_f16(float& to, unsigned short from) { to = software_bits<_Float16>(from); }
 static inline void ptx_cvt_rn_f16_f32(unsigned short& to, float from) {
@@ -104,6 +104,9 @@ static inline void ptx_stmatrix_sync_aligned_m8n8_x4_shared_b16(unsigned address
   const Row* all = software_exchange(mine);
   for (int m = 0; m < 4; m++) memcpy(memory + all[8 * m + software_lane / 4].address + software_lane % 4 * 4, &mine.words[m], 4);
   __syncwarp();
+}
+static inline void ptx_st_global_v2_f32(float* to, float low, float high) {
+  to[0] = low, to[1] = high;
 }
 static inline void ptx_st_global_v4_b32(void* to, unsigned a, unsigned b, unsigned c, unsigned d) {
   const unsigned words[4] = {a, b, c, d};
