@@ -7,9 +7,14 @@
  *   %c: f32[K, T] = transpose %k    =>   (gone: %b is read instead)
  *   %d: f32[T, K] = transpose %b         (gone: %k is read instead)
  *
+ *   %e: f32[T, K] = mul %x, %d           %e: f32[T, K] = mul %x, %d
+ *   %f: f32[T, K] = mul %x, %k           %g: f32[T, K] = mul %e, %k
+ *   %g: f32[T, K] = mul %f, %d
+ *
  * Guarantees: every value is used or is an output, and no two ops of a scope are equal. Folds only
  * what is exact in real arithmetic and keeps NaN and infinity: x * 1, x + 0, --x, constants. Numbers
- * that scale a loaded factor of a product go where something is computed anyway.
+ * that scale a loaded factor of a product go where something is computed anyway, and of three factors those
+ * are multiplied first whose product is there: a factor and its decay, which gradients of both have.
  */
 import type { Pass } from "../../support/pass.ts";
 import { type RegionOwner, TensorBuilder } from "../build.ts";
@@ -55,12 +60,15 @@ class Simplifier {
   private readonly scopes: Map<string, ValueId>[] = [new Map()];
   private readonly build: TensorBuilder;
   private readonly live: Live;
+  /** How many ops read a value. */
+  private readonly uses: ReadonlyMap<ValueId, number>;
   private readonly program: Program;
 
   constructor(program: Program) {
     this.program = program;
     this.build = new TensorBuilder(program.name, program.dims);
     this.live = liveValues(program);
+    this.uses = usesOf(program.ops);
   }
 
   run(): Program {
@@ -83,7 +91,7 @@ class Simplifier {
       return;
     }
     const mapped = mapOperands(op, this.get);
-    const folded = this.fold(mapped);
+    const folded = this.fold(mapped) ?? this.regrouped(op, mapped);
     if (folded !== null) {
       this.folds++;
       this.became.set(op.id, folded);
@@ -91,7 +99,7 @@ class Simplifier {
     }
     const { id: _id, type, name, span, ...draft } = mapped;
     const key = JSON.stringify([draft, type]);
-    const known = this.scopes.map((scope) => scope.get(key)).find((value) => value !== undefined);
+    const known = this.known(key);
     if (known !== undefined) {
       this.became.set(op.id, known);
       return;
@@ -99,6 +107,31 @@ class Simplifier {
     const id = this.build.add(draft, { name, span }, type);
     this.scopes.at(-1)!.set(key, id);
     this.became.set(op.id, id);
+  }
+
+  private known(key: string): ValueId | undefined {
+    return this.scopes.map((scope) => scope.get(key)).find((value) => value !== undefined);
+  }
+
+  /** (x * k) * d where nothing else reads x * k, but x * d is there: (x * d) * k. */
+  private regrouped(old: Op, op: Op): ValueId | null {
+    if (op.kind !== "map" || op.fn !== "mul" || old.kind !== "map") return null;
+    const { build } = this;
+    for (const i of [0, 1] as const) {
+      const [inner, other] = [build.opOf(op.args[i]!), op.args[1 - i]!];
+      if (inner?.kind !== "map" || inner.fn !== "mul" || this.uses.get(old.args[i]!) !== 1) continue;
+      for (const j of [0, 1] as const) {
+        const [x, rest] = [inner.args[j]!, inner.args[1 - j]!];
+        const there = [
+          [x, other],
+          [other, x],
+        ]
+          .map((args) => this.known(JSON.stringify([{ kind: "map", fn: "mul", args }, op.type])))
+          .find((value) => value !== undefined);
+        if (there !== undefined) return build.mul(there, rest, originOf(op));
+      }
+    }
+    return null;
   }
 
   private visitRegion(op: Recurrence | Chunks): void {
@@ -231,6 +264,14 @@ class Simplifier {
     if (by === null || build.opOf(x)?.kind !== "rows") return null;
     return { rows: x, number: op.fn === "mul" ? by : 1 / by };
   }
+}
+
+function usesOf(ops: readonly Op[], uses = new Map<ValueId, number>()): Map<ValueId, number> {
+  for (const op of ops) {
+    for (const id of operands(op)) uses.set(id, (uses.get(id) ?? 0) + 1);
+    if (op.kind === "recurrence" || op.kind === "chunks") usesOf(op.region.ops, uses);
+  }
+  return uses;
 }
 
 function constantOf(op: Op | null): number | null {
