@@ -12,6 +12,8 @@ export interface Dialect {
   readonly toOffset: (text: string) => string;
   /** The head of a tensor that has `own` of them, for one of `heads`: groups share it. */
   readonly headOf: (head: string, heads: string, own: string) => string;
+  /** Of two integers that are not negative. */
+  readonly quotient: (a: string, b: string) => string;
   /** "offset": an integer that can count a buffer's elements. */
   readonly constant: (type: "int" | "offset" | "float", name: string, value: string) => string;
   readonly variable: (type: "float", name: string, value: string) => string;
@@ -33,6 +35,8 @@ export interface Dialect {
   readonly read: (param: Param, index: string) => string;
   /** Statement that writes a float to a buffer. */
   readonly write: (param: Param, index: string, value: string) => string;
+  /** The condition under which there is a buffer to write to; null: always. */
+  readonly isWanted: (param: Param) => string | null;
   /** Where a param begins in the buffer it shares with others, in elements; null: at its start. */
   readonly start: (param: Param) => string | null;
   /** Which packed sequence a chunk of `step` tokens belongs to, by its number among all; null: points are no chunks. */

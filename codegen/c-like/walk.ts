@@ -48,6 +48,8 @@ export class CLikeWalker {
   protected readonly places = new Map<string, { readonly base: string; readonly stride: string }>();
   protected readonly variables = new Map<string, string>();
   protected readonly taken: Set<string>;
+  /** The loop whose first copies are under way already. */
+  private hasStarted: Loop | null = null;
   /** The condition that so many turns of the innermost loop are behind this one. */
   private hasTurn: (behind: number) => string = () => "false";
   protected readonly kernel: Kernel;
@@ -168,26 +170,26 @@ export class CLikeWalker {
       const name = this.variables.get(axis.name)!;
       const steps = this.unique(`${name}_count`);
       writer.line(dialect.constant("int", steps, this.pointsOf(axis, axis === chunks)));
-      const index = `${rest} % ${steps}`;
+      const next = this.unique(n === grid.length - 1 ? "head_point" : "rest_point");
+      writer.line(dialect.constant("int", next, dialect.quotient(rest, steps)));
+      const index = `${rest} - ${next} * ${steps}`;
       if (axis === chunks) writer.line(dialect.constant("int", `${name}_number`, index));
       else writer.line(dialect.constant("int", name, `(${index}) * ${axis.step}`));
-      const next = this.unique(n === grid.length - 1 ? "head_point" : "rest_point");
-      writer.line(dialect.constant("int", next, `${rest} / ${steps}`));
       rest = next;
     });
     const heads = dialect.scalar("H");
+    const row = this.unique("batch_point");
+    writer.line(dialect.constant("int", row, dialect.quotient(rest, heads)));
+    writer.line(dialect.constant("offset", "head", `${rest} - ${row} * ${heads}`));
     if (chunks === null) {
-      writer.line(dialect.constant("offset", "batch", `${rest} / ${heads}`));
-      writer.line(dialect.constant("offset", "head", `${rest} % ${heads}`));
+      writer.line(dialect.constant("offset", "batch", row));
       return;
     }
     const isPacked = `${dialect.scalar("packed")} == 1`;
     const cuts = this.paramName(cutsParam.name);
     const name = this.variables.get(chunks.name)!;
     const found = dialect.sequenceOf!(cuts, String(chunks.step), `${name}_number`);
-    const batch = dialect.choose(isPacked, found, `${rest} / ${heads}`);
-    writer.line(dialect.constant("offset", "batch", bare(batch)));
-    writer.line(dialect.constant("offset", "head", `${rest} % ${heads}`));
+    writer.line(dialect.constant("offset", "batch", bare(dialect.choose(isPacked, found, row))));
     const first = `${cuts}[batch] / ${chunks.step} + ${dialect.toInt("batch")}`;
     const before = dialect.choose(isPacked, first, "0");
     writer.line(dialect.constant("int", name, `(${name}_number - ${before}) * ${chunks.step}`));
@@ -457,8 +459,11 @@ export class CLikeWalker {
         return this.transfer(stmt.dst, (row, col, at) =>
           this.guardedRead(stmt.view, stmt.dst, row, col, at),
         );
-      case "store":
-        return this.store(stmt);
+      case "store": {
+        const wanted = dialect.isWanted(this.param(stmt.view.param));
+        if (wanted === null) return this.store(stmt);
+        return void writer.block(`if (${wanted}) {`, () => this.store(stmt));
+      }
       case "copy":
         return this.copy(stmt);
       case "map":
@@ -516,13 +521,33 @@ export class CLikeWalker {
     throw new CompilerBug(`${this.nameOf(dst)} cannot be inverted on this target`);
   }
 
+  /** All statements of a kernel or of a role; what the first loop copies first is asked for before anything is computed. */
+  program(stmts: readonly Stmt[]): void {
+    const first = stmts.find((stmt) => stmt.kind === "loop");
+    if (first?.kind === "loop" && first.within === null) {
+      this.openLoop(first, (head) => this.startCopies(first, head));
+      this.hasStarted = first;
+    }
+    this.body(stmts);
+  }
+
   protected loop(stmt: Loop): void {
+    this.openLoop(stmt, (head) => {
+      if (this.hasStarted !== stmt) this.startCopies(stmt, head);
+      const { unroll } = this.dialect;
+      if (stmt.extent !== "T" && unroll !== null) this.writer.line(unroll);
+      const body = stmt.body.filter((one) => !isStart(one));
+      this.writer.block(`${head.line} {`, () => this.turn({ ...stmt, body }));
+    });
+  }
+
+  /** Runs `inner` where a loop's variable has a name. */
+  private openLoop(stmt: Loop, inner: (head: LoopHead) => void): void {
     const { writer, dialect } = this;
     const name = this.unique(stmt.variable);
     this.variables.set(stmt.variable, name);
     const { within } = stmt;
     const whole = stmt.extent === "T" ? this.tokens : String(stmt.extent);
-    if (stmt.extent !== "T" && dialect.unroll !== null) writer.line(dialect.unroll);
     let [first, extent] = ["0", whole];
     if (within !== null) {
       first = this.variables.get(within.base)!;
@@ -532,7 +557,7 @@ export class CLikeWalker {
     const step = String(stmt.step);
     // The last multiple of the step, which pieces are multiples of, below the end.
     const last = `(${extent} + ${stmt.step - 1}) / ${step} * ${step} - ${step}`;
-    const head = stmt.reverse
+    const line = stmt.reverse
       ? dialect.loopDown(name, last, step, first)
       : dialect.loop(name, first, extent, step);
     const outer = this.hasTurn;
@@ -540,20 +565,20 @@ export class CLikeWalker {
     this.hasTurn = stmt.reverse
       ? (n) => `${name} >= ${least(n)}`
       : (n) => `${name} + ${n * stmt.step} < ${extent}`;
-    // What the first turn copies stands in front of the loop: its text is long, and run once.
-    const isFirst = (one: Stmt) => one.kind === "copy-async" && one.turns === "first";
-    const starts = stmt.body.filter(isFirst);
-    if (starts.length > 0) {
-      writer.block(`if (${first} < ${extent}) {`, () => {
-        writer.line(dialect.constant("int", name, stmt.reverse ? last : first));
-        this.body(starts, stmt.note);
-      });
-    }
-    const rest = stmt.body.filter((one) => !starts.includes(one));
-    writer.block(`${head} {`, () => this.turn({ ...stmt, body: rest }));
+    inner({ line, name, start: stmt.reverse ? last : first, isAny: `${first} < ${extent}` });
     this.hasTurn = outer;
     this.taken.delete(name);
     if (within !== null) this.taken.delete(extent);
+  }
+
+  /** What the first turn copies, in front of the loop: its text is long, and run once. */
+  private startCopies(stmt: Loop, { name, start, isAny }: LoopHead): void {
+    const starts = stmt.body.filter(isStart);
+    if (starts.length === 0) return;
+    this.writer.block(`if (${isAny}) {`, () => {
+      this.writer.line(this.dialect.constant("int", name, start));
+      this.body(starts, stmt.note);
+    });
   }
 
   /** What is between a loop's brackets. */
@@ -893,6 +918,18 @@ export class CLikeWalker {
       writer.line(`${dst}[i][j] = value;`);
     });
   }
+}
+
+/** A loop as text: its line, its variable, where that starts, and the condition that there is any turn. */
+interface LoopHead {
+  readonly line: string;
+  readonly name: string;
+  readonly start: string;
+  readonly isAny: string;
+}
+
+function isStart(stmt: Stmt): boolean {
+  return stmt.kind === "copy-async" && stmt.turns === "first";
 }
 
 const comparisons = { lt: "<", le: "<=", gt: ">", ge: ">=", eq: "==" } as const;

@@ -62,6 +62,7 @@ export class CopyWalker extends CLikeWalker {
       "sum",
       "turn",
       "words",
+      "pair",
       "role",
       "arrivals",
       "later",

@@ -5,7 +5,7 @@
  */
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel, Param, Storage } from "../../compiler/tile/ir.ts";
-import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
+import { mayBeAbsent, mayBeUnwanted, servesPacked } from "../../compiler/tile/ir.ts";
 import { flatten, hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
@@ -31,7 +31,7 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   const onTensorCores = kernel.storages.some(
     ({ memory, dtype }) => memory === "shared" && dtype !== "f32",
   );
-  const dialect = dialectFor(kernel, () => walker, use, onTensorCores);
+  const dialect = dialectFor(() => walker, use, onTensorCores);
   const walker: CLikeWalker = onTensorCores
     ? new FragmentWalker(kernel, dialect, use)
     : new CLikeWalker(kernel, dialect);
@@ -165,7 +165,7 @@ function writeBody(walker: CLikeWalker, kernel: Kernel): void {
       return;
     }
     walker.declareRegisters();
-    walker.body(kernel.body);
+    walker.program(kernel.body);
   });
   if (kernel.roles === undefined) {
     const isDivided = walker instanceof FragmentWalker;
@@ -195,7 +195,7 @@ function writeRoles(walker: FragmentWalker, kernel: Kernel, roles: readonly numb
       walker.inRole(role, () => {
         const lines = writer.capture(() => {
           walker.declareRegisters(body);
-          walker.body(body);
+          walker.program(body);
         });
         if (held !== null) walker.holdRegisters(held[role]!, launchedWith(kernel.threads));
         declareThread(walker, lines, ownThread(threads));
@@ -269,23 +269,16 @@ function elementType({ dtype }: Param): string {
   return dtype === "f32" ? "float" : "unsigned short";
 }
 
-function dialectFor(
-  kernel: Kernel,
-  walker: () => CLikeWalker,
-  use: Use,
-  onTensorCores: boolean,
-): Dialect {
+function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean): Dialect {
   const at = (param: Param, index: string) => `${walker().paramName(param.name)}[${index}]`;
   return {
     float: floatText,
     toInt: (text) => `(int)${text}`,
     toOffset: (text) => `(long long)${text}`,
-    // Of a kernel for one chunk a division is a good part; before a loop it is nothing.
-    headOf: (head, heads, own) =>
-      hasLoop(kernel)
-        ? `${head} / (${heads} / ${own})`
-        : `${use("own_head")}(${head}, ${heads}, ${own})`,
+    headOf: (head, heads, own) => `${use("own_head")}(${head}, ${heads}, ${own})`,
     toFloat: (text) => (/^\w+$/.test(text) ? `(float)${text}` : `(float)(${text})`),
+    // Without signs a division takes two thirds of the instructions, which kernels for one chunk feel.
+    quotient: (a, b) => `(unsigned)${a} / ${b}`,
     constant: (type, name, value) =>
       `const ${type === "offset" ? "long long" : type} ${name} = ${value};`,
     variable: (_type, name, value) => `float ${name} = ${value};`,
@@ -314,6 +307,8 @@ function dialectFor(
       if (param.dtype === "f32") return at(param, index);
       return `${use(`from_${param.dtype as "f16" | "bf16"}`)}(${at(param, index)})`;
     },
+    isWanted: (param) =>
+      mayBeUnwanted(param) ? `${walker().paramName(param.name)} != nullptr` : null,
     start: () => null,
     sequenceOf: (cuts, step, chunk) => `${use("sequence_of")}(${cuts}, B, ${step}, ${chunk})`,
     write: (param, index, value) => {

@@ -8,6 +8,7 @@ import type {
   Fold,
   Invert,
   Join,
+  Load,
   Mma,
   MmaParts,
   ReduceStmt,
@@ -18,6 +19,7 @@ import type {
   View,
   Window,
 } from "../../compiler/tile/ir.ts";
+import { mayBeAbsent } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
 import { bare } from "../c-like/walk.ts";
 import { CopyWalker } from "./copies.ts";
@@ -50,6 +52,8 @@ export class FragmentWalker extends CopyWalker {
         const number = 1 + this.kernel.roles!.length + stmt.number;
         return void writer.line(`${name}<${number}, ${this.kernel.threads}>();`);
       }
+      case "load":
+        return this.load(stmt);
       case "mma-parts":
         return this.mmaParts(stmt);
       case "fold":
@@ -205,21 +209,53 @@ export class FragmentWalker extends CopyWalker {
     const { src, view } = stmt;
     if (this.isNarrow(src)) return this.storeTile(src, view);
     const [rows, cols] = this.storage(src).shape as [number, number?];
+    if (cols === undefined || !this.hasPairs(view)) return super.store(stmt);
+    const { writer } = this;
     const param = this.param(view.param);
-    const isEven = this.colsOf(param) % 2 === 0 && view.col.offset % 2 === 0;
-    if (cols === undefined || param.dtype === "f32" || !isEven) return super.store(stmt);
-    if (this.colsOf(param) % 8 === 0 && view.col.offset % 8 === 0) {
+    const isWide = param.dtype === "f32";
+    if (!isWide && this.colsOf(param) % 8 === 0 && view.col.offset % 8 === 0) {
       if (this.warpsOf(rows, cols).colBlocks % 2 === 0) return this.storePieces(src, view);
     }
     const name = this.nameOf(src);
     const pair = [`${name}[i][2 * j]`, `${name}[i][2 * j + 1]`];
     this.eachPair(rows, cols, () => {
-      const place = `${this.paramName(param.name)}[${this.bufferIndex(view, "row", "col")}]`;
-      const write = `*(unsigned*)&${place} = ${this.packed(param.dtype as Storage["dtype"], pair)};`;
+      const place = this.placeIn(view);
+      const write = isWide
+        ? `${this.use("store_pair")}(&${place}, ${pair.join(", ")});`
+        : `*(unsigned*)&${place} = ${this.packed(param.dtype as Storage["dtype"], pair)};`;
       const inside = this.inBuffer(view, src, "row", "col");
-      if (inside === null) this.writer.line(write);
-      else this.writer.block(`if (${inside}) {`, () => this.writer.line(write));
+      if (inside === null) writer.line(write);
+      else writer.block(`if (${inside}) {`, () => writer.line(write));
     });
+  }
+
+  /** Of float32 numbers two at a time, as a thread holds them: one at a time fetches half of what it pays for. */
+  private load(stmt: Load): void {
+    const { dst, view } = stmt;
+    const { writer } = this;
+    const [rows, cols] = this.storage(dst).shape as [number, number?];
+    const param = this.param(view.param);
+    const isWide = cols !== undefined && this.isRegister(dst) && param.dtype === "f32";
+    if (!isWide || !this.hasPairs(view)) return super.statement(stmt);
+    const name = this.nameOf(dst);
+    const isThere = mayBeAbsent(param) ? `${this.paramName(param.name)} != nullptr` : null;
+    this.eachPair(rows, cols, () => {
+      const tests = [isThere, this.inBuffer(view, dst, "row", "col")].filter((x) => x !== null);
+      const read = `pair = *(const float2*)&${this.placeIn(view)};`;
+      writer.line("float2 pair = make_float2(0.0f, 0.0f);");
+      writer.line(tests.length === 0 ? read : `if (${tests.join(" && ")}) ${read}`);
+      writer.line(`${name}[i][2 * j] = pair.x;`);
+      writer.line(`${name}[i][2 * j + 1] = pair.y;`);
+    });
+  }
+
+  /** Do two neighbouring columns of a view lie in a buffer as one number of twice the size does? */
+  private hasPairs({ param, col }: View): boolean {
+    return this.colsOf(this.param(param)) % 2 === 0 && col.offset % 2 === 0;
+  }
+
+  private placeIn(view: View): string {
+    return `${this.paramName(view.param)}[${this.bufferIndex(view, "row", "col")}]`;
   }
 
   /**
@@ -251,8 +287,7 @@ export class FragmentWalker extends CopyWalker {
           writer.line(`unsigned words[4] = {${words.join(", ")}};`);
           writer.line(`${this.use("turn_in_quad")}(words);`);
           this.withPlaces(row, col, () => {
-            const place = `${this.paramName(param.name)}[${this.bufferIndex(view, "row", "col")}]`;
-            const write = `${this.use("store_words")}(&${place}, words);`;
+            const write = `${this.use("store_words")}(&${this.placeIn(view)}, words);`;
             const inside = this.inBuffer(view, src, "row", "col");
             if (inside === null) writer.line(write);
             else writer.block(`if (${inside}) {`, () => writer.line(write));
@@ -271,8 +306,7 @@ export class FragmentWalker extends CopyWalker {
       this.colsOf(param) % 8 === 0 && view.col.base === null && view.col.offset % 8 === 0;
     const [width, type] = isEven ? [8, "uint4"] : [1, "unsigned short"];
     this.eachPiece(rows, cols, width, () => {
-      const place = `${this.paramName(param.name)}[${this.bufferIndex(view, "row", "col")}]`;
-      const write = `*(${type}*)&${place} = *(const ${type}*)(${this.inTile(src, "row", "col")});`;
+      const write = `*(${type}*)&${this.placeIn(view)} = *(const ${type}*)(${this.inTile(src, "row", "col")});`;
       const inside = this.inBuffer(view, src, "row", "col");
       if (inside === null) writer.line(write);
       else writer.block(`if (${inside}) {`, () => writer.line(write));

@@ -50,6 +50,7 @@ import silu from "./helpers/silu.cuh";
 import softplus from "./helpers/softplus.cuh";
 import square from "./helpers/square.cuh";
 import storeMatrices from "./helpers/store_matrices.cuh";
+import storePair from "./helpers/store_pair.cuh";
 import storeWords from "./helpers/store_words.cuh";
 import sumDownColumns from "./helpers/sum_down_columns.cuh";
 import sumDownTile from "./helpers/sum_down_tile.cuh";
@@ -112,6 +113,7 @@ export const helpers = {
   softplus,
   square,
   store_matrices: storeMatrices,
+  store_pair: storePair,
   store_words: storeWords,
   sum_down_columns: sumDownColumns,
   sum_down_tile: sumDownTile,

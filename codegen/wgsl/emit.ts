@@ -74,7 +74,7 @@ export function emitWgsl(kernel: Kernel, context: EmitContext): EmittedKernel {
     declareStarts(kernel, bindings, starts, walker);
     walker.declareBases();
     walker.declareRegisters();
-    walker.body(kernel.body);
+    walker.program(kernel.body);
   };
   bindings.forEach((binding, i) => {
     const [param] = binding.params as [Param];
@@ -187,6 +187,7 @@ function dialectFor(
     toOffset: (text) => text,
     headOf: (head, heads, own) => `${head} / (${heads} / ${own})`,
     toFloat: (text) => `f32(${text})`,
+    quotient: (a, b) => `${a} / ${b}`,
     constant: (_type, name, value) => `let ${name} = ${value};`,
     variable: (_type, name, value) => `var ${name} = ${value};`,
     registers: (name, rows, cols) => `var ${name}: array<array<f32, ${cols}>, ${rows}>;`,
@@ -200,6 +201,7 @@ function dialectFor(
     select: (condition, a, b) => `select(${b}, ${a}, ${condition})`,
     call: (fn, args) => wgslCall(fn, args, used),
     sequenceOf: null,
+    isWanted: () => null,
     start: (param) => starts.get(param) ?? null,
     read: (param, at) => {
       const buffer = bufferOf(param);

@@ -86,6 +86,11 @@ export function mayBeAbsent({ name, access, per }: Param): boolean {
   return access === "read" && per === "state" && /^(initial|d_final)_/.test(name);
 }
 
+/** Is it a state that a form ends with, or a cotangent of one that it begins with? On CUDA who has no buffer for it gets none. */
+export function mayBeUnwanted({ name, access, per }: Param): boolean {
+  return access === "write" && per === "state" && /^(final|d_initial)_/.test(name);
+}
+
 /** A grid axis: `name` takes 0, step, 2 step, ... below `extent`. */
 export interface GridAxis {
   readonly name: string;

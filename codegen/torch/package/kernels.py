@@ -17,7 +17,7 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Collection, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -66,6 +66,7 @@ class Kernels:
     def __init__(self, signature: Signature, folder: Path) -> None:
         self._signature = signature
         self._folder = folder
+        self._read = _read_by_segments(signature)
         self._loaded: dict[tuple[int, str], Loaded] = {}
         self._lock = threading.Lock()
 
@@ -113,6 +114,8 @@ class Kernels:
     def launch_segments(self, launch: Any, known: dict[str, Tensor], cuts: dict[str, Cut]) -> None:
         """Runs one of the launches that stand for a form by segments, from and into what is known by name."""
         own, renamed = self._signature.forms[launch["form"]], launch["args"]
+        outputs = [spec.name for spec in own.outputs]
+        unwanted = {name for name in outputs if renamed.get(name, name) not in self._read}
         sizes, cu_seqlens = cuts[launch["over"]]
         if launch.get("part") == "intra":
             own = _without_states(own)
@@ -121,7 +124,7 @@ class Kernels:
             name = renamed.get(spec.name, spec.name)
             if name in known or name != spec.name or not may_be_absent(spec):
                 given[spec.name] = known[name].reshape(shape_of(spec, sizes))
-        for name, x in self._run_whole(own, given, cu_seqlens, sizes).items():
+        for name, x in self._run_whole(own, given, cu_seqlens, sizes, unwanted).items():
             known[renamed.get(name, name)] = x
 
     def _run_whole(
@@ -130,8 +133,9 @@ class Kernels:
         known: Mapping[str, Tensor],
         cu_seqlens: Optional[Tensor],
         sizes: CallSizes,
+        unwanted: Collection[str] = (),
     ) -> dict[str, Tensor]:
-        """Outputs of a form, and intra-chunk values where they are not known."""
+        """Outputs of a form but those that nobody wants, and intra-chunk values where they are not known."""
         device = next(iter(known.values())).device
         code = self._signature.cuda[self._code_of(form, sizes)]
         with torch.cuda.device(device):
@@ -147,7 +151,8 @@ class Kernels:
                 made[spec.name] = torch.empty(shape, dtype=spec.dtype, device=device)
                 return made[spec.name]
 
-            shares = [new(spec, share_shape(spec, sizes)) for spec in form.outputs]
+            wanted = [spec for spec in form.outputs if spec.name not in unwanted]
+            shares = [new(spec, share_shape(spec, sizes)) for spec in wanted]
             workspaces = [spec_of(work) for work in code["workspaces"]]
             given = {work.name for work in workspaces if work.intra and key_of(work) in known}
             for kernel in loaded.kernels:
@@ -168,11 +173,10 @@ class Kernels:
             _call("cuCtxSetCurrent", loaded.context)
             stream = torch.cuda.current_stream(device).cuda_stream
             for kernel in loaded.kernels:
-                if kernel.written <= made.keys():
+                # Without a buffer for it, a kernel leaves out a state that nobody wants.
+                if kernel.written <= made.keys() | set(unwanted):
                     _launch(kernel, buffers, sizes, stream)
-            outputs = {
-                spec.name: sum_shares(spec, x, sizes) for spec, x in zip(form.outputs, shares)
-            }
+            outputs = {spec.name: sum_shares(spec, x, sizes) for spec, x in zip(wanted, shares)}
             return {**intra, **outputs}
 
     def _code_of(self, form: Form, sizes: CallSizes) -> str:
@@ -205,6 +209,15 @@ class Kernels:
 @torch.compiler.assume_constant_result
 def _processors_of(device: int) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _read_by_segments(signature: Signature) -> frozenset[str]:
+    """What of the launches that stand for forms others of them take, or is the forms' own."""
+    names = {spec.name for form in signature.segments for spec in signature.forms[form].outputs}
+    for launch in (launch for launches in signature.segments.values() for launch in launches):
+        inputs = signature.forms[launch["form"]].inputs
+        names |= {launch["args"].get(spec.name, spec.name) for spec in inputs}
+    return frozenset(names)
 
 
 def _without_states(form: Form) -> Form:

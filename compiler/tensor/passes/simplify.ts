@@ -119,7 +119,8 @@ class Simplifier {
     const { build } = this;
     for (const i of [0, 1] as const) {
       const [inner, other] = [build.opOf(op.args[i]!), op.args[1 - i]!];
-      if (inner?.kind !== "map" || inner.fn !== "mul" || this.uses.get(old.args[i]!) !== 1) continue;
+      if (inner?.kind !== "map" || inner.fn !== "mul" || this.uses.get(old.args[i]!) !== 1)
+        continue;
       for (const j of [0, 1] as const) {
         const [x, rest] = [inner.args[j]!, inner.args[1 - j]!];
         const there = [

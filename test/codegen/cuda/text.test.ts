@@ -19,6 +19,40 @@ test("a mask of gates is chosen, not branched to", () => {
   expect(text).not.toMatch(/row >= col \?/);
 });
 
+test("a norm leaves zeros behind the last token, so that nothing is masked there", () => {
+  const gated = textOf("gated-delta-net", "gated_delta_net_forward_1");
+  expect(gated).toContain("choose(row > col, masked[i][j] * exponential(");
+  const plain = textOf("delta-net", "delta_net_forward_1");
+  expect(plain).toContain("choose(row > col, masked[i][j], 0.0f)");
+  for (const text of [gated, plain]) expect(text).not.toContain("t + col < tokens");
+});
+
+test("what a loop copies first is asked for before a state is read", () => {
+  const text = textOf("retention", "retention_forward");
+  const [state] = text.slice(text.indexOf("const int group")).split("\n  else {");
+  const copy = state!.indexOf("copy_tile<64, 128, 128, 128>(k_bf16_places + stage");
+  expect(copy).toBeGreaterThan(0);
+  expect(copy).toBeLessThan(state!.indexOf("pair = *(const float2*)&initial_S["));
+  expect(state!.split("copy_tile<64, 128, 128, 128>(k_bf16_places + stage")).toHaveLength(2);
+});
+
+test("states go two numbers at a time, and where nobody wants them nowhere", () => {
+  expect(textOf("retention", "retention_forward")).toMatch(
+    /if \(final_S != nullptr\) \{[^}]*store_pair\(&final_S\[/,
+  );
+  expect(textOf("retention", "retention_exchange")).toContain("if (final_S != nullptr) {");
+  const summary = textOf("retention", "retention_summary");
+  expect(summary).toContain("store_pair(&summary_S[");
+  expect(summary).not.toContain("nullptr");
+});
+
+test("one sum of gates serves a factor's gradient and its gate's", () => {
+  const text = textOf("gla", "gla_backward_2");
+  // Decays of products, of keys and queries and of what the gradients are made of: not once more for those of gates.
+  expect(text.split("sum_down_tile<16, true, true, false, false, 1, 8>(")).toHaveLength(3);
+  expect(text.split("sum_down_tile<32, true, true, true, true, 1, 8>(")).toHaveLength(3);
+});
+
 // Where memory is short of second tiles both also wait before they copy to the first ones.
 test.each([
   ["retention_forward", 256, 1],
