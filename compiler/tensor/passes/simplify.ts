@@ -123,6 +123,8 @@ class Simplifier {
         continue;
       for (const j of [0, 1] as const) {
         const [x, rest] = [inner.args[j]!, inner.args[1 - j]!];
+        // What a mask takes away may be infinite: it comes last where it did.
+        if ([x, rest, other].some((id) => isMask(build.opOf(id!)))) continue;
         const there = [
           [x, other],
           [other, x],
@@ -265,6 +267,10 @@ class Simplifier {
     if (by === null || build.opOf(x)?.kind !== "rows") return null;
     return { rows: x, number: op.fn === "mul" ? by : 1 / by };
   }
+}
+
+function isMask(op: Op | null): boolean {
+  return op?.kind === "causal" || op?.kind === "block-mask";
 }
 
 function usesOf(ops: readonly Op[], uses = new Map<ValueId, number>()): Map<ValueId, number> {

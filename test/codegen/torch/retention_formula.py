@@ -108,18 +108,19 @@ def backward(
         d_o_rows = d_o[..., chunk.rows, :]
         x_7 = v_rows_2 @ d_S.mT
         x_8 = (d_S * S_rows).sum(-1).sum(-1) * chunk_decay_2 * tokens_here_2
-        x_9 = d_o_rows @ v_rows_2.mT * 0.125 * mask
-        x_10 = x_3[..., :, None] * sizes.full(1.0, chunk.count)[..., None, :]
-        x_11 = sizes.full(1.0, chunk.count)[..., :, None] * x_3[..., None, :]
-        x_12 = ((x_7 * k_rows_2).sum(-1) * to_end_2 * x_6).sum(-1) + x_8 + (x_9 * scores * (x_10 - x_11)).sum(-1).sum(-1)
-        x_13 = d_o_rows @ S_rows.mT * 0.125
-        x_14 = d_S * chunk_decay_2[..., None, None] + (q_decayed * 0.125).mT @ d_o_rows
+        x_9 = d_o_rows @ v_rows_2.mT * 0.125
+        x_10 = x_9 * mask
+        x_11 = x_3[..., :, None] * sizes.full(1.0, chunk.count)[..., None, :]
+        x_12 = sizes.full(1.0, chunk.count)[..., :, None] * x_3[..., None, :]
+        x_13 = ((x_7 * k_rows_2).sum(-1) * to_end_2 * x_6).sum(-1) + x_8 + (x_9 * scores * mask * (x_11 - x_12)).sum(-1).sum(-1)
+        x_14 = d_o_rows @ S_rows.mT * 0.125
+        x_15 = d_S * chunk_decay_2[..., None, None] + (q_decayed * 0.125).mT @ d_o_rows
         # retention.lasp:6  scores = (q @ k.T) * causal_decay(log(gamma))
-        x_15 = (x_12 + ((x_13 * q_rows).sum(-1) * from_start * x_4).sum(-1)) / gamma
-        d_q_parts.append(x_9 @ k_rows_2 + x_13 * from_start[..., None])
+        x_16 = (x_13 + ((x_14 * q_rows).sum(-1) * from_start * x_4).sum(-1)) / gamma
+        d_q_parts.append(x_10 @ k_rows_2 + x_14 * from_start[..., None])
         d_v_parts.append(k_decayed_2 @ d_S + (masked * 0.125).mT @ d_o_rows)
-        d_k_parts.append(x_7 * to_end_2[..., None] + x_9.mT @ q_rows)
-        d_S, d_gamma = x_14, d_gamma + x_15
+        d_k_parts.append(x_7 * to_end_2[..., None] + x_10.mT @ q_rows)
+        d_S, d_gamma = x_15, d_gamma + x_16
     d_q = cat(d_q_parts[::-1], sizes, 64)
     d_v = cat(d_v_parts[::-1], sizes, 64)
     d_k = cat(d_k_parts[::-1], sizes, 64)
