@@ -596,7 +596,7 @@ export class KernelLowering {
     return this.uses.get(id) === 1 && !isProduct && !isHoisted;
   }
 
-  /** A number, a counter, or what little arithmetic makes of them: cheaper to write again than to keep. */
+  /** A number, a counter, a triangle, or what little arithmetic makes of them: cheaper to write again than to keep. */
   private isTrivial(op: Op): boolean {
     switch (op.kind) {
       case "const":

@@ -17,7 +17,7 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Collection, Mapping, NamedTuple, Optional, Sequence
+from typing import AbstractSet, Any, Mapping, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -114,8 +114,7 @@ class Kernels:
     def launch_segments(self, launch: Any, known: dict[str, Tensor], cuts: dict[str, Cut]) -> None:
         """Runs one of the launches that stand for a form by segments, from and into what is known by name."""
         own, renamed = self._signature.forms[launch["form"]], launch["args"]
-        outputs = [spec.name for spec in own.outputs]
-        unwanted = {name for name in outputs if renamed.get(name, name) not in self._read}
+        unwanted = {x.name for x in own.outputs if renamed.get(x.name, x.name) not in self._read}
         sizes, cu_seqlens = cuts[launch["over"]]
         if launch.get("part") == "intra":
             own = _without_states(own)
@@ -133,7 +132,7 @@ class Kernels:
         known: Mapping[str, Tensor],
         cu_seqlens: Optional[Tensor],
         sizes: CallSizes,
-        unwanted: Collection[str] = (),
+        unwanted: AbstractSet[str] = frozenset(),
     ) -> dict[str, Tensor]:
         """Outputs of a form but those that nobody wants, and intra-chunk values where they are not known."""
         device = next(iter(known.values())).device
@@ -172,9 +171,10 @@ class Kernels:
             # A thread that has only allocated so far, as autograd's may, has no context yet.
             _call("cuCtxSetCurrent", loaded.context)
             stream = torch.cuda.current_stream(device).cuda_stream
+            # Without a buffer for it, a kernel leaves out a state that nobody wants.
+            to_write = made.keys() | unwanted
             for kernel in loaded.kernels:
-                # Without a buffer for it, a kernel leaves out a state that nobody wants.
-                if kernel.written <= made.keys() | set(unwanted):
+                if kernel.written <= to_write:
                     _launch(kernel, buffers, sizes, stream)
             outputs = {spec.name: sum_shares(spec, x, sizes) for spec, x in zip(wanted, shares)}
             return {**intra, **outputs}

@@ -98,7 +98,7 @@ class Simplifier {
       return;
     }
     const { id: _id, type, name, span, ...draft } = mapped;
-    const key = JSON.stringify([draft, type]);
+    const key = keyOf(mapped);
     const known = this.known(key);
     if (known !== undefined) {
       this.became.set(op.id, known);
@@ -118,19 +118,15 @@ class Simplifier {
     if (op.kind !== "map" || op.fn !== "mul" || old.kind !== "map") return null;
     const { build } = this;
     for (const i of [0, 1] as const) {
-      const [inner, other] = [build.opOf(op.args[i]!), op.args[1 - i]!];
+      const [inner, other] = [build.opOf(op.args[i]!), op.args[1 - i]!] as const;
       if (inner?.kind !== "map" || inner.fn !== "mul" || this.uses.get(old.args[i]!) !== 1)
         continue;
       for (const j of [0, 1] as const) {
         const [x, rest] = [inner.args[j]!, inner.args[1 - j]!];
         // What a mask takes away may be infinite: it comes last where it did.
-        if ([x, rest, other].some((id) => isMask(build.opOf(id!)))) continue;
-        const there = [
-          [x, other],
-          [other, x],
-        ]
-          .map((args) => this.known(JSON.stringify([{ kind: "map", fn: "mul", args }, op.type])))
-          .find((value) => value !== undefined);
+        if ([x, rest, other].some((id) => isMask(build.opOf(id)))) continue;
+        const product = (a: ValueId, b: ValueId) => this.known(keyOf({ ...op, args: [a, b] }));
+        const there = product(x, other) ?? product(other, x);
         if (there !== undefined) return build.mul(there, rest, originOf(op));
       }
     }
@@ -267,6 +263,11 @@ class Simplifier {
     if (by === null || build.opOf(x)?.kind !== "rows") return null;
     return { rows: x, number: op.fn === "mul" ? by : 1 / by };
   }
+}
+
+/** What equal ops have in common. */
+function keyOf({ id: _id, type, name: _name, span: _span, ...draft }: Op): string {
+  return JSON.stringify([draft, type]);
 }
 
 function isMask(op: Op | null): boolean {
