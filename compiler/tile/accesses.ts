@@ -1,14 +1,15 @@
 /** What a statement reads and writes: the storages, whatever their memory. */
+import { remembered } from "../support/remembered.ts";
 import type { Expr, Kernel, Stmt, Storage, StorageId, Window } from "./ir.ts";
 
-export function readsOf(stmt: Stmt): readonly StorageId[] {
+export const readsOf: (stmt: Stmt) => readonly StorageId[] = remembered((stmt) => {
   switch (stmt.kind) {
     case "store":
       return [stmt.src];
     case "copy":
       return [stmt.src.storage];
     case "map":
-      return [...readIn(stmt.expr)];
+      return readIn(stmt.expr);
     case "mma":
       return [stmt.lhs.storage, stmt.rhs.storage];
     case "mma-parts":
@@ -33,9 +34,9 @@ export function readsOf(stmt: Stmt): readonly StorageId[] {
     case "await":
       return [];
   }
-}
+});
 
-export function writesOf(stmt: Stmt): readonly StorageId[] {
+export const writesOf: (stmt: Stmt) => readonly StorageId[] = remembered((stmt) => {
   switch (stmt.kind) {
     case "copy":
     case "mma":
@@ -62,11 +63,11 @@ export function writesOf(stmt: Stmt): readonly StorageId[] {
     case "await":
       return [];
   }
-}
+});
 
-function* readIn(expr: Expr): Generator<StorageId> {
-  if (expr.kind === "read") yield expr.storage;
-  if (expr.kind === "call") for (const arg of expr.args) yield* readIn(arg);
+function readIn(expr: Expr): readonly StorageId[] {
+  if (expr.kind === "read") return [expr.storage];
+  return expr.kind === "call" ? expr.args.flatMap(readIn) : [];
 }
 
 /** The same statement on other storages; of a loop, all it holds. */

@@ -1,4 +1,5 @@
 /** In which order terms of several sums are computed where each is added as it comes. */
+import { remembered } from "../support/remembered.ts";
 import { type MatMul, type Op, type ValueId, operands } from "../tensor/ir.ts";
 
 /** One summand of a sum that is the value `root`. */
@@ -28,11 +29,12 @@ export function inTurns(
     cones.set(id, cone);
     return cone;
   };
-  const productsOf = ({ term }: Term): readonly MatMul[] =>
+  const productsOf = remembered(({ term }: Term): readonly MatMul[] =>
     [...coneOf(term)].flatMap((id) => {
       const op = ops.get(id);
       return op?.kind === "matmul" ? [op] : [];
-    });
+    }),
+  );
   /** The factors of a product that have to be made. */
   const factorsOf = ({ lhs, rhs }: MatMul): readonly ValueId[] =>
     [lhs, rhs].flatMap((id): readonly ValueId[] => {
