@@ -19,7 +19,7 @@ export const cpuLimits: Limits = {
   chunks: [32],
   columnBlocks: [],
   narrowFactors: false,
-  registersOf: null,
+  pressureOf: null,
 };
 
 /** The target, or what is missing on this machine to emit for it. */

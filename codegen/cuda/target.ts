@@ -17,7 +17,8 @@ import { scaleAfter } from "../../compiler/tile/passes/scale-after.ts";
 import { spreadFolds } from "../../compiler/tile/passes/spread-folds.ts";
 import { stageWaits } from "../../compiler/tile/passes/stage-waits.ts";
 import { stageOperands } from "../../compiler/tile/passes/stage-operands.ts";
-import { registerPressure } from "../../compiler/tile/pressure.ts";
+import { remembered } from "../../compiler/support/remembered.ts";
+import { type Pressure, pressureOf, registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Axis, Kernel } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
 import { type Dim, type Program, allOps } from "../../compiler/tensor/ir.ts";
@@ -38,7 +39,7 @@ const limits: Limits = {
   chunks: [64, 32, 16],
   columnBlocks: [128, 64, 32],
   narrowFactors: false,
-  registersOf: null,
+  pressureOf: null,
 };
 
 const place = placeOperands(sumsInRegisters);
@@ -122,18 +123,17 @@ function tensorTarget(blockBytes: number): Target {
   const sharedBytes = blockBytes - arrivalBytes;
   const fits = (kernel: Kernel) => sharedBytesIn(kernel) <= sharedBytes;
   const recompute = recomputeTiles(pressure, tileRegisters);
-  const placed = (kernel: Kernel): Kernel => {
+  const placed = remembered((kernel: Kernel): Kernel => {
     const report = new Report();
     const program = place.run({ name: "", kernels: [kernel] }, report);
     return recompute.run(program, report).kernels[0]!;
-  };
-  const pressureOf = (kernel: Kernel) => pressure(placed(kernel));
-  const early = foldEarly(pressureOf);
-  /** Registers of a kernel whose factors lie in shared memory; too many where that has no room for them. */
-  const registersOf = (kernel: Kernel) => {
-    const whole = early.run({ name: "", kernels: [kernel] }, new Report()).kernels[0]!;
-    const bytes = sharedBytesIn(placed(whole));
-    return (bytes <= sharedBytes ? 0 : 1000 + bytes / 1024) + pressureOf(whole);
+  });
+  const early = foldEarly((kernel) => pressure(placed(kernel)));
+  /** Of a kernel whose factors lie in shared memory; too much where that has no room for them. */
+  const heldBy = (kernel: Kernel): Pressure => {
+    const whole = placed(early.run({ name: "", kernels: [kernel] }, new Report()).kernels[0]!);
+    const [bytes, { most, sum }] = [sharedBytesIn(whole), pressureOf(whole, fragmentRegisters)];
+    return { most: most + (bytes <= sharedBytes ? 0 : 1000 + bytes / 1024), sum };
   };
   // Sixteen barriers are there, one for all and one for each role among them.
   const memory = { limitBytes: sharedBytes, bytesOf: sharedBytesOf };
@@ -153,7 +153,7 @@ function tensorTarget(blockBytes: number): Target {
       tileRegisters,
       columnBlocks: [256, 128, 64, 32],
       narrowFactors: true,
-      registersOf,
+      pressureOf: heldBy,
     },
     legalize: [
       scaleAfter,

@@ -14,7 +14,7 @@ const limits: Limits = {
   chunks: [32, 16],
   columnBlocks: [64, 32],
   narrowFactors: false,
-  registersOf: null,
+  pressureOf: null,
 };
 
 export const wgslTarget: Target = {

@@ -8,22 +8,36 @@ import type { Kernel, Stmt, StorageId } from "./ir.ts";
 
 type Live = Set<StorageId>;
 
+/** Registers of a thread that live tiles take. */
+export interface Pressure {
+  readonly most: number;
+  /** Of all places that need all at once: what is held for long counts often, and so does what is made again. */
+  readonly sum: number;
+}
+
+/** What a kernel's tiles hold, `registersOf` each. */
+export function pressureOf(
+  kernel: Kernel,
+  registersOf: (rows: number, cols: number) => number,
+): Pressure {
+  const sizes = kernel.storages.map(({ memory, shape }) =>
+    memory === "register" && shape.length === 2 ? registersOf(shape[0]!, shape[1]!) : 0,
+  );
+  let [most, sum] = [0, 0];
+  before(kernel.body, new Set(), (live) => {
+    const held = [...live].reduce((all, id) => all + sizes[id]!, 0);
+    most = Math.max(most, held);
+    sum += held;
+  });
+  return { most, sum };
+}
+
 /** The most registers of a thread that live tiles take, `registersOf` each. */
 export function registerPressure(
   kernel: Kernel,
   registersOf: (rows: number, cols: number) => number,
 ): number {
-  const sizes = kernel.storages.map(({ memory, shape }) =>
-    memory === "register" && shape.length === 2 ? registersOf(shape[0]!, shape[1]!) : 0,
-  );
-  let most = 0;
-  before(kernel.body, new Set(), (live) => {
-    most = Math.max(
-      most,
-      [...live].reduce((sum, id) => sum + sizes[id]!, 0),
-    );
-  });
-  return most;
+  return pressureOf(kernel, registersOf).most;
 }
 
 /** What lives before statements of which `after` is read later; tells of every place that needs all at once. */

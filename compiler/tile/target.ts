@@ -1,5 +1,6 @@
 /** What a target is: numbers, passes that make a tile program fit them, and a total printer. */
 import type { Kernel, TileProgram } from "./ir.ts";
+import type { Pressure } from "./pressure.ts";
 import type { Pass } from "../support/pass.ts";
 import type { Dtype, Program } from "../tensor/ir.ts";
 
@@ -19,8 +20,8 @@ export interface Limits {
   readonly columnBlocks: readonly number[];
   /** Are factors of products 16-bit, and so states that are kept for them? See `factorDtype`. */
   readonly narrowFactors: boolean;
-  /** Registers a thread needs for a kernel's tiles; null: as many as all tiles have together. */
-  readonly registersOf: ((kernel: Kernel) => number) | null;
+  /** What a kernel's tiles hold of a thread's registers; null: as many as all tiles have together, all the time. */
+  readonly pressureOf: ((kernel: Kernel) => Pressure) | null;
 }
 
 /** The type of 16-bit factors, from those of the tensors: they lose least in their own. */

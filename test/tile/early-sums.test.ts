@@ -48,7 +48,7 @@ function lowered(fitsAtOnce: boolean): TileProgram {
     chunks: [16],
     columnBlocks: [],
     narrowFactors: false,
-    registersOf: () => (fitsAtOnce || tried++ > 0 ? 0 : 2),
+    pressureOf: () => ({ most: fitsAtOnce || tried++ > 0 ? 0 : 2, sum: 0 }),
   };
   const { program } = fromTensor(parseTensor(text), { limits, name: "p", noteOf: () => null });
   verifyTile(program, "the test");
