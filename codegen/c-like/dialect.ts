@@ -19,10 +19,22 @@ export interface Dialect {
   readonly variable: (type: "float", name: string, value: string) => string;
   /** Threads' own array of floats, rows x cols. */
   readonly registers: (name: string, rows: number, cols: number) => string;
-  /** for (name = from; name < to; name += step), as the line before `{`. */
-  readonly loop: (name: string, from: string, to: string, step: string) => string;
-  /** The same downwards: name >= 0. */
-  readonly loopDown: (name: string, from: string, step: string, to: string) => string;
+  /** for (name = from; name < to; name += step), as the line before `{`; a turn may begin with copies for the next. */
+  readonly loop: (
+    name: string,
+    from: string,
+    to: string,
+    step: string,
+    copiesAhead?: boolean,
+  ) => string;
+  /** The same downwards: name >= to. */
+  readonly loopDown: (
+    name: string,
+    from: string,
+    step: string,
+    to: string,
+    copiesAhead?: boolean,
+  ) => string;
   /** A line before a loop with a fixed count, or null. */
   readonly unroll: string | null;
   readonly barrier: string;

@@ -557,9 +557,10 @@ export class CLikeWalker {
     const step = String(stmt.step);
     // The last multiple of the step, which pieces are multiples of, below the end.
     const last = `(${extent} + ${stmt.step - 1}) / ${step} * ${step} - ${step}`;
+    const copiesAhead = stmt.body.some(isStart);
     const line = stmt.reverse
-      ? dialect.loopDown(name, last, step, first)
-      : dialect.loop(name, first, extent, step);
+      ? dialect.loopDown(name, last, step, first, copiesAhead)
+      : dialect.loop(name, first, extent, step, copiesAhead);
     const outer = this.hasTurn;
     const least = (n: number) => (first === "0" ? "" : `${first} + `) + n * stmt.step;
     this.hasTurn = stmt.reverse

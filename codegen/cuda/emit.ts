@@ -271,6 +271,10 @@ function elementType({ dtype }: Param): string {
 
 function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean): Dialect {
   const at = (param: Param, index: string) => `${walker().paramName(param.name)}[${index}]`;
+  const next = (name: string, sign: "+" | "-", step: string, copiesAhead = false) =>
+    copiesAhead && onTensorCores
+      ? `${name} = ${use("turn_after")}<${sign === "-" ? sign : ""}${step}>(${name})`
+      : advance(name, sign, step);
   return {
     float: floatText,
     toInt: (text) => `(int)${text}`,
@@ -283,10 +287,10 @@ function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean)
       `const ${type === "offset" ? "long long" : type} ${name} = ${value};`,
     variable: (_type, name, value) => `float ${name} = ${value};`,
     registers: (name, rows, cols) => `float ${name}[${rows}][${cols}];`,
-    loop: (name, from, to, step) =>
-      `for (int ${name} = ${from}; ${name} < ${to}; ${advance(name, "+", step)})`,
-    loopDown: (name, from, step, to) =>
-      `for (int ${name} = ${from}; ${name} >= ${to}; ${advance(name, "-", step)})`,
+    loop: (name, from, to, step, copiesAhead) =>
+      `for (int ${name} = ${from}; ${name} < ${to}; ${next(name, "+", step, copiesAhead)})`,
+    loopDown: (name, from, step, to, copiesAhead) =>
+      `for (int ${name} = ${from}; ${name} >= ${to}; ${next(name, "-", step, copiesAhead)})`,
     unroll: "#pragma unroll",
     barrier: "__syncthreads();",
     choose: (condition, a, b) => `(${condition} ? ${a} : ${b})`,

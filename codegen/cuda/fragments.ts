@@ -8,6 +8,7 @@ import type {
   Fold,
   Invert,
   Join,
+  Kernel,
   Load,
   Mma,
   MmaParts,
@@ -21,14 +22,16 @@ import type {
 } from "../../compiler/tile/ir.ts";
 import { mayBeAbsent } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
+import { registerPressure } from "../../compiler/tile/pressure.ts";
 import { bare } from "../c-like/walk.ts";
 import { CopyWalker } from "./copies.ts";
-import { type Warps, isByWarpgroups, warpsOf } from "./layout.ts";
+import { type Warps, fragmentRegisters, isByWarpgroups, warpsOf } from "./layout.ts";
 import type { WideProduct } from "./ops.ts";
 
 export class FragmentWalker extends CopyWalker {
   /** Running sums of vectors so far. */
   private sums = 0;
+  private isShort: boolean | null = null;
 
   /** Gives each thread at work its registers; all were launched with as many. */
   holdRegisters(registers: number, launched: number): void {
@@ -37,6 +40,12 @@ export class FragmentWalker extends CopyWalker {
 
   private warpsOf(rows: number, cols: number): Warps {
     return warpsOf(rows, cols, this.threads / 32);
+  }
+
+  /** Before what ends a sum, where registers are short. */
+  private beginAnew(): void {
+    this.isShort ??= isShortOfRegisters(this.kernel);
+    if (this.isShort) this.writer.line(`${this.use("begin_anew")}();`);
   }
 
   protected override statement(stmt: Stmt): void {
@@ -286,6 +295,7 @@ export class FragmentWalker extends CopyWalker {
         this.fixedLoop("j", colBlocks / (inRow ? 4 : 2), () => {
           writer.line(`unsigned words[4] = {${words.join(", ")}};`);
           writer.line(`${this.use("turn_in_quad")}(words);`);
+          this.beginAnew();
           this.withPlaces(row, col, () => {
             const write = `${this.use("store_words")}(&${this.placeIn(view)}, words);`;
             const inside = this.inBuffer(view, src, "row", "col");
@@ -570,6 +580,7 @@ export class FragmentWalker extends CopyWalker {
         this.fixedLoop(inner, folded, () => {
           writer.line(`value = ${this.folded(fn, "value", `${this.nameOf(src)}[i][j]`)};`);
         });
+        this.beginAnew();
         for (const distance of distances) {
           const other = `__shfl_xor_sync(0xffffffffu, value, ${distance})`;
           writer.line(`value = ${this.folded(fn, "value", other)};`);
@@ -602,6 +613,11 @@ export class FragmentWalker extends CopyWalker {
   private folded(fn: "sum" | "max", a: string, b: string): string {
     return this.dialect.call(fn === "sum" ? "add" : "max", [a, b]);
   }
+}
+
+/** Do tiles take so much of a thread's 255 registers that what else it holds hardly fits? Roles are measured apart. */
+function isShortOfRegisters(kernel: Kernel): boolean {
+  return kernel.roles === undefined && registerPressure(kernel, fragmentRegisters) >= 160;
 }
 
 /** Has it as many significant bits as bf16 holds? */

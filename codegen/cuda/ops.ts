@@ -7,6 +7,7 @@ import type { MapFn } from "../../compiler/tensor/ir.ts";
 import { bare, infix } from "../c-like/walk.ts";
 import addDownColumns from "./helpers/add_down_columns.cuh";
 import arriveAt from "./helpers/arrive_at.cuh";
+import beginAnew from "./helpers/begin_anew.cuh";
 import bf16 from "./helpers/bf16.cuh";
 import choose from "./helpers/choose.cuh";
 import clearTile from "./helpers/clear_tile.cuh";
@@ -60,6 +61,7 @@ import toBf16 from "./helpers/to_bf16.cuh";
 import toF16 from "./helpers/to_f16.cuh";
 import toTf32 from "./helpers/to_tf32.cuh";
 import trimTile from "./helpers/trim_tile.cuh";
+import turnAfter from "./helpers/turn_after.cuh";
 import turnInQuad from "./helpers/turn_in_quad.cuh";
 import turnMatrix from "./helpers/turn_matrix.cuh";
 import turnedSine from "./helpers/turned_sine.cuh";
@@ -70,6 +72,7 @@ import waitForTiles from "./helpers/wait_for_tiles.cuh";
 export const helpers = {
   add_down_columns: addDownColumns,
   arrive_at: arriveAt,
+  begin_anew: beginAnew,
   bf16,
   choose,
   clear_tile: clearTile,
@@ -123,6 +126,7 @@ export const helpers = {
   to_f16: toF16,
   to_tf32: toTf32,
   trim_tile: trimTile,
+  turn_after: turnAfter,
   turn_in_quad: turnInQuad,
   turn_matrix: turnMatrix,
   turned_sine: turnedSine,

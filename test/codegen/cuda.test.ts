@@ -48,17 +48,24 @@ describe.each([64, 128])("K = V = %d", (size) => {
   );
 });
 
-// One rule for each kind of transition: the kernels on tensor cores, of which those for gradients are the largest.
-test.skipIf(!available).each(["simple-gla", "gla", "gated-delta-net", "kda", "rwkv7"])(
-  `%s in bf16 compiles with its gradients${why}`,
-  async (name) => {
-    const dims = { K: 128, V: 128 };
-    const options = { dims, dtype: "bf16", targets: [cudaTarget], backward: true } as const;
-    const { files } = compileExample(name, options);
-    const sources = [...files].filter(([path]) => path.endsWith(".cu")).map(([, text]) => text);
-    expect(await nvcc(sources, ["90a"])).toContain("registers");
-  },
-);
+// The kernels on tensor cores, of which those for gradients are the largest: bytes that any of them may spill.
+test.skipIf(!available).each([
+  ["retention", 0],
+  ["simple-gla", 0],
+  ["gla", 0],
+  ["delta-net", 0],
+  ["gated-delta-net", 0],
+  ["kda", 200],
+  ["rwkv7", 450],
+] as const)(`%s in bf16 compiles with its gradients${why}`, async (name, bound) => {
+  const dims = { K: 128, V: 128 };
+  const options = { dims, dtype: "bf16", targets: [cudaTarget], backward: true } as const;
+  const { files } = compileExample(name, options);
+  const sources = [...files].filter(([path]) => path.endsWith(".cu")).map(([, text]) => text);
+  const spilled = [...(await nvcc(sources, ["90a"])).matchAll(/(\d+) bytes spill stores/g)];
+  expect(spilled.length).toBeGreaterThanOrEqual(sources.length);
+  for (const [, bytes] of spilled) expect(Number(bytes)).toBeLessThanOrEqual(bound);
+});
 
 test.skipIf(!available)(
   `16-bit storage and sizes that divide nothing compile too${why}`,

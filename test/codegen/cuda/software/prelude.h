@@ -36,6 +36,7 @@ static inline float __int_as_float(int bits) { return software_bits<float>(bits)
 static inline float __uint_as_float(unsigned bits) { return software_bits<float>(bits); }
 static inline unsigned __float_as_uint(float x) { return software_bits<unsigned>(x); }
 static inline void ptx_ex2_approx_ftz_f32(float& to, float x) { to = exp2f(x); }
+static inline void ptx_add_s32(int& to, int by) { to += by; }
 static inline void ptx_selp_f32(float& to, float a, float b, int is) { to = is ? a : b; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline void ptx_cvt_f32_f16(float& to, unsigned short from) { to = software_bits<_Float16>(from); }
