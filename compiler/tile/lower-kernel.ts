@@ -975,10 +975,13 @@ const leavingZeros =
       : argument;
   };
 
-/** A number above zero that is added to zeros, or bounds them below. */
+/** Above this the square of a reciprocal is an ordinary number in float32. */
+const leastDivisor = 1e-18;
+
+/** A number well above zero that is added to zeros, or bounds them below. */
 function isAboveZeros(fn: MapFn, args: readonly Written[], axis: number): boolean {
   if (fn !== "add" && fn !== "max") return false;
-  const isNumber = ({ expr }: Written) => expr.kind === "const" && expr.value > 0;
+  const isNumber = ({ expr }: Written) => expr.kind === "const" && expr.value >= leastDivisor;
   const isZero = ({ padding }: Written) => padding[axis] === "zero";
   return args.some(isNumber) && args.every((arg) => isNumber(arg) || isZero(arg));
 }
