@@ -11,7 +11,7 @@ import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, advance, bare, mentions, sharedElements } from "../c-like/walk.ts";
 import { FragmentWalker } from "./fragments.ts";
-import { fragmentRegisters, placeBytesOf, sharedBytesOf } from "./layout.ts";
+import { fragmentRegisters, placeBytesOf, registersOfTiles, sharedBytesOf } from "./layout.ts";
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
 
@@ -125,7 +125,7 @@ function blocksBeside(kernel: Kernel, sharedBytes: number): number {
   );
   if (isAlone || most > 32) return 1;
   // Of three blocks a thread has 80 registers, of four 64; what little more its tiles take may wait in memory.
-  const tiles = registerPressure(kernel, fragmentRegisters);
+  const tiles = registersOfTiles(kernel);
   if (sharedBytes <= quarterOfShared && tiles <= 64) return 4;
   return sharedBytes <= thirdOfShared && tiles <= 80 ? 3 : 2;
 }
@@ -272,7 +272,7 @@ function elementType({ dtype }: Param): string {
 function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean): Dialect {
   const at = (param: Param, index: string) => `${walker().paramName(param.name)}[${index}]`;
   const next = (name: string, sign: "+" | "-", step: string, copiesAhead = false) =>
-    copiesAhead && onTensorCores
+    copiesAhead
       ? `${name} = ${use("turn_after")}<${sign === "-" ? sign : ""}${step}>(${name})`
       : advance(name, sign, step);
   return {

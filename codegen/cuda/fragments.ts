@@ -22,16 +22,15 @@ import type {
 } from "../../compiler/tile/ir.ts";
 import { mayBeAbsent } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
-import { registerPressure } from "../../compiler/tile/pressure.ts";
 import { bare } from "../c-like/walk.ts";
 import { CopyWalker } from "./copies.ts";
-import { type Warps, fragmentRegisters, isByWarpgroups, warpsOf } from "./layout.ts";
+import { type Warps, isByWarpgroups, registersOfTiles, warpsOf } from "./layout.ts";
 import type { WideProduct } from "./ops.ts";
 
 export class FragmentWalker extends CopyWalker {
   /** Running sums of vectors so far. */
   private sums = 0;
-  private isShort: boolean | null = null;
+  private readonly isShort = isShortOfRegisters(this.kernel);
 
   /** Gives each thread at work its registers; all were launched with as many. */
   holdRegisters(registers: number, launched: number): void {
@@ -44,7 +43,6 @@ export class FragmentWalker extends CopyWalker {
 
   /** Before what ends a sum, where registers are short. */
   private beginAnew(): void {
-    this.isShort ??= isShortOfRegisters(this.kernel);
     if (this.isShort) this.writer.line(`${this.use("begin_anew")}();`);
   }
 
@@ -615,9 +613,12 @@ export class FragmentWalker extends CopyWalker {
   }
 }
 
-/** Do tiles take so much of a thread's 255 registers that what else it holds hardly fits? Roles are measured apart. */
+/** Tiles that take so many of a thread's 255 registers leave few for what else it holds. */
+const manyRegisters = 160;
+
+/** Have threads few registers beside their tiles? Those of roles are dealt out by what these need. */
 function isShortOfRegisters(kernel: Kernel): boolean {
-  return kernel.roles === undefined && registerPressure(kernel, fragmentRegisters) >= 160;
+  return kernel.roles === undefined && registersOfTiles(kernel) >= manyRegisters;
 }
 
 /** Has it as many significant bits as bf16 holds? */

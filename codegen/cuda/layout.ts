@@ -9,7 +9,8 @@
  * Factors of products are shared tiles in 16 bits, in panels of 64 columns with exchanged 16-byte pieces
  * (helpers/place_in_tile.cuh): the layout of `ldmatrix` without bank conflicts, and of `wgmma`.
  */
-import type { Mma, Storage } from "../../compiler/tile/ir.ts";
+import type { Kernel, Mma, Storage } from "../../compiler/tile/ir.ts";
+import { registerPressure } from "../../compiler/tile/pressure.ts";
 
 /** How many warps share the rows and the columns of a tile, and what each has of it. */
 export interface Warps {
@@ -59,6 +60,11 @@ export function sumsInRegisters(rows: number, cols: number, block: number): bool
 export function fragmentRegisters(rows: number, cols: number, warps = 8): number {
   const { rowBlocks, colBlocks } = warpsOf(rows, cols, warps);
   return rowBlocks * colBlocks * 4;
+}
+
+/** Registers that tiles of a kernel take of each thread, at most at once. */
+export function registersOfTiles(kernel: Kernel): number {
+  return registerPressure(kernel, fragmentRegisters);
 }
 
 /** Bytes of a storage in shared memory, with all its places. */

@@ -26,7 +26,13 @@ import { split } from "../../compiler/tensor/passes/split.ts";
 import { splitChain } from "../../compiler/tensor/passes/split-chain.ts";
 import { arrivalBytes } from "./arrivals.ts";
 import { emitCuda } from "./emit.ts";
-import { fragmentRegisters, sharedBytesOf, sumsInRegisters, warpsOf } from "./layout.ts";
+import {
+  fragmentRegisters,
+  registersOfTiles,
+  sharedBytesOf,
+  sumsInRegisters,
+  warpsOf,
+} from "./layout.ts";
 
 const limits: Limits = {
   threads: 256,
@@ -122,13 +128,13 @@ export const cudaTarget: Target = cudaTargetFor("sm_90");
 function tensorTarget(blockBytes: number): Target {
   const sharedBytes = blockBytes - arrivalBytes;
   const fits = (kernel: Kernel) => sharedBytesIn(kernel) <= sharedBytes;
-  const recompute = recomputeTiles(pressure, tileRegisters);
+  const recompute = recomputeTiles(registersOfTiles, tileRegisters);
   const placed = remembered((kernel: Kernel): Kernel => {
     const report = new Report();
     const program = place.run({ name: "", kernels: [kernel] }, report);
     return recompute.run(program, report).kernels[0]!;
   });
-  const early = foldEarly((kernel) => pressure(placed(kernel)));
+  const early = foldEarly((kernel) => registersOfTiles(placed(kernel)));
   /** Of a kernel whose factors lie in shared memory; too much where that has no room for them. */
   const heldBy = (kernel: Kernel): Pressure => {
     const whole = placed(early.run({ name: "", kernels: [kernel] }, new Report()).kernels[0]!);
@@ -199,11 +205,6 @@ function fitsRegisters(kernel: Kernel): boolean {
 function partsOf(rows: number, cols: number, axis: Axis, threads: number): number {
   const { down, across } = warpsOf(rows, cols, threads / 32);
   return axis === "col" ? across : down;
-}
-
-/** Registers that tiles of a kernel take of each thread. */
-function pressure(kernel: Kernel): number {
-  return registerPressure(kernel, fragmentRegisters);
 }
 
 /** Where a chunk has more than one token, and tensors are stored no finer. */

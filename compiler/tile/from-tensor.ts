@@ -325,10 +325,11 @@ class Lowering {
    */
   private inBestOrder(given: Fitted, fit: (choice: Choice) => Fitted): Fitted {
     const { results } = given.choice;
-    const others = results.flatMap((result) => {
-      const rest = results.filter((other) => other !== result);
-      const orders = results.map((_, at) => rest.toSpliced(at, 0, result));
-      return orders.filter((order) => order.some((one, i) => one !== results[i]));
+    const others = results.flatMap((result, from) => {
+      const rest = results.toSpliced(from, 1);
+      // One place forward is the neighbour one place back.
+      const places = results.map((_, to) => to).filter((to) => to !== from && to !== from - 1);
+      return places.map((to) => rest.toSpliced(to, 0, result));
     });
     const best = others
       .map((order) => fit({ ...given.choice, results: order }))

@@ -2,6 +2,7 @@
 import { expect, test } from "vitest";
 import { parseTensor } from "../../compiler/tensor/parse.ts";
 import { fromTensor } from "../../compiler/tile/from-tensor.ts";
+import type { Kernel } from "../../compiler/tile/ir.ts";
 import { pressureOf } from "../../compiler/tile/pressure.ts";
 import { verifyTile } from "../../compiler/tile/verify.ts";
 
@@ -39,8 +40,7 @@ function stored(last: string, tileRegisters: number): readonly string[] {
     chunks: [16],
     columnBlocks: [],
     narrowFactors: false,
-    pressureOf: (kernel: Parameters<typeof pressureOf>[0]) =>
-      pressureOf(kernel, (rows, cols) => (rows * cols) / 256),
+    pressureOf: (kernel: Kernel) => pressureOf(kernel, (rows, cols) => (rows * cols) / 256),
   };
   const { program } = fromTensor(parseTensor(text(last)), {
     limits,
