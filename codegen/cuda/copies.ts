@@ -50,27 +50,6 @@ export class CopyWalker extends CLikeWalker {
     super(kernel, dialect);
     this.use = use;
     this.threads = kernel.threads;
-    for (const name of [
-      "lane",
-      "warp",
-      "memory",
-      "piece",
-      "bits",
-      "before",
-      "step",
-      "other",
-      "sum",
-      "turn",
-      "words",
-      "pair",
-      "role",
-      "arrivals",
-      "later",
-      "first_row",
-      "outer",
-    ]) {
-      this.taken.add(name);
-    }
     this.wideFactors = wideFactorsOf(kernel);
     this.arrivals = arrivalsOf(kernel);
     const copies = [...flatten(kernel.body)].filter((stmt) => stmt.kind === "copy-async");

@@ -13,7 +13,8 @@ const words = `
   typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
   threadIdx blockIdx blockDim gridDim warpSize
   expf logf sqrtf rsqrtf fabsf tanhf floorf fmaxf fminf powf
-  factor factors T H T_total token_offset`;
+  factor factors T H T_total token_offset
+  lane warp memory piece bits before step other sum sums turn words pair role arrivals later first_row outer group`;
 
 export const reservedWords: ReadonlySet<string> = new Set([
   ...words.trim().split(/\s+/),

@@ -7,7 +7,9 @@ import {
   artifactOf,
   compare,
   compileExample,
+  compileText,
   exampleNames,
+  exampleSource,
   randomInputs,
   ruleNames,
   runBackward,
@@ -111,3 +113,18 @@ describe.skipIf(!available).each(["retention", "simple-gla", "delta-net"])(
       onHopper(() => check(name, "f16", { K: 64, V: 128 }, [turned])));
   },
 );
+
+test.skipIf(!available)(`values may have the names that kernels use themselves${why}`, async () => {
+  const names = { key: "warp", query: "lane", S: "sums", g: "before", beta: "words" };
+  let { text } = exampleSource("gated-delta-net");
+  for (const [name, other] of Object.entries(names)) {
+    text = text.replaceAll(new RegExp(`\\b${name}\\b`, "g"), other);
+  }
+  const compiled = compileText(text, {
+    dims: { K: 64, V: 64 },
+    dtype: "bf16",
+    targets: [cudaTarget],
+    backward: true,
+  });
+  await checkKernels(compiled);
+});
