@@ -31,6 +31,7 @@ import loadMatricesTransposed from "./helpers/load_matrices_transposed.cuh";
 import meetAt from "./helpers/meet_at.cuh";
 import multiplyByWarpgroups from "./helpers/multiply_by_warpgroups.cuh";
 import multiplyByWarps from "./helpers/multiply_by_warps.cuh";
+import multiplyPiece from "./helpers/multiply_piece.cuh";
 import multiplyTf32 from "./helpers/multiply_tf32.cuh";
 import multiplyToParts from "./helpers/multiply_to_parts.cuh";
 import openArrival from "./helpers/open_arrival.cuh";
@@ -96,6 +97,7 @@ export const helpers = {
   meet_at: meetAt,
   multiply_by_warpgroups: multiplyByWarpgroups,
   multiply_by_warps: multiplyByWarps,
+  multiply_piece: multiplyPiece,
   multiply_tf32: multiplyTf32,
   multiply_to_parts: multiplyToParts,
   open_arrival: openArrival,

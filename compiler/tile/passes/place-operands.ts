@@ -40,6 +40,8 @@ import { factorDtype } from "../target.ts";
 
 /** Warps that fold a row or column together at most; see `ReduceStmt.scratch`. */
 const foldLanes = 8;
+/** Float columns behind a triangle's: four rows of four pairs of neighbours, as half a warp reads and writes them, then meet all banks. */
+const padOfTriangles = 8;
 
 /** Can the target sum down the columns of a register tile in blocks of rows without shared memory? */
 export type SumsInRegisters = (rows: number, cols: number, block: number) => boolean;
@@ -285,7 +287,7 @@ class Placer {
     const known = this.inverses.get(matrix);
     if (known?.isTurned === isTurned) return known.tile;
     const from = this.storages[matrix]!;
-    const square = this.tileOf(from.shape, "triangle", "f32", 4);
+    const square = this.tileOf(from.shape, "triangle", "f32", padOfTriangles);
     const held = this.newTile(from.shape, "inverse", "f32", "register");
     const tile = this.newTile(from.shape, `inverse_${this.narrow}`, this.narrow);
     const to = whole(this.storages[square]!);
@@ -304,7 +306,7 @@ class Placer {
   private inverted(stmt: Invert): Stmt[] {
     this.forget(stmt);
     const { dst, note } = stmt;
-    const square = this.tileOf(this.storages[dst]!.shape, "triangle", "f32", 4);
+    const square = this.tileOf(this.storages[dst]!.shape, "triangle", "f32", padOfTriangles);
     this.free.push(square);
     return [this.copy(square, dst, note), { ...stmt, dst: square }, this.copy(dst, square, note)];
   }

@@ -141,7 +141,7 @@ test("a role of two warpgroups holds more registers than the one beside it", () 
 test("what needs no state is done for all chunks side by side, and no triangle is inverted in the recurrence", () => {
   const first = textOf("delta-net", "delta_net_forward_1");
   expect(first).toContain("__launch_bounds__(256, 4)");
-  expect(first).toContain("invert_triangle<64, 68, 256, 0>");
+  expect(first).toContain("invert_triangle<64, 72, 256, 0>");
   expect(first).not.toMatch(/for \(int t = /);
   // Scores of queries are for outputs alone: the role beside the states computes them.
   expect(first).not.toContain("q_bf16");
