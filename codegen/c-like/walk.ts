@@ -51,7 +51,7 @@ export class CLikeWalker {
   /** The loop whose first copies are under way already. */
   private hasStarted: Loop | null = null;
   /** The condition that so many turns of the innermost loop are behind this one. */
-  private hasTurn: (behind: number) => string = () => "false";
+  protected hasTurn: (behind: number) => string = () => "false";
   protected readonly kernel: Kernel;
   protected readonly dialect: Dialect;
 

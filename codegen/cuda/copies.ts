@@ -2,7 +2,7 @@
  * Copies from tensors to tiles in shared memory, and waits for them: by Hopper's copy engine, which tensor maps tell where
  * tiles lie, or by threads; to a place of its own for each turn under way (see arrivals.ts).
  */
-import { flatten, readsOf, threadsOf } from "../../compiler/tile/accesses.ts";
+import { flatten, readsOf } from "../../compiler/tile/accesses.ts";
 import type {
   CopyAsync,
   Kernel,
@@ -10,7 +10,6 @@ import type {
   Param,
   Stmt,
   StorageId,
-  View,
   Wait,
 } from "../../compiler/tile/ir.ts";
 import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
@@ -18,7 +17,7 @@ import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, bare, group, mentions } from "../c-like/walk.ts";
 import type { Arrival, Arrivals, Waiting } from "./arrivals.ts";
 import { arrivalOf, arrivalsIn, arrivalsOf, isByEngine } from "./arrivals.ts";
-import { isByWarpgroups, placeBytesOf, warpsOf } from "./layout.ts";
+import { isWide, placeBytesOf } from "./layout.ts";
 import type { Use } from "./ops.ts";
 
 /** A param whose tiles of so many rows the copy engine copies, and the name of the map that tells it where they lie. */
@@ -33,6 +32,8 @@ export class CopyWalker extends CLikeWalker {
   private readonly arrivals: Arrivals;
   private readonly wideFactors: ReadonlySet<StorageId>;
   private readonly copiedByThreads: readonly StorageId[];
+  /** Is there a tile that `wgmma` reads and threads wrote since they met? */
+  private isUnshown = false;
   readonly maps: readonly Mapped[];
   /** Of lists of statements in loops: which place this turn's tiles arrive at, and whether it was an even time. */
   private readonly turnNames = new Map<
@@ -219,28 +220,85 @@ export class CopyWalker extends CLikeWalker {
     return this.storage(id).memory === "shared" && this.storage(id).dtype !== "f32";
   }
 
-  /** What threads wrote to tiles `wgmma` reads past the usual way. */
-  protected showToProducts(tiles: readonly StorageId[]): void {
-    if (!tiles.some((id) => this.wideFactors.has(id))) return;
-    this.writer.line(`${this.use("show_to_products")}();`);
+  /** What threads wrote to tiles `wgmma` reads past the usual way, to be shown before they meet. */
+  protected noteWritten(tiles: readonly StorageId[]): void {
+    this.isUnshown ||= tiles.some((id) => this.wideFactors.has(id));
+  }
+
+  /** Once for all tiles since threads met. */
+  protected showToProducts(): void {
+    if (this.isUnshown) this.writer.line(`${this.use("show_to_products")}();`);
+    this.isUnshown = false;
+  }
+
+  /** Copies in a row stand under one condition; what a list of statements wrote is shown in it. */
+  override body(stmts: readonly Stmt[], above: string | null = null): void {
+    let note = above;
+    for (let at = 0; at < stmts.length;) {
+      const copies = copiesAt(stmts, at);
+      const part = copies.length > 1 ? copies : [stmts[at]!];
+      if (copies.length > 1) this.copyTogether(copies, note);
+      else super.body(part, note);
+      note = part.findLast((stmt) => stmt.note !== null)?.note ?? note;
+      at += part.length;
+    }
+    this.showToProducts();
+  }
+
+  /** Tiles first, then vectors, those of one size by the same threads. */
+  private copyTogether(copies: readonly CopyAsync[], above: string | null): void {
+    const { writer } = this;
+    const isVector = ({ dst }: CopyAsync) => this.storage(dst).shape.length === 1;
+    const vectors = copies.filter(isVector);
+    let note = above;
+    const noted = (stmt: CopyAsync) => {
+      if (stmt.note !== null && stmt.note !== note) writer.line(`// ${stmt.note}`);
+      note = stmt.note ?? note;
+    };
+    const all = () => {
+      this.nameLater(copies[0]!);
+      for (const tile of copies.filter((stmt) => !isVector(stmt))) {
+        noted(tile);
+        this.copyTo(tile, this.placeFor(tile));
+      }
+      for (const size of new Set(vectors.map(({ dst }) => this.storage(dst).shape[0]!))) {
+        this.eachShared(size, "row", () => {
+          for (const vector of vectors) {
+            if (this.storage(vector.dst).shape[0] !== size) continue;
+            noted(vector);
+            this.copyWord(vector, this.placeFor(vector));
+          }
+        });
+      }
+    };
+    const { ahead } = copies[0]!;
+    if (ahead === 0) all();
+    else writer.block(`if (${this.hasTurn(ahead)}) {`, all);
+    if (copies.at(-1)!.isLast) this.closeCopies();
   }
 
   /** To a place of its own for each turn: this one's, or of a turn behind it. */
   protected override copyAsync(stmt: CopyAsync): void {
-    const { writer } = this;
+    this.nameLater(stmt);
+    this.copyTo(stmt, this.placeFor(stmt));
+  }
+
+  /** Where copies for turns behind this one go. */
+  private nameLater(stmt: CopyAsync): void {
+    if (stmt.ahead === 0) return;
+    const list = this.listOf(stmt)!;
+    const { stage } = this.turnNames.get(list)!;
+    this.writer.line(`const unsigned later = (${stage} + ${stmt.ahead}) % ${list.places};`);
+  }
+
+  private placeFor(stmt: CopyAsync): string {
     const { dst, ahead, turns } = stmt;
-    const list = this.listOf(stmt);
-    if (ahead === 0) {
-      // The first turn's place has no name in front of the loop.
-      const isNamed = turns === "all" || (this.storage(dst).places ?? 1) === 1;
-      const place = isNamed
-        ? this.nameOf(dst)
-        : this.placeText(dst, this.turnNames.get(list!)!.stage);
-      return this.copyTo(stmt, place);
-    }
-    const { stage } = this.turnNames.get(list!)!;
-    writer.line(`const unsigned later = (${stage} + ${ahead}) % ${list!.places};`);
-    this.copyTo(stmt, this.placeText(dst, "later"));
+    if (ahead > 0) return this.placeText(dst, "later");
+    // The first turn's place has no name in front of the loop.
+    const isNamed = turns === "all" || (this.storage(dst).places ?? 1) === 1;
+    return isNamed
+      ? this.nameOf(dst)
+      : this.placeText(dst, this.turnNames.get(this.listOf(stmt)!)!.stage);
   }
 
   private copyTo(stmt: CopyAsync, place: string): void {
@@ -283,10 +341,13 @@ export class CopyWalker extends CLikeWalker {
   }
 
   /** Rows of 16-bit numbers in pieces of 16 bytes, where rows of the buffer are made of such. */
-  private copyByThreads({ dst, view }: CopyAsync, name: string): void {
+  private copyByThreads(stmt: CopyAsync, name: string): void {
     const { writer } = this;
+    const { dst, view } = stmt;
     const [rows, cols] = this.storage(dst).shape as [number, number?];
-    if (cols === undefined) return this.copyWords(dst, view, name);
+    if (cols === undefined) {
+      return this.eachShared(rows, "row", () => this.copyWord(stmt, name));
+    }
     const inTile = `${name} + ${this.use("place_in_tile")}(${rows}, row, col)`;
     const param = this.param(view.param);
     const width = this.colsOf(param);
@@ -310,16 +371,12 @@ export class CopyWalker extends CLikeWalker {
   }
 
   /** A vector of float32 numbers, one at a time: they lie as far apart as there are heads. */
-  private copyWords(dst: StorageId, view: View, name: string): void {
-    const [rows] = this.storage(dst).shape;
-    this.eachShared(rows!, "row", () => {
-      const from = `${this.paramName(view.param)} + ${this.bufferIndex(view, "row", null)}`;
-      const own = this.inBuffer(view, dst, "row", null) ?? "true";
-      const isThere = `${this.paramName(view.param)} != nullptr`;
-      const inside = mayBeAbsent(this.param(view.param)) ? `${own} && ${isThere}` : own;
-      const to = `${name} + row`;
-      this.writer.line(`${this.use("copy_word_async")}(${to}, ${from}, ${inside});`);
-    });
+  private copyWord({ dst, view }: CopyAsync, name: string): void {
+    const from = `${this.paramName(view.param)} + ${this.bufferIndex(view, "row", null)}`;
+    const own = this.inBuffer(view, dst, "row", null) ?? "true";
+    const isThere = `${this.paramName(view.param)} != nullptr`;
+    const inside = mayBeAbsent(this.param(view.param)) ? `${own} && ${isThere}` : own;
+    this.writer.line(`${this.use("copy_word_async")}(${name} + row, ${from}, ${inside});`);
   }
 
   protected override closeCopies(): void {
@@ -337,7 +394,8 @@ export class CopyWalker extends CLikeWalker {
       const { role } = this;
       this.trim(arrival.tiles.filter((tile) => tile.role === undefined || tile.role === role));
     }
-    this.showToProducts(this.copiedByThreads);
+    this.noteWritten(this.copiedByThreads);
+    this.showToProducts();
     writer.line(this.dialect.barrier);
   }
 
@@ -377,15 +435,22 @@ export class CopyWalker extends CLikeWalker {
   }
 }
 
+/** The copies from a place of a list on that go to the same turn's places. */
+function copiesAt(stmts: readonly Stmt[], at: number): readonly CopyAsync[] {
+  const copies: CopyAsync[] = [];
+  for (const stmt of stmts.slice(at)) {
+    if (stmt.kind !== "copy-async") break;
+    const { ahead, turns } = copies[0] ?? stmt;
+    if (stmt.ahead !== ahead || stmt.turns !== turns) break;
+    copies.push(stmt);
+    if (stmt.isLast) break;
+  }
+  return copies;
+}
+
 /** The tiles that `wgmma` reads. */
 function wideFactorsOf(kernel: Kernel): ReadonlySet<StorageId> {
   const products = [...flatten(kernel.body)].filter((stmt) => stmt.kind === "mma");
-  return new Set(
-    products
-      .filter((stmt) => {
-        const warps = threadsOf(kernel, stmt) / 32;
-        return isByWarpgroups(stmt, warpsOf(stmt.dst.rows, stmt.dst.cols, warps));
-      })
-      .flatMap(({ lhs, rhs }) => [lhs.storage, rhs.storage]),
-  );
+  const wide = products.filter((product) => isWide(kernel, product));
+  return new Set(wide.flatMap(({ lhs, rhs }) => [lhs.storage, rhs.storage]));
 }

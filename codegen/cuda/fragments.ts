@@ -24,13 +24,14 @@ import { mayBeAbsent } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
 import { bare } from "../c-like/walk.ts";
 import { CopyWalker } from "./copies.ts";
-import { type Warps, isByWarpgroups, registersOfTiles, warpsOf } from "./layout.ts";
+import { type Warps, firstProducts, isWide, registersOfTiles, warpsOf } from "./layout.ts";
 import type { WideProduct } from "./ops.ts";
 
 export class FragmentWalker extends CopyWalker {
   /** Running sums of vectors so far. */
   private sums = 0;
   private readonly isShort = isShortOfRegisters(this.kernel);
+  private readonly firstProducts = firstProducts(this.kernel);
 
   /** Gives each thread at work its registers; all were launched with as many. */
   holdRegisters(registers: number, launched: number): void {
@@ -49,6 +50,8 @@ export class FragmentWalker extends CopyWalker {
   protected override statement(stmt: Stmt): void {
     const { writer } = this;
     this.awaitLate(stmt);
+    if (this.firstProducts.has(stmt)) return;
+    if (isMeeting(stmt)) this.showToProducts();
     switch (stmt.kind) {
       case "barrier":
         return stmt.role === undefined ? super.statement(stmt) : void writer.line(this.meeting());
@@ -161,7 +164,7 @@ export class FragmentWalker extends CopyWalker {
       writer.line(`${pair[0]} = ${from}((unsigned short)bits);`);
       writer.line(`${pair[1]} = ${from}((unsigned short)(bits >> 16));`);
     });
-    if (narrow === dst) this.showToProducts([narrow.storage]);
+    if (narrow === dst) this.noteWritten([narrow.storage]);
   }
 
   /** Between registers and a 16-bit tile, 16 rows and columns of a warp at a time. */
@@ -203,7 +206,7 @@ export class FragmentWalker extends CopyWalker {
         });
       });
     });
-    if (isStore) this.showToProducts([tile]);
+    if (isStore) this.noteWritten([tile]);
   }
 
   /** Two numbers in a word, or what they lose there. */
@@ -338,17 +341,19 @@ export class FragmentWalker extends CopyWalker {
     const warps = this.warpsOf(dst.rows, dst.cols);
     const { down, across, colBlocks } = warps;
     const depth = transposeLhs ? lhs.rows : lhs.cols;
-    const isWide = isByWarpgroups(stmt, warps);
+    const isByGroups = isWide(this.kernel, stmt);
     const width = colBlocks * 8;
-    if (isWide) this.use(`multiply_64x${width}_${number}` as WideProduct);
-    const name = this.use(isWide ? "multiply_by_warpgroups" : "multiply_by_warps");
-    const shape = [number, depth, transposeLhs, transposeRhs, ...(isWide ? [] : [down]), across];
+    if (isByGroups) this.use(`multiply_64x${width}_${number}` as WideProduct);
+    const name = this.use(isByGroups ? "multiply_by_warpgroups" : "multiply_by_warps");
+    const isFirst = [...this.firstProducts.values()].includes(stmt);
+    const grid = isByGroups ? [across, isFirst] : [down, across];
+    const shape = [number, depth, transposeLhs, transposeRhs, ...grid];
     const [to, left, right] = [dst, lhs, rhs].map(({ storage }) => this.nameOf(storage));
     const turned = (text: string, isTurned: boolean) => (isTurned ? `${text}^T` : text);
     this.writer.line(
-      `// ${to} += ${turned(left!, transposeLhs)} @ ${turned(right!, transposeRhs)}`,
+      `// ${to} ${isFirst ? "" : "+"}= ${turned(left!, transposeLhs)} @ ${turned(right!, transposeRhs)}`,
     );
-    this.activeWarps(isWide ? warps : this.readingWarps(dst, warps), () => {
+    this.activeWarps(isByGroups ? warps : this.readingWarps(dst, warps), () => {
       this.writer.line(`${name}<${shape.join(", ")}>(${to}, ${left}, ${right});`);
     });
   }
@@ -412,41 +417,46 @@ export class FragmentWalker extends CopyWalker {
     return { ...warps, active: reading };
   }
 
-  /** Of a vector a warp sums up 32 elements at a time, in five steps: what is 1, 2, 4 ... lanes before. */
+  /** Of a vector a lane sums up neighbours, and a warp these sums in five steps: what is 1, 2, 4 ... lanes before. */
   protected override cumsum(stmt: CumSumStmt): void {
-    const { dst, src, reverse, exclusive, block } = stmt;
+    const { dst, src, reverse, exclusive, block, earlier } = stmt;
     const [size, cols] = this.storage(src).shape as [number, number?];
     if (cols !== undefined && this.isNarrow(src)) return this.sumDownTile(stmt, size, cols);
     if (cols !== undefined && this.isRegister(src)) return this.sumDownColumns(stmt, size, cols);
-    if (cols !== undefined || (block !== null && block % 32 !== 0)) return super.cumsum(stmt);
+    const isAnew = block !== null && block < size;
+    const each = Math.ceil(size / 32);
+    const isOfLanes = !isAnew || (block % 32 === 0 && block % each === 0);
+    if (cols !== undefined || earlier || !isOfLanes) return super.cumsum(stmt);
+    const lanes = isAnew ? block / each : 32;
     const { writer } = this;
-    const lanes = "0xffffffffu";
-    // One warp each, side by side where no barrier stands between.
-    const warp = this.sums++ % (this.threads / 32);
+    const all = "0xffffffffu";
+    const lane = lanes === 32 ? "lane" : `lane % ${lanes}`;
+    // One warp each, side by side where no barrier stands between; from the last on, as short vectors are the first ones' work.
+    const warps = this.threads / 32;
+    const warp = warps - 1 - (this.sums++ % warps);
+    const place = each === 1 ? "lane" : `lane * ${each} + i`;
+    const row = `const int row = ${reverse ? `${size - 1} - (${place})` : place};`;
+    const inside = reverse ? "row >= 0" : `row < ${size}`;
+    const isWhole = size === each * 32;
     writer.block(`if (warp == ${warp}) {`, () => {
-      writer.line("float before = 0.0f;");
-      this.fixedLoop("i", Math.ceil(size / 32), () => {
-        if (block !== null && block < size) {
-          writer.line(`if (i % ${block / 32} == 0) before = 0.0f;`);
-        }
-        const place = "i * 32 + lane";
-        writer.line(`const int row = ${reverse ? `${size - 1} - (${place})` : place};`);
-        const isWhole = size % 32 === 0;
-        const inside = isWhole ? "" : reverse ? "row >= 0" : `row < ${size}`;
+      writer.line(`float sums[${each}], value = 0.0f;`);
+      this.fixedLoop("i", each, () => {
+        writer.line(row);
         const own = `${this.nameOf(src)}[row]`;
-        writer.line(`float value = ${isWhole ? own : `${inside} ? ${own} : 0.0f`};`);
-        this.fixedLoop("step", 5, () => {
-          writer.line(`const float other = __shfl_up_sync(${lanes}, value, 1 << step);`);
-          writer.line("if (lane >= 1 << step) value += other;");
-        });
-        writer.line("value += before;");
-        if (exclusive) {
-          writer.line(`const float other = __shfl_up_sync(${lanes}, value, 1);`);
-          writer.line("const float sum = lane == 0 ? before : other;");
-        }
-        const write = `${this.nameOf(dst)}[row] = ${exclusive ? "sum" : "value"};`;
+        writer.line(`value += ${isWhole ? own : `${inside} ? ${own} : 0.0f`};`);
+        writer.line("sums[i] = value;");
+      });
+      this.fixedLoop("step", Math.log2(lanes), () => {
+        writer.line(`const float other = __shfl_up_sync(${all}, value, 1 << step);`);
+        writer.line(`if (${lane} >= 1 << step) value += other;`);
+      });
+      writer.line(`const float other = __shfl_up_sync(${all}, value, 1);`);
+      writer.line(`const float before = ${lane} == 0 ? 0.0f : other;`);
+      this.fixedLoop("i", each, () => {
+        writer.line(row);
+        const sum = exclusive ? "i == 0 ? before : before + sums[i - 1]" : "before + sums[i]";
+        const write = `${this.nameOf(dst)}[row] = ${sum};`;
         writer.line(isWhole ? write : `if (${inside}) ${write}`);
-        writer.line(`before = __shfl_sync(${lanes}, value, 31);`);
       });
     });
   }
@@ -619,6 +629,11 @@ const manyRegisters = 160;
 /** Have threads few registers beside their tiles? Those of roles are dealt out by what these need. */
 function isShortOfRegisters(kernel: Kernel): boolean {
   return kernel.roles === undefined && registersOfTiles(kernel) >= manyRegisters;
+}
+
+/** Do threads meet in it, or may they? */
+function isMeeting({ kind }: Stmt): boolean {
+  return kind === "barrier" || kind === "signal" || kind === "await" || kind === "loop";
 }
 
 /** Has it as many significant bits as bf16 holds? */

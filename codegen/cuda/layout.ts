@@ -9,7 +9,8 @@
  * Factors of products are shared tiles in 16 bits, in panels of 64 columns with exchanged 16-byte pieces
  * (helpers/place_in_tile.cuh): the layout of `ldmatrix` without bank conflicts, and of `wgmma`.
  */
-import type { Kernel, Mma, Storage } from "../../compiler/tile/ir.ts";
+import { readsOf, threadsOf, writesOf } from "../../compiler/tile/accesses.ts";
+import type { Kernel, Mma, Stmt, Storage } from "../../compiler/tile/ir.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 
 /** How many warps share the rows and the columns of a tile, and what each has of it. */
@@ -81,8 +82,32 @@ export function placeBytesOf({ shape, dtype, pad }: Storage): number {
 }
 
 /** Is it a product for `wgmma`? A warpgroup's columns are whole panels or lie in one, unless rows of the factor are their columns. */
-export function isByWarpgroups({ dst, transposeRhs }: Mma, { down, colBlocks }: Warps): boolean {
+export function isWide(kernel: Kernel, product: Mma): boolean {
+  const { rows, cols } = product.dst;
+  const { down, colBlocks } = warpsOf(rows, cols, threadsOf(kernel, product) / 32);
   const width = colBlocks * 8;
-  const isWhole = transposeRhs || width % 64 === 0 || 64 % width === 0;
-  return down === 4 && dst.rows % 64 === 0 && isWhole;
+  const isWhole = product.transposeRhs || width % 64 === 0 || 64 % width === 0;
+  return down === 4 && rows % 64 === 0 && isWhole;
+}
+
+/**
+ * Products for `wgmma` that sums begin with, each by the statement before it that sets the sums to zero: the product alone
+ * takes its place.
+ */
+export function firstProducts(kernel: Kernel): ReadonlyMap<Stmt, Mma> {
+  const found = new Map<Stmt, Mma>();
+  const visit = (body: readonly Stmt[]): void => {
+    body.forEach((stmt, at) => {
+      if (stmt.kind === "loop") return visit(stmt.body);
+      if (stmt.kind !== "map" || stmt.expr.kind !== "const" || stmt.expr.value !== 0) return;
+      const { dst } = stmt;
+      const isNext = (one: Stmt) => readsOf(one).includes(dst) || writesOf(one).includes(dst);
+      const next = body.slice(at + 1).find(isNext);
+      if (next?.kind === "mma" && next.dst.storage === dst && isWide(kernel, next)) {
+        found.set(stmt, next);
+      }
+    });
+  };
+  visit(kernel.body);
+  return found;
 }

@@ -172,16 +172,16 @@ function wideProduct(width: number, number: string): string {
   const list = sums.map((_, i) => `%${i}`).join(", ");
   const held = width / 4;
   return [
-    `// [64, ${width}] += [64, 16] @ [16, ${width}] over four warps, factors in ${number}, sums in float32.`,
+    `// [64, ${width}] += [64, 16] @ [16, ${width}] over four warps, factors in ${number}, sums in float32; the product alone without \`add\`.`,
     "template <bool turn_left, bool turn_right>",
     `__device__ __forceinline__ void multiply_64(${number}, float (&low)[${held}], float (&high)[${held}],`,
-    "                                            unsigned long long left, unsigned long long right) {",
+    "                                            unsigned long long left, unsigned long long right, bool add) {",
     "#ifdef __CUDA_ARCH_FEAT_SM90_ALL",
-    '  asm volatile("{ .reg .pred add; setp.eq.b32 add, 0, 0; "',
+    `  asm volatile("{ .reg .pred add; setp.ne.b32 add, %${n + 4}, 0; "`,
     `               "wgmma.mma_async.sync.aligned.m64n${width}k16.f32.${number}.${number} {${list}}, "`,
     `               "%${n}, %${n + 1}, add, 1, 1, %${n + 2}, %${n + 3}; }"`,
     `               : ${sums.map((sum) => `"+f"(${sum})`).join(", ")}`,
-    '               : "l"(left), "l"(right), "n"(turn_left), "n"(turn_right));',
+    '               : "l"(left), "l"(right), "n"(turn_left), "n"(turn_right), "r"((int)add));',
     "#endif",
     "}",
   ].join("\n");

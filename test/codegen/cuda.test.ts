@@ -33,7 +33,10 @@ async function nvcc(sources: readonly string[], archs: readonly string[]): Promi
 async function spilledBy({ files }: Compiled, archs: readonly string[]): Promise<number[]> {
   const sources = [...files].filter(([path]) => path.endsWith(".cu")).map(([, text]) => text);
   expect(sources.length).toBeGreaterThan(0);
-  const spilled = [...(await nvcc(sources, archs)).matchAll(/(\d+) bytes spill stores/g)];
+  const words = await nvcc(sources, archs);
+  // Where accumulators are set between a fence and a product, ptxas has each product wait for the one before.
+  expect(words).not.toContain("instructions are serialized");
+  const spilled = [...words.matchAll(/(\d+) bytes spill stores/g)];
   expect(spilled.length).toBeGreaterThanOrEqual(archs.length * sources.length);
   return spilled.map(([, bytes]) => Number(bytes));
 }

@@ -16,13 +16,19 @@ function storage(id: number, name: string, memory: Storage["memory"], shape: num
 }
 
 /** Loads a chunk of x, does something with it, stores it to y; runs over T in either direction. */
-function kernel(storages: Storage[], body: Stmt[], reverse = false): Kernel {
-  const param = { per: "token", dtype: "f32", shape: ["T", cols], heads: "H" } as const;
+function kernel(
+  storages: Storage[],
+  body: Stmt[],
+  reverse = false,
+  step = rows,
+  shape: readonly ["T", ...number[]] = ["T", cols],
+): Kernel {
+  const param = { per: "token", dtype: "f32", shape, heads: "H" } as const;
   const loop: Stmt = {
     kind: "loop",
     variable: "t",
     extent: "T",
-    step: rows,
+    step,
     within: null,
     reverse,
     body,
@@ -48,38 +54,44 @@ function artifactOf(hand: Kernel) {
     name,
     per: "token",
     dtype: "f32",
-    dims: [cols],
-    dimNames: ["K"],
+    dims: hand.params[0]!.shape.slice(1) as number[],
+    dimNames: hand.params[0]!.shape.length > 1 ? ["K"] : [],
     range: null,
   });
   const form = { name: "form", inputs: [spec("x")], outputs: [spec("y")] };
   const buffers = hand.params.map(({ name, access }) => ({ name, access }));
   const grid = [{ of: ["B", "H"], by: 1 }];
-  const manifest = manifestByHand(form, { ...emitted, buffers, grid, threads: 256 }, cols);
+  const manifest = manifestByHand(
+    form,
+    { ...emitted, dynamicShared: emitted.isDynamic, buffers, grid, threads: 256 },
+    cols,
+  );
   return { manifest, form, read: () => new TextEncoder().encode(emitted.text) };
 }
 
 const T = 75;
 const x = Float32Array.from({ length: T * cols }, (_, i) => ((i * 37) % 11) - 5);
 
-async function run(hand: Kernel): Promise<Float32Array> {
+async function run(hand: Kernel, data = x): Promise<Float32Array> {
   const artifact = artifactOf(hand);
   const device = await createSoftwareCuda();
   await device.load(artifact);
-  const shape = [1, T, 1, cols];
+  const dims = hand.params[0]!.shape.slice(1) as number[];
+  const T = data.length / dims.reduce((a, b) => a * b, 1);
+  const shape = [1, T, 1, ...dims];
   const [input, output] = [
     await device.alloc("f32", shape, false),
     await device.alloc("f32", shape, false),
   ];
-  await device.upload(input, { dtype: "f32", shape, data: x });
+  await device.upload(input, { dtype: "f32", shape, data });
   const args = new Map([
     ["x", input],
     ["y", output],
   ]);
   await device.launch(artifact.form, args, sizesOf({ T, H: 1 }));
-  const { data } = await device.download(output);
+  const { data: given } = await device.download(output);
   await device.close();
-  return data as Float32Array;
+  return given as Float32Array;
 }
 
 const view = (param: string) => ({
@@ -132,6 +144,41 @@ test.skipIf(!available).each([
     });
     expect(await run(hand)).toEqual(expected);
     expect(await backward(() => run(hand))).toEqual(expected);
+  },
+);
+
+test.skipIf(!available).each([16, 32, 64, 128])(
+  `a warp sums up a vector of %i${why}`,
+  async (size) => {
+    const vectors = [
+      storage(0, "each", "shared", [size]),
+      storage(1, "sums", "shared", [size]),
+      // A tile for products makes it a kernel of warps.
+      { ...storage(2, "factor", "shared", [16, 16]), dtype: "bf16" as const, pad: 0 },
+    ];
+    const x = Float32Array.from({ length: 300 }, (_, i) => ((i * 37) % 11) - 5);
+    for (const how of [0, 1, 2, 3]) {
+      const [reverse, exclusive] = [how % 2 === 1, how > 1];
+      for (const block of size > 32 ? [null, 32] : [null]) {
+        const body: Stmt[] = [
+          { kind: "load", dst: first, view: view("x"), note: null },
+          barrier,
+          { kind: "cumsum", dst: second, src: first, reverse, exclusive, block, note: null },
+          barrier,
+          { kind: "store", src: second, view: view("y"), note: null },
+          barrier,
+        ];
+        const hand = kernel(vectors, body, false, size, ["T"]);
+        const expected = x.map((_, i) => {
+          const start = i - ((i % size) % (block ?? size));
+          const end = Math.min(start + (block ?? size), x.length);
+          const own = exclusive ? 1 : 0;
+          const part = reverse ? x.slice(i + own, end) : x.slice(start, i + 1 - own);
+          return part.reduce((sum, value) => sum + value, 0);
+        });
+        expect(await run(hand, x), `${how} ${block}`).toEqual(expected);
+      }
+    }
   },
 );
 

@@ -126,7 +126,7 @@ test("a forward is three turns ahead, and a role waits for what a turn copies wh
 
 test("keys and queries as they were loaded are multiplied, and squares scaled", () => {
   const first = textOf("gated-delta-net", "gated_delta_net_forward_1");
-  expect(first).toContain("// masked += k_bf16 @ k_bf16^T");
+  expect(first).toContain("// masked = k_bf16 @ k_bf16^T");
   expect(first).not.toContain("store_matrices(");
 });
 
@@ -147,7 +147,7 @@ test("what needs no state is done for all chunks side by side, and no triangle i
   expect(first).not.toContain("q_bf16");
   const recurrence = textOf("delta-net", "delta_net_forward_2");
   expect(recurrence.slice(recurrence.indexOf("\n  else {"))).toContain(
-    "// masked += q_bf16 @ k_bf16^T",
+    "// masked = q_bf16 @ k_bf16^T",
   );
   expect(recurrence).toMatch(/for \(int t = /);
   expect(recurrence).not.toContain("invert_triangle");
@@ -181,4 +181,40 @@ test.each([
   const held = [...text.matchAll(/ hold_registers<(\d+), 168>/g)].map(([, count]) => Number(count));
   // Two warpgroups carry the state on. A role that waits for registers nobody gives back waits for ever.
   expect(held[0]! * 256 + held[1]! * 128).toBe(168 * 384);
+});
+
+test("what threads wrote is shown to products once, before they meet", () => {
+  for (const name of ["simple-gla", "gated-delta-net"]) {
+    const { files } = compileExample(name, optionsOf(128));
+    for (const [path, text] of files) {
+      const wide = [
+        ...text.toString().matchAll(/multiply_by_warpgroups<[^>]*>\(\w+, (\w+), (\w+)\);/g),
+      ];
+      const factors = new Set(wide.flatMap(([, left, right]) => [left, right]));
+      let isUnshown = false;
+      for (const line of text.toString().split("\n")) {
+        const stored = /^ +store_matrices\((\w+),/.exec(line)?.[1];
+        if (stored !== undefined) isUnshown ||= factors.has(stored);
+        const isShown = /^ +show_to_products\(\);/.test(line);
+        // Helpers have lines of their own, in front of the kernel.
+        if (isShown && line.startsWith("      ")) expect(isUnshown, path).toBe(true);
+        if (isShown) isUnshown = false;
+        if (/^ +(__syncthreads\(|meet_at<|arrive_at<|multiply_by_warpgroups<)/.test(line)) {
+          expect(isUnshown, `${path}: ${line}`).toBe(false);
+        }
+      }
+    }
+  }
+});
+
+test("a sum begins with a product, not with zeros, where the product is a warpgroup's", () => {
+  const text = textOf("simple-gla", "simple_gla_forward");
+  expect(text).toContain("// masked = q_bf16 @ k_bf16^T");
+  expect(text).toMatch(/multiply_by_warpgroups<bf16, 128, false, true, 1, true>\(masked, /);
+  expect(text).not.toContain("masked[i][j] = 0.0f;");
+});
+
+test("a warp sums up gates of 64 tokens, two of them a lane", () => {
+  const text = textOf("simple-gla", "simple_gla_forward");
+  expect(text).toMatch(/if \(warp == 3\) \{\n +float sums\[2\], value = 0.0f;/);
 });

@@ -180,10 +180,11 @@ struct Operand {
 template <int width, class Number>
 static void software_wgmma(Number number, const Operand* operands) {
   const unsigned long long left = operands[width / 2].bits, right = operands[width / 2 + 1].bits;
-  const bool turn_left = operands[width / 2 + 2].bits, turn_right = operands[width / 2 + 3].bits;
+  const bool turn_left = operands[width / 2 + 2].bits, turn_right = operands[width / 2 + 3].bits, add = operands[width / 2 + 4].bits;
   const int first = threadIdx.x / 32 % 4 * 16 + software_lane / 4;
   for (int i = 0; i < width / 2; i++) {
     const int row = first + i / 2 % 2 * 8, col = i / 4 * 8 + software_lane % 4 * 2 + i % 2;
+    if (!add) *operands[i].sum = 0.0f;
     for (int k = 0; k < 16; k++) {
       *operands[i].sum += number(software_element(left, turn_left, row, k)) * number(software_element(right, turn_right, col, k));
     }
