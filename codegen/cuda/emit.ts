@@ -7,11 +7,18 @@ import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel, Param, Storage } from "../../compiler/tile/ir.ts";
 import { mayBeAbsent, mayBeUnwanted, servesPacked } from "../../compiler/tile/ir.ts";
 import { flatten, hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
+import { warpgroup } from "../../compiler/tile/passes/one-warpgroup.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
 import { CLikeWalker, advance, bare, mentions, sharedElements } from "../c-like/walk.ts";
 import { FragmentWalker } from "./fragments.ts";
-import { fragmentRegisters, placeBytesOf, registersOfTiles, sharedBytesOf } from "./layout.ts";
+import {
+  blocksOfWarpgroups,
+  fragmentRegisters,
+  placeBytesOf,
+  registersOfTiles,
+  sharedBytesOf,
+} from "./layout.ts";
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
 
@@ -112,10 +119,11 @@ const quarterOfShared = 56 * 1024;
 
 /**
  * Blocks of a processor at least: one is enough where a state is carried, and a bound would make the compiler spill. Of
- * blocks for single chunks two or three hide what each waits for.
+ * blocks for single chunks two or three hide what each waits for, of those of one warpgroup more.
  */
 function blocksBeside(kernel: Kernel, sharedBytes: number): number {
   const { storages, threads } = kernel;
+  if (threads === warpgroup && !hasLoop(kernel)) return blocksOfWarpgroups;
   const isAlone = hasLoop(kernel) || sharedBytes > halfOfShared;
   const most = Math.max(
     0,

@@ -65,8 +65,13 @@ export function fragmentRegisters(rows: number, cols: number, warps = 8): number
 
 /** Registers that tiles of a kernel take of each thread, at most at once. */
 export function registersOfTiles(kernel: Kernel): number {
-  return registerPressure(kernel, fragmentRegisters);
+  return registerPressure(kernel, (rows, cols) =>
+    fragmentRegisters(rows, cols, kernel.threads / 32),
+  );
 }
+
+/** Blocks of one warpgroup that a processor has beside each other. */
+export const blocksOfWarpgroups = 5;
 
 /** Bytes of a storage in shared memory, with all its places. */
 export function sharedBytesOf(storage: Storage): number {

@@ -10,6 +10,7 @@ import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
 import { gatherProducts } from "../../compiler/tile/passes/gather-products.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
 import { multiplyInRegisters } from "../../compiler/tile/passes/multiply-in-registers.ts";
+import { oneWarpgroup } from "../../compiler/tile/passes/one-warpgroup.ts";
 import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
@@ -27,6 +28,7 @@ import { splitChain } from "../../compiler/tensor/passes/split-chain.ts";
 import { arrivalBytes } from "./arrivals.ts";
 import { emitCuda } from "./emit.ts";
 import {
+  blocksOfWarpgroups,
   fragmentRegisters,
   registersOfTiles,
   sharedBytesOf,
@@ -47,6 +49,11 @@ const limits: Limits = {
   narrowFactors: false,
   pressureOf: null,
 };
+
+/** Of a chunk that one warpgroup computes: what its tiles leave is enough for addresses and products, in five blocks on a processor. */
+const smallTiles = 48;
+/** What the system takes of a processor's shared memory for each block. */
+const systemBytes = 1024;
 
 const place = placeOperands(sumsInRegisters);
 
@@ -141,6 +148,14 @@ function tensorTarget(blockBytes: number): Target {
     const [bytes, { most, sum }] = [sharedBytesIn(whole), pressureOf(whole, fragmentRegisters)];
     return { most: most + (bytes <= sharedBytes ? 0 : 1000 + bytes / 1024), sum };
   };
+  const isSmall = (kernel: Kernel): boolean => {
+    const whole = placed(early.run({ name: "", kernels: [kernel] }, new Report()).kernels[0]!);
+    const bytes = sharedBytesIn(whole) + arrivalBytes + systemBytes;
+    return (
+      registersOfTiles(whole) <= smallTiles &&
+      blocksOfWarpgroups * bytes <= blockBytes + systemBytes
+    );
+  };
   // Sixteen barriers are there, one for all and one for each role among them.
   const memory = { limitBytes: sharedBytes, bytesOf: sharedBytesOf };
   const divide = divideRoles({
@@ -163,6 +178,7 @@ function tensorTarget(blockBytes: number): Target {
     },
     legalize: [
       scaleAfter,
+      oneWarpgroup(isSmall),
       early,
       place,
       recompute,

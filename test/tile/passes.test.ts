@@ -12,6 +12,7 @@ import { foldEarly } from "../../compiler/tile/passes/fold-early.ts";
 import { gatherProducts } from "../../compiler/tile/passes/gather-products.ts";
 import { insertBarriers } from "../../compiler/tile/passes/insert-barriers.ts";
 import { multiplyInRegisters } from "../../compiler/tile/passes/multiply-in-registers.ts";
+import { oneWarpgroup } from "../../compiler/tile/passes/one-warpgroup.ts";
 import { pipelineCopies } from "../../compiler/tile/passes/pipeline-copies.ts";
 import { placeOperands } from "../../compiler/tile/passes/place-operands.ts";
 import { recomputeTiles } from "../../compiler/tile/passes/recompute-tiles.ts";
@@ -30,6 +31,7 @@ const registersOf = (rows: number, cols: number) => (rows * cols) / 128;
 
 const passes: readonly Pass<TileProgram>[] = [
   scaleAfter,
+  oneWarpgroup((kernel) => registerPressure(kernel, registersOf) <= 7),
   foldEarly((kernel) => registerPressure(kernel, registersOf)),
   placeOperands((rows) => rows <= 16),
   recomputeTiles((kernel) => registerPressure(kernel, registersOf), 7),

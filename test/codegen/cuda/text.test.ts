@@ -1,6 +1,6 @@
 /** What kernels on tensor cores must say for their speed, where wrong text would still give right numbers. */
 import { expect, test } from "vitest";
-import { cudaTarget } from "../../../codegen/cuda/target.ts";
+import { cudaTarget, cudaTargetFor } from "../../../codegen/cuda/target.ts";
 import { compileExample, compileText, exampleSource } from "../../support/examples.ts";
 
 const optionsOf = (size: number) =>
@@ -140,8 +140,8 @@ test("a role of two warpgroups holds more registers than the one beside it", () 
 
 test("what needs no state is done for all chunks side by side, and no triangle is inverted in the recurrence", () => {
   const first = textOf("delta-net", "delta_net_forward_1");
-  expect(first).toContain("__launch_bounds__(256, 4)");
-  expect(first).toContain("invert_triangle<64, 72, 256, 0>");
+  expect(first).toContain("__launch_bounds__(128, 5)");
+  expect(first).toContain("invert_triangle<64, 72, 128, 0>");
   expect(first).not.toMatch(/for \(int t = /);
   // Scores of queries are for outputs alone: the role beside the states computes them.
   expect(first).not.toContain("q_bf16");
@@ -217,4 +217,10 @@ test("a sum begins with a product, not with zeros, where the product is a warpgr
 test("a warp sums up gates of 64 tokens, two of them a lane", () => {
   const text = textOf("simple-gla", "simple_gla_forward");
   expect(text).toMatch(/if \(warp == 3\) \{\n +float sums\[2\], value = 0.0f;/);
+});
+
+test("where fewer than five blocks fit a processor, a chunk has eight warps", () => {
+  const targets = [cudaTargetFor("sm_80")];
+  const { files } = compileExample("delta-net", { ...optionsOf(128), targets });
+  expect(files.get("cuda/delta_net_forward_1.cu")).toContain("__launch_bounds__(256, ");
 });
