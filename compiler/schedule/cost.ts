@@ -1,6 +1,6 @@
 /**
  * What schedules and launches cost, in seconds: an alpha-beta model of the exchange, and launches that take
- * a fixed time, their bytes, and their flops. `simulate.ts` runs whole plans on it; `scheduleCost` is the
+ * a fixed time and what is longer, their bytes or their flops. `simulate.ts` runs whole plans on it; `scheduleCost` is the
  * closed form for choosing between them.
  */
 import type { FormSpec, Manifest } from "../../runtime/plan.ts";
@@ -24,7 +24,7 @@ export function launchSeconds(
   const direction = /bwd|backward/.test(form.name) ? "backward" : "forward";
   const rows = sizes.B * sizes.H;
   const flops = flopsOf(form.name, manifest) * rows * sizes.T;
-  const work = bytes / speed.bytesPerS + flops / speed.flopsPerS[transition][direction];
+  const work = Math.max(bytes / speed.bytesPerS, flops / speed.flopsPerS[transition][direction]);
   if (rows >= speed.processors || isExchange(form.name)) return speed.launchS + work;
   // Few rows leave processors idle: as it is, or by segments, three launches and the summaries besides.
   const whole = ["forward", "backward"].includes(form.name);

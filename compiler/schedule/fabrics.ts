@@ -64,7 +64,7 @@ export function slowestLink(fabric: Fabric, ranks: number): Link {
   return ranks > fabric.perNode ? fabric.between : fabric.within;
 }
 
-/** How fast a device runs launches: launchS + bytes / bytesPerS + flops / flopsPerS. */
+/** How fast a device runs launches: launchS + the longer of bytes / bytesPerS and flops / flopsPerS, which go on at once. */
 export interface DeviceSpeed {
   readonly name: string;
   readonly bytesPerS: number;
@@ -81,31 +81,30 @@ export interface DeviceSpeed {
 }
 
 /**
- * From docs/performance.md: lightning, GLA and DeltaNet in bf16 at B = 8, T = 8192, H = 16, K = V = 128,
- * 1.05 M tokens and heads: 0.489, 2.00, 1.43 ms forwards and 2.72, 10.6, 6.46 ms with the backward, at 4.25
- * TB/s of copying, with 128 heads on 132 processors. What is left after a launch and the bytes (4 or 5 tensors of 268 MB forwards, 7 or 9 backwards) are the
- * products: 103, 129 and 180 GFLOP forwards. One sequence of 65536 tokens in segments: the ratio to that
- * table's times. A launch: T = 8192 by segments, where three of them are the rest of its 0.123 ms. Large
- * products: 8192 x 8192 x 8192 in bf16 with cuBLAS, 770 to 798 TFLOP/s.
+ * From bench/h200.json: lightning, GLA and DeltaNet in bf16 at B = 8, T = 8192, H = 16, K = V = 128, 1.05 M tokens and
+ * heads: 0.270, 0.734, 0.711 ms forwards and 0.973, 3.66, 2.67 ms with the backward, at 4.25 TB/s of copying, with 128 heads on 132
+ * processors. Flops, 103, 94 and 180 G forwards and 258, 241 and 451 G backwards, over these times less a launch, whether they or the bytes took them.
+ * One sequence of 65536 tokens in segments: the ratio of its times, less three launches, to those. A launch: T = 8192 by segments, where
+ * three of them are the rest of its 0.088 ms. Large products: 8192 x 8192 x 8192 in bf16 with cuBLAS, 770 to 798 TFLOP/s.
  */
 const h200: DeviceSpeed = {
   name: "h200",
   bytesPerS: 4.25e12,
   flopsPerS: {
-    scalar: { forward: 455e12, backward: 145e12 },
-    diagonal: { forward: 77e12, backward: 43e12 },
-    dense: { forward: 155e12, backward: 99e12 },
+    scalar: { forward: 396e12, backward: 372e12 },
+    diagonal: { forward: 131e12, backward: 82e12 },
+    dense: { forward: 257e12, backward: 231e12 },
   },
   matmulFlopsPerS: 780e12,
   launchS: 10e-6,
   processors: 128,
   segmented: {
-    scalar: { forward: 1.4, backward: 1.17 },
-    diagonal: { forward: 1.21, backward: 1.1 },
-    dense: { forward: 2.2, backward: 1.58 },
+    scalar: { forward: 1.5, backward: 1.2 },
+    diagonal: { forward: 1.52, backward: 1.06 },
+    dense: { forward: 1.84, backward: 1.3 },
   },
   memoryBytes: 141e9,
-  source: "measured: docs/performance.md",
+  source: "measured: bench/h200.json",
 };
 
 /** The same share of the peaks of another GPU. */

@@ -32,8 +32,8 @@ function stateFlops(form: string, state: StateSpec, manifest: Manifest): number 
   const [K, V] = state.dims as [number, number];
   const transition = transitionOf(state, manifest);
   const C = chunkTokens[transition];
-  // Scores under per-channel decays are made in squares of 1, 2, 4 ... C / 2 tokens.
-  const scores = transition === "diagonal" ? Math.log2(C) + 1 : 1;
+  // Scores under per-channel decays are two products in bf16: blocks of 16 tokens, and what lies between two of them.
+  const scores = transition === "diagonal" ? 2 : 1;
   const update = 2 * K * V;
   const read = state.causal ? 2 * C * (scores * K + V) + 2 * K * V : 2 * K * V;
   const delta = transition === "dense" ? 2 * C * (K + V) + C * V + 2 * K * V : 0;

@@ -1,4 +1,6 @@
 /** The simulator runs plans as the formulas say, and what it counts is what was sent. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { blocks } from "../../compiler/schedule/allscan.ts";
 import { cheapest } from "../../compiler/schedule/auto.ts";
@@ -102,17 +104,32 @@ test("auto takes the chain between few, a tree between many, blocks where states
 });
 
 test("the H200's times are those measured", () => {
-  const sized = { B: 8, T: 8192, H: 16 };
   const options = { backward: true, dtype: "bf16", dims: { K: 128, V: 128 } } as const;
-  const measured = { lightning: [0.489, 2.72], gla: [2.0, 10.6], "delta-net": [1.43, 6.46] };
-  for (const [name, [forward, both]] of Object.entries(measured)) {
+  const { rows } = JSON.parse(
+    readFileSync(join(import.meta.dirname, "../../bench/h200.json"), "utf8"),
+  ) as {
+    rows: readonly { [key: string]: string | number }[];
+  };
+  for (const name of ["lightning", "gla", "delta-net"]) {
     const { manifest: of } = compileExample(name, options);
-    const ms = (form: string) => {
-      const spec = of.forms.find((one) => one.name === form)!;
-      return launchSeconds(spec, of, sized, speed) * 1e3;
-    };
-    expect(ms("forward") / forward!, name).toBeCloseTo(1, 1);
-    expect((ms("forward") + ms("backward")) / both!, name).toBeCloseTo(1, 1);
+    // Of one head to each processor, and of fewer, in segments.
+    for (const shape of ["8,8192,16", "1,65536,16"]) {
+      const [B, T, H] = shape.split(",").map(Number) as [number, number, number];
+      const ms = (form: string) => {
+        const spec = of.forms.find((one) => one.name === form)!;
+        return launchSeconds(spec, of, { B, T, H }, speed) * 1e3;
+      };
+      const row = rows.find(
+        (one) =>
+          one["rule"] === name &&
+          one["of"] === "laspc" &&
+          one["shape"] === shape &&
+          one["forward_ms"],
+      )!;
+      expect(ms("forward") / Number(row["forward_ms"]), name).toBeCloseTo(1, 1);
+      const both = (ms("forward") + ms("backward")) / Number(row["forward_backward_ms"]);
+      expect(both, name).toBeCloseTo(1, 1);
+    }
   }
   // The flops that laspc explain prints for K = V = 128.
   const { manifest: lightning } = compileExample("lightning", options);
