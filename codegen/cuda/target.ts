@@ -142,14 +142,16 @@ function tensorTarget(blockBytes: number): Target {
     return recompute.run(program, report).kernels[0]!;
   });
   const early = foldEarly((kernel) => registersOfTiles(placed(kernel)));
+  const withFactors = (kernel: Kernel): Kernel =>
+    placed(early.run({ name: "", kernels: [kernel] }, new Report()).kernels[0]!);
   /** Of a kernel whose factors lie in shared memory; too much where that has no room for them. */
   const heldBy = (kernel: Kernel): Pressure => {
-    const whole = placed(early.run({ name: "", kernels: [kernel] }, new Report()).kernels[0]!);
+    const whole = withFactors(kernel);
     const [bytes, { most, sum }] = [sharedBytesIn(whole), pressureOf(whole, fragmentRegisters)];
     return { most: most + (bytes <= sharedBytes ? 0 : 1000 + bytes / 1024), sum };
   };
   const isSmall = (kernel: Kernel): boolean => {
-    const whole = placed(early.run({ name: "", kernels: [kernel] }, new Report()).kernels[0]!);
+    const whole = withFactors(kernel);
     const bytes = sharedBytesIn(whole) + arrivalBytes + systemBytes;
     return (
       registersOfTiles(whole) <= smallTiles &&
