@@ -18,6 +18,7 @@ import {
   placeBytesOf,
   registersOfTiles,
   sharedBytesOf,
+  sharedPlaces,
 } from "./layout.ts";
 import { type Helper, type Use, callText, floatText, helperTexts } from "./ops.ts";
 import { reservedWords } from "./reserved.ts";
@@ -66,14 +67,15 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
       writer.line("// Given at launch; the copy and matrix instructions want whole kilobytes.");
       writer.line("extern __shared__ __align__(1024) unsigned char memory[];");
     }
-    for (const { storage, offset, bytes } of shared.arrays) {
+    for (const { storage, offset, bytes, before } of shared.arrays) {
       const { places = 1 } = storage;
       const name = `${walker.nameOf(storage.id)}${places > 1 ? "_places" : ""}`;
       const each = `${storage.dtype}[${storage.shape.join(", ")}]`;
+      const where = before === null ? "" : `, where ${walker.nameOf(before)} was`;
       const comment =
         places > 1
           ? `${places} of ${each}, ${placeBytesOf(storage)} B each`
-          : `${each}: ${bytes} B`;
+          : `${each}: ${bytes} B${where}`;
       if (!isDynamic) writer.line(`__shared__ float ${name}[${bytes / 4}];  // ${comment}`);
       else {
         const type = storage.dtype === "f32" ? "float" : "unsigned char";
@@ -116,6 +118,9 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
 const halfOfShared = 113 * 1024;
 const thirdOfShared = 75 * 1024;
 const quarterOfShared = 56 * 1024;
+/** And of seven, of 72 registers for each thread, which tiles of so many leave enough of. */
+const seventhOfShared = 31 * 1024;
+const leastTiles = 32;
 
 /**
  * Blocks of a processor at least: one is enough where a state is carried, and a bound would make the compiler spill. Of
@@ -123,7 +128,10 @@ const quarterOfShared = 56 * 1024;
  */
 function blocksBeside(kernel: Kernel, sharedBytes: number): number {
   const { storages, threads } = kernel;
-  if (threads === warpgroup && !hasLoop(kernel)) return blocksOfWarpgroups;
+  if (threads === warpgroup && !hasLoop(kernel)) {
+    const isLess = registersOfTiles(kernel) <= leastTiles && sharedBytes <= seventhOfShared;
+    return isLess ? 7 : blocksOfWarpgroups;
+  }
   const isAlone = hasLoop(kernel) || sharedBytes > halfOfShared;
   const most = Math.max(
     0,
@@ -146,16 +154,20 @@ function packedChunkOf(kernel: Kernel): { packedChunk?: number } {
 
 /** Where shared storages lie: 16-bit tiles first, each from a whole kilobyte on, and behind all where tiles arrive. */
 function sharedLayout(kernel: Kernel, onTensorCores: boolean, places: number) {
-  const narrowFirst = (storage: Storage) => (storage.dtype === "f32" ? 1 : 0);
-  const shared = kernel.storages
-    .filter(({ memory }) => memory === "shared")
-    .sort((a, b) => narrowFirst(a) - narrowFirst(b));
+  const bytesOf = (storage: Storage) =>
+    onTensorCores ? sharedBytesOf(storage) : sharedElements(storage) * 4;
+  const isNarrow = (storage: Storage) => storage.dtype !== "f32";
+  const all = [...sharedPlaces(kernel)].sort(
+    (a, b) => Number(b.some(isNarrow)) - Number(a.some(isNarrow)),
+  );
   let sizeBytes = 0;
-  const arrays = shared.map((storage) => {
-    const bytes = onTensorCores ? sharedBytesOf(storage) : sharedElements(storage) * 4;
-    const offset = storage.dtype === "f32" ? sizeBytes : Math.ceil(sizeBytes / 1024) * 1024;
-    sizeBytes = offset + bytes;
-    return { storage, offset, bytes };
+  const arrays = all.flatMap((place) => {
+    const offset = place.some(isNarrow) ? Math.ceil(sizeBytes / 1024) * 1024 : sizeBytes;
+    sizeBytes = offset + Math.max(...place.map(bytesOf));
+    return place.map((storage, n) => {
+      const before = n === 0 ? null : place[n - 1]!.id;
+      return { storage, offset, bytes: bytesOf(storage), before };
+    });
   });
   const arrivals = Math.ceil(sizeBytes / 8) * 8;
   return { arrays, arrivals, sizeBytes: places > 0 ? arrivals + 8 * places : sizeBytes };

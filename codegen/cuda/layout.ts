@@ -9,8 +9,9 @@
  * Factors of products are shared tiles in 16 bits, in panels of 64 columns with exchanged 16-byte pieces
  * (helpers/place_in_tile.cuh): the layout of `ldmatrix` without bank conflicts, and of `wgmma`.
  */
-import { readsOf, threadsOf, writesOf } from "../../compiler/tile/accesses.ts";
+import { hasLoop, readsOf, threadsOf, writesOf } from "../../compiler/tile/accesses.ts";
 import type { Kernel, Mma, Stmt, Storage } from "../../compiler/tile/ir.ts";
+import { warpgroup } from "../../compiler/tile/passes/one-warpgroup.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 
 /** How many warps share the rows and the columns of a tile, and what each has of it. */
@@ -76,6 +77,42 @@ export const blocksOfWarpgroups = 5;
 /** Bytes of a storage in shared memory, with all its places. */
 export function sharedBytesOf(storage: Storage): number {
   return placeBytesOf(storage) * (storage.places ?? 1);
+}
+
+/**
+ * Shared storages by the place they have: in a small chunk's kernel, which runs once from top to bottom, a tile lies where another
+ * lay that everyone is done with, so that more blocks fit a processor.
+ */
+export function sharedPlaces(kernel: Kernel): readonly (readonly Storage[])[] {
+  const { storages, body, threads } = kernel;
+  const shared = storages.filter(({ memory }) => memory === "shared");
+  if (hasLoop(kernel) || threads > warpgroup) return shared.map((storage) => [storage]);
+  const touches =
+    ({ id }: Storage) =>
+    (stmt: Stmt) =>
+      readsOf(stmt).includes(id) || writesOf(stmt).includes(id);
+  /** Do all threads meet between what is done with one and what is done with the other? */
+  const isBefore = (one: Storage, other: Storage): boolean => {
+    const [last, first] = [body.findLastIndex(touches(one)), body.findIndex(touches(other))];
+    const between = body.slice(last + 1, Math.max(first, 0));
+    // What is copied to while others compute is asked for at the top.
+    return body[first]?.kind !== "copy-async" && between.some(({ kind }) => kind === "barrier");
+  };
+  const places: Storage[][] = [];
+  for (const storage of shared) {
+    const isTile = storage.shape.length === 2;
+    const free = places.find((place) =>
+      place.every(
+        (other) =>
+          isTile &&
+          other.shape.length === 2 &&
+          (isBefore(other, storage) || isBefore(storage, other)),
+      ),
+    );
+    if (free === undefined) places.push([storage]);
+    else free.push(storage);
+  }
+  return places;
 }
 
 /** Bytes of one of a storage's places. */

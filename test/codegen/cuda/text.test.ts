@@ -140,7 +140,8 @@ test("a role of two warpgroups holds more registers than the one beside it", () 
 
 test("what needs no state is done for all chunks side by side, and no triangle is inverted in the recurrence", () => {
   const first = textOf("delta-net", "delta_net_forward_1");
-  expect(first).toContain("__launch_bounds__(128, 5)");
+  expect(first).toContain("__launch_bounds__(128, 7)");
+  expect(first).toMatch(/triangle = .*, where k_bf16 was/);
   expect(first).toContain("invert_triangle<64, 72, 128, 0>");
   expect(first).not.toMatch(/for \(int t = /);
   // Scores of queries are for outputs alone: the role beside the states computes them.
