@@ -97,6 +97,13 @@ function isInside(inner: Span, outer: Span): boolean {
   return inner.start >= outer.start && inner.end <= outer.end + 1;
 }
 
+/** What no target can compute of a checked attention, whatever its sizes: transitions that are not linear, and the like. */
+export function limitationsOf({ program }: CheckedAttention): Diagnostic[] {
+  const report = new Report();
+  toScans(program, report);
+  return firstOfEach(report.limitations);
+}
+
 /** One attention as an artifact for the given targets; the reference target is always in it. */
 export function compile(source: Source, options: CompileOptions): Outcome<Compiled> {
   const checked = check(source, options);

@@ -256,7 +256,11 @@ class Lifter {
         throw this.fail(op, "unsupported-decay-sign", "the update flips the sign of the state");
       case "add":
       case "sub": {
-        if (inA && inB) throw nonlinear("the update adds two copies of a state");
+        if (inA && inB) {
+          const isOther = [...this.statesOf(a)].some((state) => !this.statesOf(b).has(state));
+          const what = isOther ? "one state to another" : "two copies of a state";
+          throw nonlinear(`the update adds ${what}`);
+        }
         if (inB && op.fn === "sub") {
           throw this.fail(op, "unsupported-decay-sign", "the update flips the sign of the state");
         }

@@ -94,6 +94,13 @@ describe.each([
     recurrence("S = exp(h) * (exp(g) * S) + outer(k, v) yield q @ S"),
   ],
   [
+    "a state that another is added to",
+    "unsupported-transition",
+    "S + R",
+    "",
+    "recurrence S: [K, V], R: [K, V] { R = 0.9 * R + outer(k, v) S = S + R yield q @ S }",
+  ],
+  [
     "two states updated from each other",
     "unsupported-transition",
     "R + outer(k, k @ S + v)",

@@ -129,6 +129,17 @@ describe("check", () => {
     });
   });
 
+  test("what no target computes is told as mistakes are", () => {
+    const file = write(
+      "softmax.lasp",
+      "attention a(q: [T, K], k: [T, K], v: [T, V]) -> [T, V] {\n  return softmax(q @ k.T) @ v\n}\n",
+    );
+    const shown = laspc("check", file);
+    expect(shown.status).toBe(1);
+    expect(shown.stderr).toContain("error[unsupported-scores]");
+    expect(shown.stderr).toContain("softmax.lasp:2:10");
+  });
+
   test("explain has a page for every code", () => {
     for (const code of ["shape-mismatch", "unsupported-scores"]) {
       expect(laspc("explain", code).stdout).toContain(code);

@@ -1,5 +1,5 @@
-/** laspc check: every mistake of the files, nothing else. */
-import { check } from "../../index.ts";
+/** laspc check: every mistake of the files, and what cannot be computed of them, nothing else. */
+import { check, limitationsOf } from "../../index.ts";
 import { hasErrors } from "../../support/diagnostic.ts";
 import { positionOf } from "../../support/span.ts";
 import { Arguments, UsageError } from "../arguments.ts";
@@ -12,7 +12,12 @@ export async function run(argv: readonly string[]): Promise<number> {
   const all: object[] = [];
   for (const file of args.positionals) {
     const source = await readSource(file);
-    const { value, diagnostics } = check(source, { dims: args.dims(), dtype: args.dtype() });
+    const { value, diagnostics: mistakes } = check(source, {
+      dims: args.dims(),
+      dtype: args.dtype(),
+    });
+    const limitations = hasErrors(mistakes) ? [] : (value ?? []).flatMap(limitationsOf);
+    const diagnostics = [...mistakes, ...limitations];
     failed ||= hasErrors(diagnostics);
     if (args.flag("json")) {
       all.push(
