@@ -14,7 +14,8 @@ import type {
 } from "../../compiler/tile/ir.ts";
 import { mayBeAbsent, servesPacked } from "../../compiler/tile/ir.ts";
 import type { Dialect } from "../c-like/dialect.ts";
-import { CLikeWalker, bare, group, mentions } from "../c-like/walk.ts";
+import { bare, group, mentions } from "../c-like/text.ts";
+import { CLikeWalker } from "../c-like/walk.ts";
 import type { Arrival, Arrivals, Waiting } from "./arrivals.ts";
 import { arrivalOf, arrivalsIn, arrivalsOf, isByEngine } from "./arrivals.ts";
 import { isWide, placeBytesOf } from "./layout.ts";

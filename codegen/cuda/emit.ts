@@ -10,7 +10,9 @@ import { flatten, hasLoop, ofRole } from "../../compiler/tile/accesses.ts";
 import { warpgroup } from "../../compiler/tile/passes/one-warpgroup.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import type { Dialect } from "../c-like/dialect.ts";
-import { CLikeWalker, advance, bare, mentions, sharedElements } from "../c-like/walk.ts";
+import { sharedElements } from "../c-like/places.ts";
+import { advance, bare, mentions } from "../c-like/text.ts";
+import { CLikeWalker } from "../c-like/walk.ts";
 import { FragmentWalker } from "./fragments.ts";
 import {
   blocksOfWarpgroups,

@@ -22,7 +22,7 @@ import type {
 } from "../../compiler/tile/ir.ts";
 import { mayBeAbsent } from "../../compiler/tile/ir.ts";
 import { placesRead } from "../../compiler/tile/places-read.ts";
-import { bare } from "../c-like/walk.ts";
+import { bare } from "../c-like/text.ts";
 import { CopyWalker } from "./copies.ts";
 import { type Warps, firstProducts, isWide, registersOfTiles, warpsOf } from "./layout.ts";
 import type { WideProduct } from "./ops.ts";

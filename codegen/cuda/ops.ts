@@ -4,7 +4,7 @@
  * its argument, lose digits, or spill: `sinf` and `cosf` keep a table in local memory for large angles.
  */
 import type { MapFn } from "../../compiler/tensor/ir.ts";
-import { bare, infix } from "../c-like/walk.ts";
+import { bare, infix } from "../c-like/text.ts";
 import addDownColumns from "./helpers/add_down_columns.cuh";
 import arriveAt from "./helpers/arrive_at.cuh";
 import beginAnew from "./helpers/begin_anew.cuh";
