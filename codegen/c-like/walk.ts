@@ -40,10 +40,15 @@ export class CLikeWalker extends PlaceWriter {
   body(stmts: readonly Stmt[], above: string | null = null): void {
     let note = above;
     for (const stmt of stmts) {
-      if (stmt.note !== null && stmt.note !== note) this.writer.line(`// ${stmt.note}`);
-      note = stmt.note ?? note;
+      note = this.noted(stmt, note);
       this.statement(stmt);
     }
+  }
+
+  /** Says the source line of a statement, unless it was said last; what is said last now. */
+  protected noted({ note }: Stmt, above: string | null): string | null {
+    if (note !== null && note !== above) this.writer.line(`// ${note}`);
+    return note ?? above;
   }
 
   protected statement(stmt: Stmt): void {

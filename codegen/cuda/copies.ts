@@ -237,36 +237,33 @@ export class CopyWalker extends CLikeWalker {
     let note = above;
     for (let at = 0; at < stmts.length;) {
       const copies = copiesAt(stmts, at);
-      const part = copies.length > 1 ? copies : [stmts[at]!];
-      if (copies.length > 1) this.copyTogether(copies, note);
-      else super.body(part, note);
-      note = part.findLast((stmt) => stmt.note !== null)?.note ?? note;
-      at += part.length;
+      if (copies.length > 1) note = this.copyTogether(copies, note);
+      else {
+        note = this.noted(stmts[at]!, note);
+        this.statement(stmts[at]!);
+      }
+      at += Math.max(copies.length, 1);
     }
     this.showToProducts();
   }
 
-  /** Tiles first, then vectors, those of one size by the same threads. */
-  private copyTogether(copies: readonly CopyAsync[], above: string | null): void {
+  /** Tiles first, then vectors, those of one size by the same threads; gives the source line said last. */
+  private copyTogether(copies: readonly CopyAsync[], above: string | null): string | null {
     const { writer } = this;
     const isVector = ({ dst }: CopyAsync) => this.storage(dst).shape.length === 1;
     const vectors = copies.filter(isVector);
     let note = above;
-    const noted = (stmt: CopyAsync) => {
-      if (stmt.note !== null && stmt.note !== note) writer.line(`// ${stmt.note}`);
-      note = stmt.note ?? note;
-    };
     const all = () => {
       this.nameLater(copies[0]!);
       for (const tile of copies.filter((stmt) => !isVector(stmt))) {
-        noted(tile);
+        note = this.noted(tile, note);
         this.copyTo(tile, this.placeFor(tile));
       }
       for (const size of new Set(vectors.map(({ dst }) => this.storage(dst).shape[0]!))) {
         this.eachShared(size, "row", () => {
           for (const vector of vectors) {
             if (this.storage(vector.dst).shape[0] !== size) continue;
-            noted(vector);
+            note = this.noted(vector, note);
             this.copyWord(vector, this.placeFor(vector));
           }
         });
@@ -276,6 +273,7 @@ export class CopyWalker extends CLikeWalker {
     if (ahead === 0) all();
     else writer.block(`if (${this.hasTurn(ahead)}) {`, all);
     if (copies.at(-1)!.isLast) this.closeCopies();
+    return note;
   }
 
   /** To a place of its own for each turn: this one's, or of a turn behind it. */

@@ -32,6 +32,7 @@ export class FragmentWalker extends CopyWalker {
   private sums = 0;
   private readonly isShort = isShortOfRegisters(this.kernel);
   private readonly firstProducts = firstProducts(this.kernel);
+  private readonly begins: ReadonlySet<Stmt> = new Set(this.firstProducts.values());
 
   /** Gives each thread at work its registers; all were launched with as many. */
   holdRegisters(registers: number, launched: number): void {
@@ -345,7 +346,7 @@ export class FragmentWalker extends CopyWalker {
     const width = colBlocks * 8;
     if (isByGroups) this.use(`multiply_64x${width}_${number}` as WideProduct);
     const name = this.use(isByGroups ? "multiply_by_warpgroups" : "multiply_by_warps");
-    const isFirst = [...this.firstProducts.values()].includes(stmt);
+    const isFirst = this.begins.has(stmt);
     const grid = isByGroups ? [across, isFirst] : [down, across];
     const shape = [number, depth, transposeLhs, transposeRhs, ...grid];
     const [to, left, right] = [dst, lhs, rhs].map(({ storage }) => this.nameOf(storage));

@@ -9,7 +9,7 @@
  * Factors of products are shared tiles in 16 bits, in panels of 64 columns with exchanged 16-byte pieces
  * (helpers/place_in_tile.cuh): the layout of `ldmatrix` without bank conflicts, and of `wgmma`.
  */
-import { hasLoop, readsOf, threadsOf, writesOf } from "../../compiler/tile/accesses.ts";
+import { hasLoop, threadsOf, touches } from "../../compiler/tile/accesses.ts";
 import type { Kernel, Mma, Stmt, Storage } from "../../compiler/tile/ir.ts";
 import { warpgroup } from "../../compiler/tile/passes/one-warpgroup.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
@@ -87,32 +87,26 @@ export function sharedPlaces(kernel: Kernel): readonly (readonly Storage[])[] {
   const { storages, body, threads } = kernel;
   const shared = storages.filter(({ memory }) => memory === "shared");
   if (hasLoop(kernel) || threads > warpgroup) return shared.map((storage) => [storage]);
-  const touches =
-    ({ id }: Storage) =>
-    (stmt: Stmt) =>
-      readsOf(stmt).includes(id) || writesOf(stmt).includes(id);
+  const firstOf = ({ id }: Storage) => body.findIndex((stmt) => touches(stmt, id));
+  const lastOf = ({ id }: Storage) => body.findLastIndex((stmt) => touches(stmt, id));
   /** Do all threads meet between what is done with one and what is done with the other? */
   const isBefore = (one: Storage, other: Storage): boolean => {
-    const [last, first] = [body.findLastIndex(touches(one)), body.findIndex(touches(other))];
-    const between = body.slice(last + 1, Math.max(first, 0));
+    const first = firstOf(other);
+    const between = body.slice(lastOf(one) + 1, Math.max(first, 0));
     // What is copied to while others compute is asked for at the top.
     return body[first]?.kind !== "copy-async" && between.some(({ kind }) => kind === "barrier");
   };
+  const isTile = ({ shape }: Storage) => shape.length === 2;
+  const areApart = (one: Storage, other: Storage) =>
+    isTile(one) && isTile(other) && (isBefore(one, other) || isBefore(other, one));
   const places: Storage[][] = [];
   for (const storage of shared) {
-    const isTile = storage.shape.length === 2;
-    const free = places.find((place) =>
-      place.every(
-        (other) =>
-          isTile &&
-          other.shape.length === 2 &&
-          (isBefore(other, storage) || isBefore(storage, other)),
-      ),
-    );
+    const free = places.find((place) => place.every((other) => areApart(other, storage)));
     if (free === undefined) places.push([storage]);
     else free.push(storage);
   }
-  return places;
+  // In the order of time, whatever order they were made in.
+  return places.map((place) => place.toSorted((a, b) => firstOf(a) - firstOf(b)));
 }
 
 /** Bytes of one of a storage's places. */
@@ -143,8 +137,7 @@ export function firstProducts(kernel: Kernel): ReadonlyMap<Stmt, Mma> {
       if (stmt.kind === "loop") return visit(stmt.body);
       if (stmt.kind !== "map" || stmt.expr.kind !== "const" || stmt.expr.value !== 0) return;
       const { dst } = stmt;
-      const isNext = (one: Stmt) => readsOf(one).includes(dst) || writesOf(one).includes(dst);
-      const next = body.slice(at + 1).find(isNext);
+      const next = body.slice(at + 1).find((one) => touches(one, dst));
       if (next?.kind === "mma" && next.dst.storage === dst && isWide(kernel, next)) {
         found.set(stmt, next);
       }

@@ -65,6 +65,11 @@ export const writesOf: (stmt: Stmt) => readonly StorageId[] = remembered((stmt) 
   }
 });
 
+/** Does a statement read or write a storage? */
+export function touches(stmt: Stmt, id: StorageId): boolean {
+  return readsOf(stmt).includes(id) || writesOf(stmt).includes(id);
+}
+
 function readIn(expr: Expr): readonly StorageId[] {
   if (expr.kind === "read") return [expr.storage];
   return expr.kind === "call" ? expr.args.flatMap(readIn) : [];

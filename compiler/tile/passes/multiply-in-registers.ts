@@ -16,7 +16,7 @@
  * Needs: place-operands. Guarantees: the same values, but for what rounding left of them.
  */
 import type { Pass } from "../../support/pass.ts";
-import { isWhole, newName, onlyUsed, readsOf, threadsOf, writesOf } from "../accesses.ts";
+import { isWhole, newName, onlyUsed, readsOf, threadsOf, touches, writesOf } from "../accesses.ts";
 import type { Copy, Kernel, Mma, Stmt, Storage, StorageId, TileProgram, Window } from "../ir.ts";
 import { onKernels } from "../on-kernels.ts";
 import type { FoldLimits } from "./spread-folds.ts";
@@ -115,11 +115,10 @@ class Products {
 
   /** Do statements of other lists touch it? */
   private isElsewhere(list: readonly Stmt[], id: StorageId): boolean {
-    const touches = (stmt: Stmt) => readsOf(stmt).includes(id) || writesOf(stmt).includes(id);
     const others = (stmts: readonly Stmt[]): boolean =>
       stmts.some((stmt) => {
         if (stmt.kind === "loop") return others(stmt.body);
-        return !list.includes(stmt) && touches(stmt);
+        return !list.includes(stmt) && touches(stmt, id);
       });
     return others(this.whole.body);
   }
@@ -208,8 +207,8 @@ class Products {
 /** The places of a list that read what a copy writes; null where the next turn may. */
 function readersOf(list: readonly Stmt[], copy: number): readonly number[] | null {
   const [tile] = writesOf(list[copy]!) as [StorageId];
-  const touches = list.findIndex((stmt) => [...readsOf(stmt), ...writesOf(stmt)].includes(tile));
-  if (readsOf(list[touches]!).includes(tile)) return null;
+  const first = list.find((stmt) => touches(stmt, tile))!;
+  if (readsOf(first).includes(tile)) return null;
   const next = list.findIndex((stmt, at) => at > copy && writesOf(stmt).includes(tile));
   const end = next < 0 ? list.length : next;
   return [...list.keys()].filter(

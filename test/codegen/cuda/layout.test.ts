@@ -39,3 +39,25 @@ test("tiles lie apart where threads do not meet between them, or one is read aga
     "barrier\n    copy b[0:16, 0:16] = x[0:16, 0:16]\n    copy x[0:16, 0:16] = a[0:16, 0:16]";
   expect(placesOf(again)).toEqual([["a"], ["v"], ["b"]]);
 });
+
+test("what lies in one place is told in the order of time, not in which it was made", () => {
+  const [kernel] = parseTile(`tile p {
+  kernel k threads 128 {
+    param read token q: bf16[T, 16] heads H
+    param write token o: f32[T, 16] heads H
+    grid t below T step 16
+    register x: f32[16, 16]
+    shared late: f32[16, 16]
+    shared early: bf16[16, 16]
+    load x = q[t, 0]
+    copy early[0:16, 0:16] = x[0:16, 0:16]
+    barrier
+    copy late[0:16, 0:16] = x[0:16, 0:16]
+    store o[t, 0] = x
+  }
+}
+`).kernels;
+  expect(sharedPlaces(kernel!).map((place) => place.map(({ name }) => name))).toEqual([
+    ["early", "late"],
+  ]);
+});
