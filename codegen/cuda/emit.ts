@@ -321,10 +321,7 @@ function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean)
       onTensorCores && /[([]/.test(a + b)
         ? `${use("choose")}(${condition}, ${bare(a)}, ${bare(b)})`
         : `(${condition} ? ${a} : ${b})`,
-    call: (fn, args) =>
-      onTensorCores && fn === "exp"
-        ? `${use("exponential")}(${bare(args[0]!)})`
-        : callText(fn, args, use),
+    call: (fn, args) => callText(fn, args, use, onTensorCores),
     read: (param, index) => {
       if (mayBeAbsent(param)) {
         const name = walker().paramName(param.name);

@@ -4,8 +4,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { floatText, helpers } from "../../../codegen/cuda/ops.ts";
+import { floatText, helperTexts, helpers } from "../../../codegen/cuda/ops.ts";
 import { cudaTarget } from "../../../codegen/cuda/target.ts";
+import type { Dtype } from "../../../compiler/tensor/ir.ts";
 import { pointwise } from "../../../compiler/check/functions.ts";
 import { has } from "../../support/devices.ts";
 import {
@@ -54,11 +55,16 @@ attention all(
   return o, ${results.join(", ")}
 }`;
 
-const compileAll = (K: number) => compileText(text, { dims: { K, V: 32 }, targets: [cudaTarget] });
+const compileAll = (K: number, dtype: Dtype = "f32") =>
+  compileText(text, { dims: { K, V: 32 }, targets: [cudaTarget], dtype });
 
 // Halves of 16 columns lie in one thread's registers, halves of 20 go through shared memory.
-test.skipIf(!available).each([32, 40])(`as the reference has them, K = %d${why}`, async (K) => {
-  const compiled = compileAll(K);
+test.skipIf(!available).each([
+  [32, "f32"],
+  [40, "f32"],
+  [32, "bf16"],
+] as const)(`as the reference has them, K = %d in %s${why}`, async (K, dtype) => {
+  const compiled = compileAll(K, dtype);
   await checkKernels(compiled);
   const device = await createSoftwareCuda();
   await device.load(artifactOf(compiled), ringForms(compiled));
@@ -97,6 +103,67 @@ test.skipIf(!nvccIsThere)(
     }
   },
 );
+
+// What the hardware's instructions stand for, in float32; each is off by an ulp or two more.
+const instructions = { "ex2.approx": "exp2f", "rcp.approx": "1.0f / ", "sqrt.approx": "sqrtf" };
+const exact = {
+  approx_exp: "exp(x)",
+  approx_expm1: "expm1(x)",
+  approx_reciprocal: "1 / x",
+  approx_root: "sqrt(x)",
+  approx_sigmoid: "1 / (1 + exp(-x))",
+  approx_silu: "x / (1 + exp(-x))",
+  approx_softplus: "fmax(x, 0) + log1p(exp(-fabs(x)))",
+  approx_elu: "x > 0 ? x : expm1(x)",
+  approx_tanh: "tanh(x)",
+};
+
+test.skipIf(!available)(`approximations keep the digits of numbers great and small${why}`, () => {
+  const names = Object.keys(exact) as (keyof typeof exact)[];
+  const code = helperTexts(names)
+    .join("\n")
+    .replace(
+      /asm\("(\w+\.approx)\.ftz\.f32 .*?" : "=f"\((\w+)\) : "f"\((.*)\)\);/g,
+      (_, name: keyof typeof instructions, to, x) => `${to} = ${instructions[name]}(${x});`,
+    )
+    .replace(
+      /asm\("\{ \.reg .pred is;[^;]*; selp[^;]*; \}"\s*:[^;]*;/,
+      "chosen = condition ? a : b;",
+    );
+  const cases = names.map((name) => {
+    const isForPositive = name === "approx_root";
+    return `worst = 0;
+      for (double size = 1e-6; size < 40; size *= 1.01) for (int sign = ${isForPositive ? 1 : -1}; sign < 2; sign += 2) {
+        const float given = sign * size;
+        const double x = given, wanted = ${exact[name]};
+        worst = fmax(worst, fabs(${name}(given) / wanted - 1));
+      }
+      printf("${name} %g\\n", worst);`;
+  });
+  const program = `#include <math.h>
+    #include <stdio.h>
+    #define __device__
+    #define __forceinline__ inline
+    ${code}
+    int main() { double worst; ${cases.join("\n")} }`;
+  const folder = mkdtempSync(join(tmpdir(), "laspc-functions-"));
+  try {
+    writeFileSync(join(folder, "all.cpp"), program);
+    const compiled = spawnSync("g++", ["-O1", "-o", join(folder, "all"), join(folder, "all.cpp")], {
+      encoding: "utf8",
+    });
+    expect(compiled.status, compiled.stderr).toBe(0);
+    const { stdout } = spawnSync(join(folder, "all"), { encoding: "utf8" });
+    const worst = stdout
+      .trim()
+      .split("\n")
+      .map((line) => line.split(" "));
+    expect(worst.map(([name]) => name)).toEqual(names);
+    for (const [name, error] of worst) expect(Number(error), name).toBeLessThan(4e-6);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
 
 test("a kernel's text holds the helpers it calls, and no others", () => {
   const { files } = compileText(

@@ -16,13 +16,13 @@ const textOf = (name: string, kernel: string, size = 128) =>
 
 test("a mask of gates is chosen, not branched to", () => {
   const text = textOf("simple-gla", "simple_gla_forward");
-  expect(text).toContain("choose(row >= col, masked[i][j] * exponential(");
+  expect(text).toContain("choose(row >= col, masked[i][j] * approx_exp(");
   expect(text).not.toMatch(/row >= col \?/);
 });
 
 test("a norm leaves zeros behind the last token, so that nothing is masked there", () => {
   const gated = textOf("gated-delta-net", "gated_delta_net_forward_1");
-  expect(gated).toContain("choose(row > col, masked[i][j] * exponential(");
+  expect(gated).toContain("choose(row > col, masked[i][j] * approx_exp(");
   const plain = textOf("delta-net", "delta_net_forward_1");
   expect(plain).toContain("choose(row > col, masked[i][j], 0.0f)");
   for (const text of [gated, plain]) expect(text).not.toContain("t + col < tokens");

@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 extern "C" {
-float cosf(float), erfcf(float), exp2f(float), expf(float), expm1f(float), fabsf(float), floorf(float), fmaxf(float, float),
+float copysignf(float, float), cosf(float), erfcf(float), exp2f(float), expf(float), expm1f(float), fabsf(float), floorf(float), fmaxf(float, float),
     fminf(float, float), log1pf(float), logf(float), powf(float, float), sinf(float), sqrtf(float), tanhf(float);
 double fma(double, double, double), rint(double);
 }
@@ -36,6 +36,8 @@ static inline float __int_as_float(int bits) { return software_bits<float>(bits)
 static inline float __uint_as_float(unsigned bits) { return software_bits<float>(bits); }
 static inline unsigned __float_as_uint(float x) { return software_bits<unsigned>(x); }
 static inline void ptx_ex2_approx_ftz_f32(float& to, float x) { to = exp2f(x); }
+static inline void ptx_rcp_approx_ftz_f32(float& to, float x) { to = 1.0f / x; }
+static inline void ptx_sqrt_approx_ftz_f32(float& to, float x) { to = sqrtf(x); }
 static inline void ptx_add_s32(int& to, int by) { to += by; }
 static inline void ptx_selp_f32(float& to, float a, float b, int is) { to = is ? a : b; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
