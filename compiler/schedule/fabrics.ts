@@ -82,26 +82,26 @@ export interface DeviceSpeed {
 
 /**
  * From bench/h200.json: lightning, GLA and DeltaNet in bf16 at B = 8, T = 8192, H = 16, K = V = 128, 1.05 M tokens and
- * heads: 0.270, 0.734, 0.711 ms forwards and 0.973, 3.66, 2.67 ms with the backward, at 4.25 TB/s of copying, with 128 heads on 132
+ * heads: 0.259, 0.730, 0.589 ms forwards and 0.945, 3.22, 2.50 ms with the backward, at 4.23 TB/s of copying, with 128 heads on 132
  * processors. Flops, 103, 94 and 180 G forwards and 258, 241 and 451 G backwards, over these times less a launch, whether they or the bytes took them.
  * One sequence of 65536 tokens in segments: the ratio of its times, less three launches, to those. A launch: T = 8192 by segments, where
- * three of them are the rest of its 0.088 ms. Large products: 8192 x 8192 x 8192 in bf16 with cuBLAS, 770 to 798 TFLOP/s.
+ * three of them are the rest of its 0.075 ms. Large products: 8192 x 8192 x 8192 in bf16 with cuBLAS, 770 to 798 TFLOP/s.
  */
 const h200: DeviceSpeed = {
   name: "h200",
-  bytesPerS: 4.25e12,
+  bytesPerS: 4.23e12,
   flopsPerS: {
-    scalar: { forward: 396e12, backward: 372e12 },
-    diagonal: { forward: 131e12, backward: 82e12 },
-    dense: { forward: 257e12, backward: 231e12 },
+    scalar: { forward: 412e12, backward: 381e12 },
+    diagonal: { forward: 130e12, backward: 97e12 },
+    dense: { forward: 310e12, backward: 238e12 },
   },
   matmulFlopsPerS: 780e12,
-  launchS: 10e-6,
+  launchS: 9e-6,
   processors: 128,
   segmented: {
-    scalar: { forward: 1.5, backward: 1.2 },
-    diagonal: { forward: 1.52, backward: 1.06 },
-    dense: { forward: 1.84, backward: 1.3 },
+    scalar: { forward: 1.51, backward: 1.19 },
+    diagonal: { forward: 1.35, backward: 1.1 },
+    dense: { forward: 1.96, backward: 1.29 },
   },
   memoryBytes: 141e9,
   source: "measured: bench/h200.json",

@@ -15,8 +15,8 @@
  * most of it, and the memory; two chains fill each other's gaps, and neither waits for the other's barriers.
  *
  * Role 0 is the backward slice of the states that the loop carries, role 1 that of all else that is stored.
- * Cheap work that both need both do; products and what is read of the state's registers role 0 does and hands
- * over in shared memory. So nothing flows back to role 0 and the roles cannot wait for each other in a circle.
+ * Cheap work that both need both do; products, functions that are factors of products, and what is read of the
+ * state's registers role 0 does and hands over in shared memory. So nothing flows back to role 0 and the roles cannot wait for each other in a circle.
  * A kernel stays whole where a product would be done twice, where one role has nearly all the work, or where
  * registers or shared memory do not suffice.
  *
@@ -34,6 +34,7 @@ import {
   threadsOf,
   writesOf,
 } from "../accesses.ts";
+import { callsOnly, cheapFns } from "../cost.ts";
 import type { Copy, Kernel, Loop, Stmt, Storage, StorageId, Store, TileProgram } from "../ir.ts";
 import { onKernels } from "../on-kernels.ts";
 import { registerPressure } from "../pressure.ts";
@@ -81,22 +82,22 @@ function divided(kernel: Kernel, limits: RoleLimits): Kernel | null {
   const { cuts, pulled } = handed;
 
   const isOwnStore = (stmt: Stmt) => stmt.kind === "store" && carried.has(stmt.src);
-  const slices = [
+  const own = slice(
+    shape,
+    (stmt) => (isOwnStore(stmt) && !cuts.has(stmt)) || pulled.has(stmt),
+    carried,
+    noStatements,
+  );
+  for (const stmt of productsInTiles(kernel, shape, carried, own)) cuts.add(stmt);
+  const outputOf = () =>
     slice(
       shape,
-      (stmt) => (isOwnStore(stmt) && !cuts.has(stmt)) || pulled.has(stmt),
-      carried,
-      noStatements,
-    ),
-    noStatements,
-  ];
-  for (const stmt of productsInTiles(kernel, shape, carried, slices[state]!)) cuts.add(stmt);
-  slices[output] = slice(
-    shape,
-    (stmt) => stmt.kind === "store" && (!isOwnStore(stmt) || cuts.has(stmt)),
-    noStorages,
-    cuts,
-  );
+      (stmt) => stmt.kind === "store" && (!isOwnStore(stmt) || cuts.has(stmt)),
+      noStorages,
+      cuts,
+    );
+  for (const stmt of functionsInTiles(shape, storages, own, outputOf())) cuts.add(stmt);
+  const slices = [own, outputOf()];
   const both = (stmt: Stmt) => slices.every((one) => one.has(stmt)) && !cuts.has(stmt);
   if (all(shape).some((stmt) => both(stmt) && isDear(stmt))) return null;
   const isCarriedOn = (stmt: Stmt) => writesOf(stmt).some((id) => carried.has(id));
@@ -392,6 +393,27 @@ function productsInTiles(
     if (from) computed.add(dst);
     else if (replaces(stmt, storages)) computed.delete(dst);
     return from && stmt.kind === "copy" && storages[dst]!.memory === "shared";
+  });
+}
+
+/** Copies to shared memory, factors of products, of a function that both roles would compute: role 0 does. */
+function functionsInTiles(
+  { loop }: Shape,
+  storages: readonly Storage[],
+  ...slices: readonly ReadonlySet<Stmt>[]
+): readonly Stmt[] {
+  const called = new Set<StorageId>();
+  return loop.body.filter((stmt) => {
+    const [dst] = writesOf(stmt);
+    if (stmt.kind === "copy" && called.has(stmt.src.storage)) {
+      return slices[output]!.has(stmt) && storages[stmt.dst.storage]!.memory === "shared";
+    }
+    if (dst === undefined) return false;
+    const isCalled =
+      stmt.kind === "map" && isTile(storages[dst]!) && !callsOnly(stmt.expr, cheapFns);
+    if (isCalled && slices.every((one) => one.has(stmt))) called.add(dst);
+    else called.delete(dst);
+    return false;
   });
 }
 

@@ -16,16 +16,8 @@
 import type { Pass } from "../../support/pass.ts";
 import type { MapFn } from "../../tensor/ir.ts";
 import { flatten, hasLoop, readsOf, writesOf } from "../accesses.ts";
-import type {
-  Copy,
-  CumSumStmt,
-  Expr,
-  Kernel,
-  MapStmt,
-  Stmt,
-  StorageId,
-  TileProgram,
-} from "../ir.ts";
+import { callsOnly, cheapFns } from "../cost.ts";
+import type { Copy, CumSumStmt, Kernel, MapStmt, Stmt, StorageId, TileProgram } from "../ir.ts";
 import { onKernels } from "../on-kernels.ts";
 import { takesWhole } from "../pressure.ts";
 
@@ -69,9 +61,7 @@ interface Recipe {
   readonly reads: ReadonlySet<StorageId>;
 }
 
-function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: boolean): Kernel {
-  const costsLittle = (expr: Expr): boolean =>
-    expr.kind !== "call" || (cheapFns.has(expr.fn) && expr.args.every(costsLittle));
+function recomputed(kernel: Kernel, fns: ReadonlySet<MapFn>, withSums: boolean): Kernel {
   const isTile = (id: StorageId) => {
     const { memory, shape } = kernel.storages[id]!;
     return memory === "register" && shape.length === 2;
@@ -116,7 +106,7 @@ function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: bool
       (stmt.kind === "copy" && isTile(stmt.dst.storage) && !isTile(stmt.src.storage)) ||
       (stmt.kind === "map" &&
         isTile(stmt.dst) &&
-        costsLittle(stmt.expr) &&
+        callsOnly(stmt.expr, fns) &&
         readsOf(stmt).every(isThere)) ||
       (withSums && stmt.kind === "cumsum" && isTile(stmt.dst) && isThere(stmt.src));
 
@@ -148,19 +138,3 @@ function recomputed(kernel: Kernel, cheapFns: ReadonlySet<MapFn>, withSums: bool
   const body = inBody(kernel.body, new Map());
   return added === 0 ? kernel : { ...kernel, body };
 }
-
-const cheapFns: ReadonlySet<MapFn> = new Set<MapFn>([
-  "neg",
-  "add",
-  "sub",
-  "mul",
-  "max",
-  "min",
-  "select",
-  "lt",
-  "le",
-  "gt",
-  "ge",
-  "eq",
-  "floor",
-]);
