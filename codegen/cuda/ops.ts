@@ -6,6 +6,7 @@
 import type { MapFn } from "../../compiler/tensor/ir.ts";
 import { bare, infix } from "../c-like/text.ts";
 import addDownColumns from "./helpers/add_down_columns.cuh";
+import approxCos from "./helpers/approx_cos.cuh";
 import approxElu from "./helpers/approx_elu.cuh";
 import approxExp from "./helpers/approx_exp.cuh";
 import approxExpm1 from "./helpers/approx_expm1.cuh";
@@ -14,6 +15,7 @@ import approxReciprocal from "./helpers/approx_reciprocal.cuh";
 import approxRoot from "./helpers/approx_root.cuh";
 import approxSigmoid from "./helpers/approx_sigmoid.cuh";
 import approxSilu from "./helpers/approx_silu.cuh";
+import approxSin from "./helpers/approx_sin.cuh";
 import approxSoftplus from "./helpers/approx_softplus.cuh";
 import approxTanh from "./helpers/approx_tanh.cuh";
 import arriveAt from "./helpers/arrive_at.cuh";
@@ -77,10 +79,12 @@ import turnMatrix from "./helpers/turn_matrix.cuh";
 import turnedSine from "./helpers/turned_sine.cuh";
 import waitForCopies from "./helpers/wait_for_copies.cuh";
 import waitForTiles from "./helpers/wait_for_tiles.cuh";
+import withinTurn from "./helpers/within_turn.cuh";
 
 /** Functions that are files; a kernel's text starts with those it calls. */
 export const helpers = {
   add_down_columns: addDownColumns,
+  approx_cos: approxCos,
   approx_elu: approxElu,
   approx_exp: approxExp,
   approx_expm1: approxExpm1,
@@ -89,6 +93,7 @@ export const helpers = {
   approx_root: approxRoot,
   approx_sigmoid: approxSigmoid,
   approx_silu: approxSilu,
+  approx_sin: approxSin,
   approx_softplus: approxSoftplus,
   approx_tanh: approxTanh,
   arrive_at: arriveAt,
@@ -152,6 +157,7 @@ export const helpers = {
   turned_sine: turnedSine,
   wait_for_copies: waitForCopies,
   wait_for_tiles: waitForTiles,
+  within_turn: withinTurn,
 } as const;
 export type Helper = keyof typeof helpers | WideProduct;
 
@@ -255,12 +261,14 @@ const ops = {
 } satisfies Record<Exclude<MapFn, Test>, Write>;
 
 /**
- * The same by the hardware's own instructions, straight through: off by 2e-6 of the value at most, which 16 bits round
+ * The same by the hardware's own instructions, straight through: off by 4e-6 of the value or, for sine and cosine, of 1, which 16 bits round
  * away, where exact division and CUDA's library take ten times as many instructions and branch for rare arguments.
  */
 const approximations: Partial<Record<MapFn, Write>> = {
   exp: helper("approx_exp"),
   sqrt: helper("approx_root"),
+  sin: helper("approx_sin"),
+  cos: helper("approx_cos"),
   tanh: helper("approx_tanh"),
   sigmoid: helper("approx_sigmoid"),
   silu: helper("approx_silu"),

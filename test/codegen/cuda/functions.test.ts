@@ -105,7 +105,13 @@ test.skipIf(!nvccIsThere)(
 );
 
 // What the hardware's instructions stand for, in float32; each is off by an ulp or two more.
-const instructions = { "ex2.approx": "exp2f", "rcp.approx": "1.0f / ", "sqrt.approx": "sqrtf" };
+const instructions = {
+  "ex2.approx": "exp2f",
+  "rcp.approx": "1.0f / ",
+  "sqrt.approx": "sqrtf",
+  "sin.approx": "sinf",
+  "cos.approx": "cosf",
+};
 const exact = {
   approx_exp: "exp(x)",
   approx_expm1: "expm1(x)",
@@ -116,6 +122,8 @@ const exact = {
   approx_softplus: "fmax(x, 0) + log1p(exp(-fabs(x)))",
   approx_elu: "x > 0 ? x : expm1(x)",
   approx_tanh: "tanh(x)",
+  approx_sin: "sin(x)",
+  approx_cos: "cos(x)",
 };
 
 test.skipIf(!available)(`approximations keep the digits of numbers great and small${why}`, () => {
@@ -136,7 +144,8 @@ test.skipIf(!available)(`approximations keep the digits of numbers great and sma
       for (double size = 1e-6; size < 40; size *= 1.01) for (int sign = ${isForPositive ? 1 : -1}; sign < 2; sign += 2) {
         const float given = sign * size;
         const double x = given, wanted = ${exact[name]};
-        worst = fmax(worst, fabs(${name}(given) / wanted - 1));
+        const double size_of_error = ${/sin|cos/.test(name) ? "1" : "fabs(wanted)"};
+        worst = fmax(worst, fabs(${name}(given) - wanted) / size_of_error);
       }
       printf("${name} %g\\n", worst);`;
   });

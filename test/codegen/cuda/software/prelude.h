@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <string.h>
 extern "C" {
-float copysignf(float, float), cosf(float), erfcf(float), exp2f(float), expf(float), expm1f(float), fabsf(float), floorf(float), fmaxf(float, float),
-    fminf(float, float), log1pf(float), logf(float), powf(float, float), sinf(float), sqrtf(float), tanhf(float);
+float copysignf(float, float), cosf(float), erfcf(float), exp2f(float), expf(float), expm1f(float), fabsf(float), floorf(float), fmaf(float, float, float), fmaxf(float, float),
+    fminf(float, float), log1pf(float), logf(float), powf(float, float), rintf(float), sinf(float), sqrtf(float), tanhf(float);
 double fma(double, double, double), rint(double);
 }
 template <class Number> static inline Number max(Number a, Number b) { return a < b ? b : a; }
@@ -38,6 +38,8 @@ static inline unsigned __float_as_uint(float x) { return software_bits<unsigned>
 static inline void ptx_ex2_approx_ftz_f32(float& to, float x) { to = exp2f(x); }
 static inline void ptx_rcp_approx_ftz_f32(float& to, float x) { to = 1.0f / x; }
 static inline void ptx_sqrt_approx_ftz_f32(float& to, float x) { to = sqrtf(x); }
+static inline void ptx_sin_approx_ftz_f32(float& to, float x) { to = sinf(x); }
+static inline void ptx_cos_approx_ftz_f32(float& to, float x) { to = cosf(x); }
 static inline void ptx_add_s32(int& to, int by) { to += by; }
 static inline void ptx_selp_f32(float& to, float a, float b, int is) { to = is ? a : b; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
