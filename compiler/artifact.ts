@@ -27,6 +27,7 @@ export interface EmittedForm {
   readonly form: string;
   readonly kernels: readonly { readonly kernel: Kernel; readonly emitted: EmittedKernel }[];
   readonly workspaces: readonly Workspace[];
+  readonly shares: Readonly<Record<string, number>>;
 }
 
 /** The signature and forms of an attention, without code. */
@@ -190,7 +191,7 @@ export function targetCode(
   return {
     target,
     files: Object.keys(shared).map((name) => `${target}/${name}`),
-    forms: forms.map(({ form, kernels, workspaces }) => ({
+    forms: forms.map(({ form, kernels, workspaces, shares }) => ({
       form,
       kernels: kernels.map(({ kernel, emitted }) => {
         const file = `${target}/${emitted.file}`;
@@ -207,6 +208,7 @@ export function targetCode(
         dimNames: dims.map(String),
         range: null,
       })),
+      ...(Object.keys(shares).length === 0 ? {} : { shares }),
     })),
   };
 }

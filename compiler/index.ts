@@ -20,6 +20,7 @@ import { type Note, type Observer, Report } from "./support/pass.ts";
 import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
 import { verifyTensor } from "./tensor/verify.ts";
 import { parseSource } from "./syntax/parse.ts";
+import { columnsApart } from "./tensor/columns-apart.ts";
 import { IntraNames } from "./tensor/intra.ts";
 import type { Op, Program } from "./tensor/ir.ts";
 import { overlapForms } from "./tensor/overlap.ts";
@@ -146,6 +147,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
     loops.push({ ...form, program: own });
   }
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
+  const apart = columnsApart(loops.find(({ name }) => name === "forward")!.program);
   const files: Files = new Map();
   const targets = [referenceCode(program, sharded, files)];
   const noteOf = notesOf(source);
@@ -169,7 +171,8 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
         );
         return { tier, lowered, passes };
       };
-      const variants = target.variants?.(form.program) ?? [target];
+      const isGradient = form.name.startsWith("backward") || form.name.startsWith("summary_bwd");
+      const variants = target.variants?.(form.program, isGradient ? apart : null) ?? [target];
       let made: ReturnType<typeof lower> | null = null;
       for (const variant of variants) {
         made = lower(variant);
@@ -182,7 +185,8 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
         kernel,
         emitted: tier.emit(kernel, { source: baseName(source.name), passes }),
       }));
-      return { form: form.name, kernels, workspaces: lowered.workspaces };
+      const { workspaces, shares } = lowered;
+      return { form: form.name, kernels, workspaces, shares };
     });
     targets.push(targetCode(target, emitted, files));
   }

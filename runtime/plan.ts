@@ -97,6 +97,11 @@ export interface FormCode {
   readonly form: string;
   readonly kernels: readonly KernelSpec[];
   readonly workspaces: readonly TensorSpec[];
+  /**
+   * Of which workspaces and outputs a head has several, one behind the other, and how many: kernels that compute a head in blocks of
+   * columns write a share for each. Those of an output are added up, as are the shares of heads that share an input.
+   */
+  readonly shares?: Readonly<Record<string, number>>;
 }
 
 export interface TargetCode {

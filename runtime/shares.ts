@@ -6,7 +6,7 @@
 import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts";
 import { checkCuts, cutsName, cutsTensor } from "./device.ts";
 import { elementsOf, fromNumbers, toNumbers } from "./dtype.ts";
-import type { FormSpec, TensorSpec } from "./plan.ts";
+import type { FormCode, FormSpec, TensorSpec } from "./plan.ts";
 
 /** to[o, i] = sum over a, g of from[a, o, g, i]. */
 export interface Sum {
@@ -16,7 +16,7 @@ export interface Sum {
   readonly inner: number;
 }
 
-/** How an output is summed up from its shares, or null: kernels write it as it is. */
+/** How an output is summed up from its shares, or null: kernels write it as it is. `H`: shares of all heads. */
 export function sumOf(spec: TensorSpec, { B, T, H, heads, cuSeqlens }: LaunchSizes): Sum | null {
   const own = heads[spec.headsOf ?? spec.name] ?? H;
   const inner = elementsOf(spec.dims);
@@ -44,6 +44,7 @@ export async function uploadCuts(
 export async function withShares(
   device: Device,
   form: FormSpec,
+  code: FormCode,
   args: ReadonlyMap<string, DeviceBuffer>,
   sizes: LaunchSizes,
   dense: DeviceBuffer,
@@ -59,9 +60,11 @@ export async function withShares(
   bound.set(cutsName, cuts);
   const shares: { sum: Sum; from: DeviceBuffer; to: DeviceBuffer }[] = [];
   for (const spec of form.outputs) {
-    const sum = sumOf(spec, sizes);
+    const { B, T, cuSeqlens } = sizes;
+    const H = sizes.H * (code.shares?.[spec.name] ?? 1);
+    const heads = { [spec.headsOf ?? spec.name]: sizes.H, ...sizes.heads };
+    const sum = sumOf(spec, { ...sizes, H, heads });
     if (sum === null) continue;
-    const { B, T, H, cuSeqlens } = sizes;
     const rows = cuSeqlens ? 1 : B;
     const shape = spec.per === "token" ? [rows, T, H, ...spec.dims] : [B, H, ...spec.dims];
     const from = await device.alloc(spec.dtype, shape, false);

@@ -85,10 +85,21 @@ const kernel = record({
   threads: count,
   sharedBytes: count,
 });
+const counts: Check = (value, at) => {
+  record({})(value, at);
+  for (const [key, one] of Object.entries(value as object)) count(one, `${at}.${key}`);
+};
 const code = record({
   target: oneOf("reference", "cpu", "wgsl", "cuda"),
   files: list(path),
-  forms: list(record({ form: name, kernels: list(kernel), workspaces: list(tensor) })),
+  forms: list(
+    record({
+      form: name,
+      kernels: list(kernel),
+      workspaces: list(tensor),
+      shares: optional(counts),
+    }),
+  ),
 });
 const layout: Check = (value, at) =>
   (typeof value === "string" ? oneOf("tokens", "heads", "whole") : count)(value, at);

@@ -14,7 +14,7 @@ import type {
   StorageId,
   View,
 } from "../../compiler/tile/ir.ts";
-import { cutsParam, servesPacked } from "../../compiler/tile/ir.ts";
+import { columnAxis, cutsParam, servesPacked } from "../../compiler/tile/ir.ts";
 import type { Dialect } from "./dialect.ts";
 import { bare, group } from "./text.ts";
 
@@ -30,6 +30,8 @@ export class PlaceWriter {
   protected readonly places = new Map<string, { readonly base: string; readonly stride: string }>();
   protected readonly variables = new Map<string, string>();
   protected readonly taken: Set<string>;
+  /** The number of this block of columns, where some buffers have a share for each. */
+  private share = "";
   protected readonly kernel: Kernel;
   protected readonly dialect: Dialect;
 
@@ -155,6 +157,12 @@ export class PlaceWriter {
       else writer.line(dialect.constant("int", name, `(${index}) * ${axis.step}`));
       rest = next;
     });
+    const columns = columnAxis(kernel);
+    if (columns !== undefined && kernel.params.some(({ shares }) => shares !== undefined)) {
+      const column = this.variables.get(columns.name)!;
+      this.share = this.unique("share");
+      writer.line(dialect.constant("int", this.share, `${column} / ${columns.step}`));
+    }
     const heads = dialect.scalar("H");
     const row = this.unique("batch_point");
     writer.line(dialect.constant("int", row, dialect.quotient(rest, heads)));
@@ -285,27 +293,30 @@ export class PlaceWriter {
       const places = this.places.get(param.name)!;
       const heads = dialect.scalar(param.heads);
       const own = this.ownHead(param);
+      const all = param.shares === undefined ? heads : `(${heads} * ${param.shares})`;
       const first = isPacked ? "first_token" : `batch * ${dialect.scalar("T")}`;
       const times = fixed === 1 ? "" : ` * ${fixed}`;
       const base = {
-        token: `(${first} * ${heads} + ${own})${times}`,
-        state: `(batch * ${dialect.scalar("H")} + head)${times}`,
+        token: `(${first} * ${all} + ${own})${times}`,
+        state: `(batch * ${all} + ${own})${times}`,
         head: `${own.includes(" ") && fixed !== 1 ? `(${own})` : own}${times}`,
         shared: "0",
-        chunk: `(${group(this.firstChunk(param))} * ${heads} + head)${times}`,
+        chunk: `(${group(this.firstChunk(param))} * ${all} + ${own})${times}`,
       }[param.per];
       const start = dialect.start(param);
       const whole = start === null ? bare(base) : `${start} + ${base}`;
       writer.line(dialect.constant("offset", places.base, whole));
       if (param.per === "token") {
-        writer.line(dialect.constant("offset", places.stride, `${heads}${times}`));
+        writer.line(dialect.constant("offset", places.stride, `${all}${times}`));
       }
     }
   }
 
   /** The head of a tensor that is this point's. */
-  protected ownHead({ heads }: Param): string {
+  protected ownHead({ heads, shares }: Param): string {
     const { dialect } = this;
+    // Only what kernels write, or wrote, has shares, and that of every head.
+    if (shares !== undefined) return `head * ${shares} + ${this.share}`;
     const all = dialect.scalar("H");
     return heads === "H" ? "head" : dialect.headOf("head", all, dialect.scalar(heads));
   }
@@ -343,7 +354,8 @@ export class PlaceWriter {
   /** Where the part of a chunk begins in a buffer that has one for each. */
   protected chunkStart(param: Param, base: string, token: Index): string {
     const size = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
-    const heads = this.dialect.scalar(param.heads);
+    const times = param.shares === undefined ? "" : ` * ${param.shares}`;
+    const heads = `${this.dialect.scalar(param.heads)}${times}`;
     const chunks = this.dialect.toOffset(`(${group(this.index(token))} / ${param.chunk!})`);
     return `${base} + ${chunks} * ${heads} * ${size}`;
   }

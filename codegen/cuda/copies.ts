@@ -351,8 +351,9 @@ export class CopyWalker extends CLikeWalker {
     const param = this.param(view.param);
     const width = this.colsOf(param);
     const buffer = this.paramName(param.name);
-    const isEven = width % 8 === 0 && view.col.base === null && view.col.offset % 8 === 0;
-    if (!isEven && view.col.base === null) {
+    // Blocks of columns begin on whole pieces.
+    const isEven = width % 8 === 0 && view.col.offset % 8 === 0;
+    if (!isEven) {
       return this.eachPiece(rows, cols, 1, () => {
         const place = `*(unsigned short*)(${inTile})`;
         const inside = this.inBuffer(view, dst, "row", "col") ?? "true";

@@ -32,15 +32,18 @@ const registersOfStore = 4;
 /** Shared memory a block has without asking for more. */
 export const staticSharedBytes = 48 * 1024;
 
+/** Are its products those of tensor cores? */
+export function isOnTensorCores({ storages }: Kernel): boolean {
+  return storages.some(({ memory, dtype }) => memory === "shared" && dtype !== "f32");
+}
+
 export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   const used = new Set<Helper>();
   const use: Use = (name) => {
     used.add(name);
     return name;
   };
-  const onTensorCores = kernel.storages.some(
-    ({ memory, dtype }) => memory === "shared" && dtype !== "f32",
-  );
+  const onTensorCores = isOnTensorCores(kernel);
   const dialect = dialectFor(() => walker, use, onTensorCores);
   const walker: CLikeWalker = onTensorCores
     ? new FragmentWalker(kernel, dialect, use)

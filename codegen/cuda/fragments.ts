@@ -314,8 +314,7 @@ export class FragmentWalker extends CopyWalker {
     const { writer } = this;
     const [rows, cols] = this.storage(src).shape as [number, number];
     const param = this.param(view.param);
-    const isEven =
-      this.colsOf(param) % 8 === 0 && view.col.base === null && view.col.offset % 8 === 0;
+    const isEven = this.colsOf(param) % 8 === 0 && view.col.offset % 8 === 0;
     const [width, type] = isEven ? [8, "uint4"] : [1, "unsigned short"];
     this.eachPiece(rows, cols, width, () => {
       const write = `*(${type}*)&${this.placeIn(view)} = *(const ${type}*)(${this.inTile(src, "row", "col")});`;

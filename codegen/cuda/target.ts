@@ -26,7 +26,7 @@ import { type Dim, type Program, allOps } from "../../compiler/tensor/ir.ts";
 import { split } from "../../compiler/tensor/passes/split.ts";
 import { splitChain } from "../../compiler/tensor/passes/split-chain.ts";
 import { arrivalBytes } from "./arrivals.ts";
-import { emitCuda } from "./emit.ts";
+import { emitCuda, isOnTensorCores } from "./emit.ts";
 import {
   blocksOfWarpgroups,
   fragmentRegisters,
@@ -107,23 +107,42 @@ export function cudaTargetFor(architecture: Architecture): Target {
     fits: (kernel) => fits(kernel) && (!hasLoop(kernel) || kernel.roles !== undefined),
   };
   // Of a state that one role has no room for, blocks of columns: what they all read lies in the cache.
-  const byColumns = { ...withRoles, limits: { ...whole.limits, columnBlocks: [64] } };
+  const byColumns = (block: number, sharedAlong: string | null, target: Target): Target => ({
+    ...target,
+    limits: {
+      ...target.limits,
+      columnBlocks: [block],
+      ...(sharedAlong === null ? {} : { sharedAlong }),
+    },
+  });
   // What summaries invert is the forward's, whatever else goes before them.
   const chain = { ...whole, prepare: [splitChain] };
-  const others: readonly Target[] = [
-    { ...withRoles, prepare: [splitChain] },
-    { ...whole, prepare: [split] },
-    whole,
-    onOrdinaryCores,
-  ];
+  const chained = { ...withRoles, prepare: [splitChain] };
+  const withoutRoles: readonly Target[] = [{ ...whole, prepare: [split] }, whole];
   return {
     ...onOrdinaryCores,
-    variants: (form) => {
+    variants: (form, sharedAlong) => {
       if (!suitsTensorCores(form)) {
         return [multiplies(form) && !goesByOne(form) ? onOrdinaryCores : narrow];
       }
-      if (hasLargeState(form)) return [withRoles, byColumns, ...others];
-      return givesStatesAlone(form) ? [withRoles, chain, ...others] : [withRoles, ...others];
+      // Triangles are inverted side by side, also where a role that carries states on could do it.
+      const isChained = inverts(form);
+      const ways = [...(isChained ? [chained, withRoles] : [withRoles, chained]), ...withoutRoles];
+      const columns = columnsOfLargeState(form);
+      if (columns === null) {
+        const first = givesStatesAlone(form) ? [withRoles, chain] : [];
+        return [...first, ...ways, onOrdinaryCores];
+      }
+      const { dim, block, isWhole } = columns;
+      if (sharedAlong !== dim || !isWhole) {
+        const cut = ways.slice(0, 2).map((way) => byColumns(block, null, way));
+        return [withRoles, ...cut, ...ways, onOrdinaryCores];
+      }
+      // Gradients fold along the columns: each block has its share.
+      const cut = ways.map((way) => byColumns(block, sharedAlong, way));
+      // Cut twice, into kernels and into columns, is slower than whole, but not where triangles are inverted.
+      const all = isChained ? [...cut, ...ways] : [cut[0]!, ...ways, ...cut.slice(1)];
+      return [withRoles, ...all, onOrdinaryCores];
     },
   };
 }
@@ -154,6 +173,7 @@ function tensorTarget(blockBytes: number): Target {
     const whole = withFactors(kernel);
     const bytes = sharedBytesIn(whole) + arrivalBytes + systemBytes;
     return (
+      isOnTensorCores(whole) &&
       registersOfTiles(whole) <= smallTiles &&
       blocksOfWarpgroups * bytes <= blockBytes + systemBytes
     );
@@ -237,21 +257,39 @@ function goesByOne({ ops }: Program): boolean {
   return ops.every((op) => op.kind !== "chunks" || op.longest === 1);
 }
 
-/** Larger than 128 x 128, which the registers of a role hold. */
-function hasLargeState({ ops, dims }: Program): boolean {
+/** What the registers of a role hold of a state. */
+const largestState = 128 * 128;
+
+interface ColumnBlocks {
+  readonly dim: Dim;
+  readonly block: number;
+  /** Are all blocks full? */
+  readonly isWhole: boolean;
+}
+
+/** Blocks of columns that a role has registers for, of a state that is larger than that; null: there is none. */
+function columnsOfLargeState({ ops, dims }: Program): ColumnBlocks | null {
   const sizeOf = (dim: Dim) => Number(typeof dim === "number" ? dim : dims.get(dim));
-  return ops.some(
-    (op) =>
-      op.kind === "chunks" &&
-      op.region.params.some(
-        ({ type }) => type.shape.reduce<number>((size, dim) => size * sizeOf(dim), 1) > 128 * 128,
-      ),
-  );
+  for (const op of ops.filter((one) => one.kind === "chunks")) {
+    for (const { type } of op.region.params) {
+      const [rows, columns] = type.shape;
+      if (rows === undefined || columns === undefined) continue;
+      const [height, width] = [sizeOf(rows), sizeOf(columns)];
+      if (height * width <= largestState) continue;
+      const block = [128, 64, 32].find((one) => one < width && height * one <= largestState) ?? 32;
+      return { dim: columns, block, isWhole: width % block === 0 };
+    }
+  }
+  return null;
 }
 
 /** Is nothing of the form's loops but their last states wanted? */
 function givesStatesAlone({ ops }: Program): boolean {
   return ops.every((op) => op.kind !== "chunks" || op.yields.length === 0);
+}
+
+function inverts({ ops }: Program): boolean {
+  return [...allOps(ops)].some(({ kind }) => kind === "solve" || kind === "invert");
 }
 
 function multiplies({ ops }: Program): boolean {

@@ -36,11 +36,24 @@ import { inChunksOf } from "../tensor/in-chunks-of.ts";
 import { IntraNames } from "../tensor/intra.ts";
 import { captured } from "../tensor/rewrite.ts";
 import { axisClasses } from "./axis-classes.ts";
-import type { GridAxis, Kernel, Loop, Param, Stmt, TileProgram } from "./ir.ts";
+import type {
+  Expr,
+  GridAxis,
+  Kernel,
+  Loop,
+  Param,
+  Stmt,
+  Storage,
+  StorageId,
+  TileProgram,
+} from "./ir.ts";
 import { cutsParam } from "./ir.ts";
 import { type Cut, KernelLowering, loopVariable, pieceVariable } from "./lower-kernel.ts";
 import type { Pressure } from "./pressure.ts";
 import { type Limits, factorDtype } from "./target.ts";
+
+/** Of a block that adds up shares. */
+const rowsOfSums = 32;
 
 /** A buffer between two kernels of one form. */
 export interface Workspace {
@@ -58,6 +71,8 @@ export interface Workspace {
 export interface Lowered {
   readonly program: TileProgram;
   readonly workspaces: readonly Workspace[];
+  /** Of what kernels' blocks of columns have shares of their own, how many a head has: workspaces and outputs by name. */
+  readonly shares: Readonly<Record<string, number>>;
 }
 
 export interface LoweringOptions {
@@ -85,6 +100,13 @@ interface Choice {
   readonly results: readonly Result[];
 }
 
+/** An output, a row of `cols` numbers to a token, and the buffer of its shares. */
+interface Sum {
+  readonly shares: Param;
+  readonly label: string;
+  readonly cols: number;
+}
+
 interface Fitted {
   readonly choice: Choice;
   readonly kernel: Kernel;
@@ -107,6 +129,12 @@ class Lowering {
   private readonly program: Program;
   private readonly options: LoweringOptions;
   private readonly intraNames: IntraNames;
+  /** What some kernel reads. */
+  private readonly reads = new Set<ValueId>();
+  /** Of what blocks of columns have shares: how many a head has. */
+  private readonly shares = new Map<ValueId, number>();
+  /** Outputs that are added up from their shares. */
+  private readonly sums: Sum[] = [];
 
   constructor(program: Program, options: LoweringOptions) {
     this.program = program;
@@ -117,10 +145,10 @@ class Lowering {
   }
 
   run(): Lowered {
-    const { program, options } = this;
-    const loops = program.ops.filter((op): op is Chunks => op.kind === "chunks");
-    const rest = program.outputs.filter((out) => this.isRest(out.value));
-    const count = loops.length + (rest.length > 0 ? 1 : 0);
+    const { program: source, options } = this;
+    const loops = source.ops.filter((op): op is Chunks => op.kind === "chunks");
+    const rest = source.outputs.filter((out) => this.isRest(out.value));
+    const count = loops.length + (rest.length > 0 ? 1 : 0) + this.sums.length;
     const nameOf = (i: number) => (count > 1 ? `${options.name}_${i + 1}` : options.name);
     const fitted = this.isTied() ? this.alike(loops, nameOf) : null;
     const kernels = loops.map(
@@ -131,8 +159,17 @@ class Lowering {
       const chunks = this.chunksFor([]);
       kernels.push(this.fitted(nameOf(loops.length), null, rest, chunks).kernel);
     }
+    for (const sum of this.sums) kernels.push(this.sumKernel(nameOf(kernels.length), sum));
     const workspaces = this.workspaces.map((workspace) => workspace(fitted?.chunk ?? 0));
-    return { program: { name: options.name, kernels }, workspaces };
+    // What is added up is as long as its shares together.
+    const summed = new Set(this.sums.map(({ shares: { name } }) => name));
+    const shares = kernels.flatMap(({ params }) =>
+      params.flatMap(({ name, shares: count }) =>
+        count === undefined || summed.has(name) ? [] : [[name, count] as const],
+      ),
+    );
+    const program = { name: options.name, kernels };
+    return { program, workspaces, shares: Object.fromEntries(shares) };
   }
 
   /** Does what one kernel hands to another depend on the length of chunks? */
@@ -188,7 +225,8 @@ class Lowering {
 
   /** Every result of a loop that is an output or is read again gets a buffer. */
   private planBuffers(): void {
-    const reads = new Set<ValueId>();
+    this.planShares();
+    const { reads } = this;
     for (const op of this.program.ops) {
       const ids = op.kind === "chunks" ? [...operands(op), ...captured(op.region)] : operands(op);
       for (const id of ids) reads.add(id);
@@ -201,7 +239,8 @@ class Lowering {
       }
       const outputs = this.program.outputs.filter((out) => out.value === op.id);
       const isOutput = outputs.length > 0 && op.kind === "result";
-      if (isOutput) {
+      if (isOutput && this.isSummed(op)) this.planSum(op, outputs);
+      else if (isOutput) {
         const { label, dtype, per } = outputs[0]!;
         const param = this.param(label, op, shareOf(per), dtype, "H");
         this.written.set(op.id, { buffer: label, param: () => param });
@@ -209,11 +248,54 @@ class Lowering {
     }
   }
 
+  /** How many shares a head has of what loops give, where blocks of columns fold along these. */
+  private planShares(): void {
+    const { sharedAlong: dim, columnBlocks } = this.options.limits;
+    if (dim === undefined) return;
+    const count = this.sizeOf(dim) / columnBlocks[0]!;
+    for (const loop of this.program.ops.filter((op) => op.kind === "chunks")) {
+      const { params, ops } = loop.region;
+      const read = [...operands(loop), ...captured(loop.region)];
+      if (!this.isByColumns([...params, ...ops], read)) continue;
+      for (const op of this.program.ops) {
+        const isShared = op.kind === "result" && op.of === loop.id && !op.type.shape.includes(dim);
+        if (isShared) this.shares.set(op.id, count);
+      }
+    }
+  }
+
+  /** Is a kernel one for each block of columns, and each has its own share of what it folds along them? */
+  private isByColumns(values: Iterable<Pick<Op, "type">>, read: Iterable<ValueId>): boolean {
+    const { sharedAlong: dim } = this.options.limits;
+    if (dim === undefined) return false;
+    const hasColumns = [...values].some(({ type }) => type.shape.includes(dim));
+    return hasColumns || [...read].some((id) => this.shares.has(id));
+  }
+
+  /** Are shares of it added up by a kernel of their own? Small ones whoever launches adds up. */
+  private isSummed(op: Result): boolean {
+    const isRow = op.part === "yield" && op.type.shape.length === 2;
+    return this.shares.has(op.id) && isRow && !this.reads.has(op.id);
+  }
+
+  private planSum(op: Result, outputs: readonly Output[]): void {
+    const { label, dtype } = outputs[0]!;
+    const name = `shares_${label}`;
+    const param = this.param(name, op, "token", dtype, "H");
+    const cols = param.shape[1] as number;
+    this.written.set(op.id, { buffer: name, param: () => param });
+    const dims = [param.shares! * cols];
+    this.workspaces.push(() => ({ name, per: "token", dtype, dims }));
+    this.sums.push(...outputs.map((out) => ({ shares: param, label: out.label, cols })));
+  }
+
   private planWorkspace(op: Result): void {
     const { shape } = op.type;
     const isStacked = shape[0] === chunkCountDim || pieceOf(shape[0]) !== null;
     const per = isStacked ? "chunk" : op.part === "yield" ? "token" : "state";
-    const intra = per === "token" ? this.intraNames.nameOf(this.program, op) : null;
+    // Shares are no other form's.
+    const isIntra = per === "token" && !this.shares.has(op.id);
+    const intra = isIntra ? this.intraNames.nameOf(this.program, op) : null;
     const name = intra ?? `work_${op.name ?? "value"}_${op.id}`;
     // What is kept of states for products alone is kept as those take it.
     const isFactor = shape[0] === chunkCountDim || (per === "token" && this.isFactor(op.id));
@@ -274,8 +356,17 @@ class Lowering {
     const shape = own.map((dim) =>
       dim === tokenDim ? "T" : dim === chunkDim ? chunk : this.sizeOf(dim),
     );
-    const param: Param = { name, access: "read", per, dtype, shape, heads };
-    return piece === null ? param : { ...param, chunk: piece };
+    const shares = this.shares.get(op.id);
+    return {
+      name,
+      access: "read",
+      per,
+      dtype,
+      shape,
+      heads,
+      ...(shares === undefined ? {} : { shares }),
+      ...(piece === null ? {} : { chunk: piece }),
+    };
   }
 
   private sizeOf = (dim: Dim): number => {
@@ -357,7 +448,8 @@ class Lowering {
     const kept = new Set(loop ? [...loop.yields, ...loop.carries] : []);
     for (const op of inChunksOf(chunk, loop?.region.ops ?? [], kept)) ops.set(op.id, op);
     const params = loop?.region.params ?? [];
-    const cut = this.cut(loop, rest, chunk, block);
+    const needed = this.neededOps(ops, loop, rest);
+    const cut = this.cut(loop, rest, needed, chunk, block);
     const used = new Map<string, Param>();
     const chunked = (param: Param) =>
       param.per === "chunk" ? { chunk: param.chunk ?? chunk } : {};
@@ -373,7 +465,6 @@ class Lowering {
       return param.name;
     };
     const isPerChunk = (buffer: string) => used.get(buffer)?.per === "chunk";
-    const needed = this.neededOps(ops, loop, rest);
     const lowering = new KernelLowering({
       ops: needed,
       params,
@@ -390,7 +481,8 @@ class Lowering {
         ops.flatMap((op) => {
           const at = this.written.get(op.id)!;
           const outputs = this.program.outputs.filter((out) => out.value === op.id);
-          const labels = outputs.length > 0 ? outputs.map((out) => out.label) : [at.buffer];
+          const isWhole = outputs.length > 0 && !this.isSummed(op);
+          const labels = isWhole ? outputs.map((out) => out.label) : [at.buffer];
           return labels.map((label) => ({ op, param: { ...at.param(chunk), name: label } }));
         });
       for (const { op, param } of stored(results)) {
@@ -407,8 +499,10 @@ class Lowering {
     for (const out of rest) {
       const op = this.ops.get(out.value)!;
       const param = this.param(out.label, op, shareOf(out.per), out.dtype, "H");
+      const isShared = cut.isByColumns && !op.type.shape.includes(limits.sharedAlong!);
+      const shares = isShared ? { shares: cut.extent / cut.block } : {};
       lowering.use(out.value);
-      lowering.store("prologue", out.value, write(param));
+      lowering.store("prologue", out.value, write({ ...param, ...shares }));
     }
     const isParallel = loop !== null && params.length === 0;
     const piece = loop && this.pieceOf(loop);
@@ -451,6 +545,61 @@ class Lowering {
     };
   }
 
+  /** Adds up shares of rows of tokens, which lie one behind the other. */
+  private sumKernel(name: string, { shares: from, label, cols }: Sum): Kernel {
+    const { threads, alignRows, alignCols } = this.options.limits;
+    const { shares: count, ...param } = from;
+    const step = Math.ceil(rowsOfSums / alignRows) * alignRows;
+    const tile = (id: number, of: string): Storage => ({
+      id: id as StorageId,
+      name: of,
+      memory: "register",
+      dtype: "f32",
+      shape: [step, Math.ceil(cols / alignCols) * alignCols],
+      pad: 0,
+    });
+    const storages = [tile(0, label), tile(1, "share")] as const;
+    const [total, share] = storages;
+    const row = { base: loopVariable, offset: 0 };
+    const load = (dst: StorageId, offset: number): Stmt => {
+      const view = { param: param.name, row, col: { base: null, offset } };
+      return { kind: "load", dst, view, note: null };
+    };
+    const args = storages.map(({ id }): Expr => ({ kind: "read", storage: id, at: "tile" }));
+    const add: Stmt = {
+      kind: "map",
+      dst: total.id,
+      expr: { kind: "call", fn: "add", args },
+      note: null,
+    };
+    const others = Array.from({ length: count! - 1 }, (_, n) => (n + 1) * cols);
+    const view = { param: label, row, col: { base: null, offset: 0 } };
+    return {
+      name,
+      params: [
+        { ...param, shape: ["T", count! * cols] },
+        { ...param, name: label, access: "write" },
+        cutsParam,
+      ],
+      grid: [{ name: loopVariable, extent: "T", step }],
+      threads,
+      storages,
+      body: [
+        load(total.id, 0),
+        ...others.flatMap((offset) => [load(share.id, offset), add]),
+        { kind: "store", src: total.id, view, note: null },
+      ],
+    };
+  }
+
+  /** What a kernel's ops read of other kernels. */
+  private *readBy(needed: ReadonlyMap<ValueId, Op>): Generator<ValueId> {
+    for (const op of needed.values()) {
+      yield op.id;
+      yield* operands(op);
+    }
+  }
+
   /** Is this value a result of the loop that is being lowered? */
   private isMadeBy(value: ValueId, loop: Chunks | null): boolean {
     const op = this.ops.get(value);
@@ -480,9 +629,10 @@ class Lowering {
   private cut(
     loop: Chunks | null,
     rest: readonly Output[],
+    needed: ReadonlyMap<ValueId, Op>,
     chunk: number,
     block: number,
-  ): Cut & { readonly extent: number } {
+  ): Cut & { readonly extent: number; readonly isByColumns: boolean } {
     const { limits } = this.options;
     const { sizeOf } = this;
     const whole = {
@@ -494,8 +644,18 @@ class Lowering {
       block: 0,
       variable: "column",
       extent: 0,
+      isByColumns: false,
     };
     if (block === 0) return whole;
+    const { sharedAlong } = limits;
+    if (sharedAlong !== undefined) {
+      const shapes = new Map([...needed].map(([id, { type }]) => [id, type.shape]));
+      for (const { id, type } of loop?.region.params ?? []) shapes.set(id, type.shape);
+      const values = [...needed.values(), ...(loop?.region.params ?? [])];
+      if (!this.isByColumns(values, this.readBy(needed))) return whole;
+      const isCut = (id: ValueId, axis: number) => shapes.get(id)?.[axis] === sharedAlong;
+      return { ...whole, isCut, block, extent: sizeOf(sharedAlong), isByColumns: true };
+    }
     const ops = [...this.ops.values(), ...(loop?.region.ops ?? [])].filter(
       (op) => op.kind !== "chunks" && op.kind !== "result",
     );

@@ -17,6 +17,7 @@ import type {
   View,
   Window,
 } from "./ir.ts";
+import { columnAxis } from "./ir.ts";
 
 /** Run-time integers: B, T, H, T_total, token_offset, packed, and H_<name> where it is not H. */
 export type TileSizes = Readonly<Record<string, number>>;
@@ -130,13 +131,18 @@ class Point {
         : Math.floor(this.firstToken / chunk) + this.batch;
     const at = view.token === undefined ? 0 : Math.floor(this.index(view.token) / chunk);
     const part = Math.floor(this.head / (this.sizes["H"]! / heads));
+    // Of what each block of columns has its own share, the share's number among those of the head.
+    const { shares = 1 } = param;
+    const columns = columnAxis(this.kernel);
+    const share = shares === 1 ? 0 : this.variables.get(columns!.name)! / columns!.step;
+    const shareOf = (head: number) => head * shares + share;
     // The first element of what belongs to this batch and head, and how far apart rows lie there.
     const [first, stride] = {
-      token: [(this.firstToken * heads + part) * cols, heads * cols],
-      state: [(this.batch * this.sizes["H"]! + this.head) * rows * cols, cols],
+      token: [shareOf(this.firstToken * heads + part) * cols, heads * shares * cols],
+      state: [shareOf(this.batch * this.sizes["H"]! + this.head) * rows * cols, cols],
       head: [part * rows * cols, cols],
       shared: [0, cols],
-      chunk: [((firstChunk + at) * heads + this.head) * rows * cols, cols],
+      chunk: [shareOf((firstChunk + at) * heads + this.head) * rows * cols, cols],
     }[param.per] as [number, number];
     return (row, col) => {
       const [r, c] = [firstRow + row, firstCol + col];

@@ -79,6 +79,8 @@ export interface Param {
   readonly shape: readonly (number | "T")[];
   /** The run-time scalar that holds this buffer's head count, "H" or "H_<name>". */
   readonly heads: string;
+  /** Of what each of the kernel's blocks of columns has its own share: how many a head has, one behind the other. */
+  readonly shares?: number;
 }
 
 /** Is it a state that a form begins with, or a cotangent of one that it ends with? No buffer then means zero, on CUDA. */
@@ -96,6 +98,11 @@ export interface GridAxis {
   readonly name: string;
   readonly extent: number | "T";
   readonly step: number;
+}
+
+/** The axis over blocks of columns, if the kernel has one. */
+export function columnAxis({ grid }: Pick<Kernel, "grid">): GridAxis | undefined {
+  return grid.find(({ extent }) => extent !== "T");
 }
 
 /** `name + offset`, where name is a loop variable or a grid axis (null: just the offset). */

@@ -85,7 +85,9 @@ class TileParser {
     const dtype = reader.oneOf([...dtypes, "i32"] as const);
     const shape = reader.list("[", "]", () => this.extent());
     reader.expect("heads");
-    return { name, access, per, ...chunk, dtype, shape, heads: reader.next() };
+    const heads = reader.next();
+    const shares = reader.accept("shares") ? { shares: reader.number() } : {};
+    return { name, access, per, ...chunk, dtype, shape, heads, ...shares };
   }
 
   private gridAxis(): GridAxis {

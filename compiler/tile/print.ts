@@ -59,7 +59,8 @@ type NameOf = (id: StorageId) => string;
 function paramText(param: Param): string {
   const type = `${param.dtype}[${param.shape.join(", ")}]`;
   const chunk = param.chunk === undefined ? "" : ` of ${param.chunk}`;
-  return `param ${param.access} ${param.per}${chunk} ${param.name}: ${type} heads ${param.heads}`;
+  const shares = param.shares === undefined ? "" : ` shares ${param.shares}`;
+  return `param ${param.access} ${param.per}${chunk} ${param.name}: ${type} heads ${param.heads}${shares}`;
 }
 
 function storageText({ memory, name, dtype, shape, pad, places }: Storage): string {

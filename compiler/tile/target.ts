@@ -18,6 +18,11 @@ export interface Limits {
   readonly chunks: readonly number[];
   /** Column blocks (of V) that the grid may be split into, best first; 0: never split. */
   readonly columnBlocks: readonly number[];
+  /**
+   * A dim whose blocks of columns may each fold along it and write shares, which are added up: the gradients' of an attention whose
+   * columns are apart (columns-apart.ts). Then there is one block in `columnBlocks`.
+   */
+  readonly sharedAlong?: string;
   /** Are factors of products 16-bit, and so states that are kept for them? See `factorDtype`. */
   readonly narrowFactors: boolean;
   /** What a kernel's tiles hold of a thread's registers; null: as many as all tiles have together, all the time. */
@@ -64,8 +69,11 @@ export interface EmitContext {
 
 export interface Target {
   readonly name: "wgsl" | "cuda" | "cpu";
-  /** Variants of the target that suit a form, the best first: the first whose kernels all fit is taken, or the last. */
-  readonly variants?: (form: Program) => readonly Target[];
+  /**
+   * Variants of the target that suit a form, the best first: the first whose kernels all fit is taken, or the last.
+   * `sharedAlong`: see `Limits`; null: nothing may be.
+   */
+  readonly variants?: (form: Program, sharedAlong: string | null) => readonly Target[];
   readonly fits?: (kernel: Kernel) => boolean;
   /** What a form's loops go through before they become kernels. */
   readonly prepare?: readonly Pass<Program>[];

@@ -179,7 +179,7 @@ class CpuDevice implements Device {
     for (const spec of [...form.inputs, ...form.outputs]) {
       checkArgument(form.name, spec, args.get(spec.name), sizes);
     }
-    return withShares(this, form, args, sizes, this.dense!, (bound) => {
+    return withShares(this, form, code, args, sizes, this.dense!, (bound) => {
       const done = this.queue.then(() => this.runForm(code, bound, sizes));
       this.queue = done;
       return done;

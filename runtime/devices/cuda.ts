@@ -252,7 +252,7 @@ class CudaDevice implements QueuedDevice {
         throw new Error(`${form.name} needs ${spec.name} as ${wanted}, not ${given}`);
       }
     }
-    await withShares(this, form, args, sizes, this.dense!, async (bound) =>
+    await withShares(this, form, code, args, sizes, this.dense!, async (bound) =>
       this.runForm(code, bound, sizes, intra, part),
     );
   }
@@ -271,7 +271,9 @@ class CudaDevice implements QueuedDevice {
       const key = intraKey(work);
       if (part === "intra" && key === null) continue;
       const kept = key === null ? undefined : intra.get(key);
-      const buffer = kept ?? this.queues.compute.alloc(work.dtype, shapeOf(work, sizes), false);
+      const H = sizes.H * (code.shares?.[work.name] ?? 1);
+      const shape = shapeOf(work, { ...sizes, H });
+      const buffer = kept ?? this.queues.compute.alloc(work.dtype, shape, false);
       buffers.set(work.name, buffer);
       if (key === null) own.push(buffer);
       else intra.set(key, buffer);

@@ -199,7 +199,7 @@ class WebGpuDevice implements Device {
   ): Promise<void> {
     const code = this.forms.get(form.name);
     if (!code) throw new Error(`no form ${form.name} for webgpu is loaded`);
-    await withShares(this, form, args, sizes, this.dense!, (bound) =>
+    await withShares(this, form, code, args, sizes, this.dense!, (bound) =>
       this.runForm(form, code, bound, sizes),
     );
   }

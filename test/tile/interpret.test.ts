@@ -37,6 +37,25 @@ describe("layouts", () => {
     expect(found["o"]).toEqual(wanted);
   });
 
+  test("blocks of columns have a share each of what they fold", () => {
+    const kernel = `param read token v: f32[T, 4] heads H
+      param write token o: f32[T] heads H shares 2
+      param write state s: f32[] heads H shares 2
+      grid column below 4 step 2
+      register x: f32[2, 2]
+      register sums: f32[2]
+      register sum: f32[]
+      load x = v[0, column]
+      reduce sums = sum col x
+      reduce sum = sum row sums
+      store o[0, 0] = sums
+      store s[0, 0] = sum`;
+    // B 1, T 2, H 2: each row of four is two sums of two.
+    const found = run(kernel, { v: count(16), o: zeros(8), s: zeros(4) }, { T: 2, H: 2 });
+    expect(found["o"]).toEqual([3, 7, 11, 15, 19, 23, 27, 31]);
+    expect(found["s"]).toEqual([3 + 19, 7 + 23, 11 + 27, 15 + 31]);
+  });
+
   test("state, head and shared buffers", () => {
     const kernel = `param read state S: f32[2, 2] heads H
       param read head gamma: f32[] heads H_gamma

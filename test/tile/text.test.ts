@@ -31,6 +31,7 @@ const every = `tile all {
     param read head gamma: f32[] heads H_gamma
     param read shared w: f16[32] heads H
     param write state final_S: f32[32, 32] heads H
+    param write token d_q: bf16[T, 32] heads H shares 2
     grid column below 64 step 32
     register S: f32[32, 32]
     register x: f32[16, 32]

@@ -151,7 +151,7 @@ class Kernels:
                 return made[spec.name]
 
             wanted = [spec for spec in form.outputs if spec.name not in unwanted]
-            shares = [new(spec, share_shape(spec, sizes)) for spec in wanted]
+            shares = [new(spec, share_shape(spec, _of_columns(code, spec, sizes))) for spec in wanted]
             workspaces = [spec_of(work) for work in code["workspaces"]]
             given = {work.name for work in workspaces if work.intra and key_of(work) in known}
             for kernel in loaded.kernels:
@@ -160,7 +160,7 @@ class Kernels:
                     given -= kernel.written
             intra: dict[str, Tensor] = {}
             for work in workspaces:
-                shape = shape_of(work, sizes)
+                shape = shape_of(work, _of_columns(code, work, sizes))
                 if work.name in given:
                     buffers[work.name] = known[key_of(work)].reshape(shape)
                 elif work.intra:
@@ -218,6 +218,12 @@ def _read_by_segments(signature: Signature) -> frozenset[str]:
         inputs = signature.forms[launch["form"]].inputs
         names |= {launch["args"].get(spec.name, spec.name) for spec in inputs}
     return frozenset(names)
+
+
+def _of_columns(code: Any, spec: Spec, sizes: CallSizes) -> CallSizes:
+    """The sizes by which a buffer is written: kernels that compute a head in blocks of columns write a share for each."""
+    shares = code.get("shares", {}).get(spec.name, 1)
+    return sizes if shares == 1 else sizes._replace(H=sizes.H * shares, heads={})
 
 
 def _without_states(form: Form) -> Form:

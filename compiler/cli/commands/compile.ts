@@ -127,7 +127,8 @@ ${formLines.join("\n")}
 
 Kernels over tokens also take \`cu_seqlens\` (int32) and the number \`packed\`: 0 with two zeros for ordinary batches; 1 for
 packed sequences, sequence b from cu_seqlens[b] to cu_seqlens[b + 1] of one token axis, B the number of sequences. An output
-that is one per head, shared, or has fewer heads than H is written as shares, [B, T, H, ...] or [B, H, ...], to be added up.
+that is one per head, shared, or has fewer heads than H is written as shares, [B, T, H, ...] or [B, H, ...], to be added up; of what a
+form's \`shares\` names, as many for each head.
 
 The sequence is cut over devices by the plans in \`plans/\`: each rank launches \`summary\`, folds it
 onto what it receives, sends that, and launches \`forward\`.

@@ -175,6 +175,7 @@ export async function artifactOf(
     form: kernel.name,
     kernels: [{ kernel, emitted: target.emit(kernel, { source: "test.lasp", passes: [] }) }],
     workspaces: [],
+    shares: {},
   }));
   const forms = kernels.map(({ name, params }) => {
     const specs = (access: Param["access"]) =>

@@ -58,8 +58,20 @@ describe.skipIf(!available).each([...exampleNames, ...ruleNames])(`%s${why}`, (n
   test("f16, sizes that divide nothing", () => check(name, "f16", { K: 20, V: 36 }, [70]));
 });
 
-test.skipIf(!available)(`retention, a state carried in blocks of columns${why}`, () =>
-  check("retention", "bf16", { K: 192, V: 192 }, [turned]),
+// Blocks of 64 columns, of which gradients have two and three shares to a head.
+test.skipIf(!available).each([
+  ["retention", { K: 192, V: 192 }],
+  ["gla", { K: 160, V: 128 }],
+  ["gated-delta-net", { K: 160, V: 128 }],
+  ["value-decay", { K: 160, V: 128 }],
+  // The last block is not full, and rows do not begin on whole 16 bytes.
+  ["simple-gla", { K: 160, V: 108 }],
+] as const)(`%s, states and gradients in blocks of columns${why}`, (name, dims) =>
+  check(name, "bf16", dims, [turned]),
+);
+
+test.skipIf(!available)(`gla, gradients in blocks of columns on Hopper${why}`, () =>
+  onHopper(() => check("gla", "bf16", { K: 160, V: 128 }, [turned])),
 );
 
 // Decays are bounded within blocks of 16 tokens: what a gate cuts off must stay below what bf16 rounds away.
