@@ -125,13 +125,26 @@ class Lifter {
       this.depends.set(param.id, new Set([state]));
       this.forms.set(param.id, { state, scales: [], updates: [] });
     });
-    for (const op of ops) {
+    for (const given of ops) {
+      const op = this.asProduct(given);
       this.ops.set(op.id, op);
       const reads = operands(op).flatMap((id) => [...this.statesOf(id)]);
       if (reads.length > 0) this.depends.set(op.id, new Set(reads));
     }
     this.names = params.map(({ name }) => stateName(name));
     params.forEach((_, state) => this.decay(state));
+  }
+
+  /** The sum of a vector state times other numbers is a product of both: sum(q * n) is q @ n. */
+  private asProduct(op: Op): Op {
+    const times = op.kind === "reduce" && op.fn === "sum" ? this.ops.get(op.arg) : undefined;
+    if (times?.kind !== "map" || times.fn !== "mul") return op;
+    const [a, b] = times.args as [ValueId, ValueId];
+    const areVectors = [a, b].every((id) => this.regionShape(id).length === 1);
+    if (!areVectors || this.isState(a) === this.isState(b)) return op;
+    const [lhs, rhs] = this.isState(b) ? [a, b] : [b, a];
+    const { id, type, name, span } = op;
+    return { kind: "matmul", lhs, rhs, id, type, name, span };
   }
 
   /** One line for each state: what its transition is. */
