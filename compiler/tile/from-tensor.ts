@@ -36,24 +36,12 @@ import { inChunksOf } from "../tensor/in-chunks-of.ts";
 import { IntraNames } from "../tensor/intra.ts";
 import { captured } from "../tensor/rewrite.ts";
 import { axisClasses } from "./axis-classes.ts";
-import type {
-  Expr,
-  GridAxis,
-  Kernel,
-  Loop,
-  Param,
-  Stmt,
-  Storage,
-  StorageId,
-  TileProgram,
-} from "./ir.ts";
+import { type ColumnShares, type Sum, columnShares, sumKernel } from "./column-shares.ts";
+import type { GridAxis, Kernel, Loop, Param, Stmt, TileProgram } from "./ir.ts";
 import { cutsParam } from "./ir.ts";
 import { type Cut, KernelLowering, loopVariable, pieceVariable } from "./lower-kernel.ts";
 import type { Pressure } from "./pressure.ts";
 import { type Limits, factorDtype } from "./target.ts";
-
-/** Of a block that adds up shares. */
-const rowsOfSums = 32;
 
 /** A buffer between two kernels of one form. */
 export interface Workspace {
@@ -100,13 +88,6 @@ interface Choice {
   readonly results: readonly Result[];
 }
 
-/** An output, a row of `cols` numbers to a token, and the buffer of its shares. */
-interface Sum {
-  readonly shares: Param;
-  readonly label: string;
-  readonly cols: number;
-}
-
 interface Fitted {
   readonly choice: Choice;
   readonly kernel: Kernel;
@@ -131,8 +112,7 @@ class Lowering {
   private readonly intraNames: IntraNames;
   /** What some kernel reads. */
   private readonly reads = new Set<ValueId>();
-  /** Of what blocks of columns have shares: how many a head has. */
-  private readonly shares = new Map<ValueId, number>();
+  private readonly shares: ColumnShares;
   /** Outputs that are added up from their shares. */
   private readonly sums: Sum[] = [];
 
@@ -141,6 +121,7 @@ class Lowering {
     this.options = options;
     this.intraNames = options.intraNames ?? new IntraNames();
     this.ops = new Map(program.ops.map((op) => [op.id, op]));
+    this.shares = columnShares(program, options.limits, this.sizeOf);
     this.planBuffers();
   }
 
@@ -159,7 +140,9 @@ class Lowering {
       const chunks = this.chunksFor([]);
       kernels.push(this.fitted(nameOf(loops.length), null, rest, chunks).kernel);
     }
-    for (const sum of this.sums) kernels.push(this.sumKernel(nameOf(kernels.length), sum));
+    for (const sum of this.sums) {
+      kernels.push(sumKernel(nameOf(kernels.length), sum, options.limits));
+    }
     const workspaces = this.workspaces.map((workspace) => workspace(fitted?.chunk ?? 0));
     // What is added up is as long as its shares together.
     const summed = new Set(this.sums.map(({ shares: { name } }) => name));
@@ -225,7 +208,6 @@ class Lowering {
 
   /** Every result of a loop that is an output or is read again gets a buffer. */
   private planBuffers(): void {
-    this.planShares();
     const { reads } = this;
     for (const op of this.program.ops) {
       const ids = op.kind === "chunks" ? [...operands(op), ...captured(op.region)] : operands(op);
@@ -248,34 +230,10 @@ class Lowering {
     }
   }
 
-  /** How many shares a head has of what loops give, where blocks of columns fold along these. */
-  private planShares(): void {
-    const { sharedAlong: dim, columnBlocks } = this.options.limits;
-    if (dim === undefined) return;
-    const count = this.sizeOf(dim) / columnBlocks[0]!;
-    for (const loop of this.program.ops.filter((op) => op.kind === "chunks")) {
-      const { params, ops } = loop.region;
-      const read = [...operands(loop), ...captured(loop.region)];
-      if (!this.isByColumns([...params, ...ops], read)) continue;
-      for (const op of this.program.ops) {
-        const isShared = op.kind === "result" && op.of === loop.id && !op.type.shape.includes(dim);
-        if (isShared) this.shares.set(op.id, count);
-      }
-    }
-  }
-
-  /** Is a kernel one for each block of columns, and each has its own share of what it folds along them? */
-  private isByColumns(values: Iterable<Pick<Op, "type">>, read: Iterable<ValueId>): boolean {
-    const { sharedAlong: dim } = this.options.limits;
-    if (dim === undefined) return false;
-    const hasColumns = [...values].some(({ type }) => type.shape.includes(dim));
-    return hasColumns || [...read].some((id) => this.shares.has(id));
-  }
-
   /** Are shares of it added up by a kernel of their own? Small ones whoever launches adds up. */
   private isSummed(op: Result): boolean {
     const isRow = op.part === "yield" && op.type.shape.length === 2;
-    return this.shares.has(op.id) && isRow && !this.reads.has(op.id);
+    return this.shares.counts.has(op.id) && isRow && !this.reads.has(op.id);
   }
 
   private planSum(op: Result, outputs: readonly Output[]): void {
@@ -294,7 +252,7 @@ class Lowering {
     const isStacked = shape[0] === chunkCountDim || pieceOf(shape[0]) !== null;
     const per = isStacked ? "chunk" : op.part === "yield" ? "token" : "state";
     // Shares are no other form's.
-    const isIntra = per === "token" && !this.shares.has(op.id);
+    const isIntra = per === "token" && !this.shares.counts.has(op.id);
     const intra = isIntra ? this.intraNames.nameOf(this.program, op) : null;
     const name = intra ?? `work_${op.name ?? "value"}_${op.id}`;
     // What is kept of states for products alone is kept as those take it.
@@ -356,7 +314,7 @@ class Lowering {
     const shape = own.map((dim) =>
       dim === tokenDim ? "T" : dim === chunkDim ? chunk : this.sizeOf(dim),
     );
-    const shares = this.shares.get(op.id);
+    const shares = this.shares.counts.get(op.id);
     return {
       name,
       access: "read",
@@ -499,7 +457,7 @@ class Lowering {
     for (const out of rest) {
       const op = this.ops.get(out.value)!;
       const param = this.param(out.label, op, shareOf(out.per), out.dtype, "H");
-      const isShared = cut.isByColumns && !op.type.shape.includes(limits.sharedAlong!);
+      const isShared = cut.isByColumns && !op.type.shape.includes(this.shares.dim!);
       const shares = isShared ? { shares: cut.extent / cut.block } : {};
       lowering.use(out.value);
       lowering.store("prologue", out.value, write({ ...param, ...shares }));
@@ -541,53 +499,6 @@ class Lowering {
         ...lowering.statements("prologue"),
         ...(loop ? loopStmt : []),
         ...lowering.statements("epilogue"),
-      ],
-    };
-  }
-
-  /** Adds up shares of rows of tokens, which lie one behind the other. */
-  private sumKernel(name: string, { shares: from, label, cols }: Sum): Kernel {
-    const { threads, alignRows, alignCols } = this.options.limits;
-    const { shares: count, ...param } = from;
-    const step = Math.ceil(rowsOfSums / alignRows) * alignRows;
-    const tile = (id: number, of: string): Storage => ({
-      id: id as StorageId,
-      name: of,
-      memory: "register",
-      dtype: "f32",
-      shape: [step, Math.ceil(cols / alignCols) * alignCols],
-      pad: 0,
-    });
-    const storages = [tile(0, label), tile(1, "share")] as const;
-    const [total, share] = storages;
-    const row = { base: loopVariable, offset: 0 };
-    const load = (dst: StorageId, offset: number): Stmt => {
-      const view = { param: param.name, row, col: { base: null, offset } };
-      return { kind: "load", dst, view, note: null };
-    };
-    const args = storages.map(({ id }): Expr => ({ kind: "read", storage: id, at: "tile" }));
-    const add: Stmt = {
-      kind: "map",
-      dst: total.id,
-      expr: { kind: "call", fn: "add", args },
-      note: null,
-    };
-    const others = Array.from({ length: count! - 1 }, (_, n) => (n + 1) * cols);
-    const view = { param: label, row, col: { base: null, offset: 0 } };
-    return {
-      name,
-      params: [
-        { ...param, shape: ["T", count! * cols] },
-        { ...param, name: label, access: "write" },
-        cutsParam,
-      ],
-      grid: [{ name: loopVariable, extent: "T", step }],
-      threads,
-      storages,
-      body: [
-        load(total.id, 0),
-        ...others.flatMap((offset) => [load(share.id, offset), add]),
-        { kind: "store", src: total.id, view, note: null },
       ],
     };
   }
@@ -647,14 +558,14 @@ class Lowering {
       isByColumns: false,
     };
     if (block === 0) return whole;
-    const { sharedAlong } = limits;
-    if (sharedAlong !== undefined) {
+    const { dim } = this.shares;
+    if (dim !== null) {
       const shapes = new Map([...needed].map(([id, { type }]) => [id, type.shape]));
       for (const { id, type } of loop?.region.params ?? []) shapes.set(id, type.shape);
       const values = [...needed.values(), ...(loop?.region.params ?? [])];
-      if (!this.isByColumns(values, this.readBy(needed))) return whole;
-      const isCut = (id: ValueId, axis: number) => shapes.get(id)?.[axis] === sharedAlong;
-      return { ...whole, isCut, block, extent: sizeOf(sharedAlong), isByColumns: true };
+      if (!this.shares.areCut(values, this.readBy(needed))) return whole;
+      const isCut = (id: ValueId, axis: number) => shapes.get(id)?.[axis] === dim;
+      return { ...whole, isCut, block, extent: sizeOf(dim), isByColumns: true };
     }
     const ops = [...this.ops.values(), ...(loop?.region.ops ?? [])].filter(
       (op) => op.kind !== "chunks" && op.kind !== "result",
