@@ -10,7 +10,7 @@ import { toTokens } from "../tensor/tokens.ts";
 import { toleranceOf } from "../tolerance.ts";
 import { UsageError } from "./arguments.ts";
 
-/** The files of the package that lies in `folder`, which gives it its name; throws a UsageError if it cannot. */
+/** The files of the package that lies in `folder`, which gives it its name. */
 export function torchFiles(
   source: Source,
   compiled: Compiled,
@@ -54,8 +54,8 @@ export function torchFiles(
   });
 }
 
-/** The folder's own name, by which Python imports it. */
-function packageName(folder: string): string {
+/** The folder's own name, by which Python imports it; throws a UsageError if it cannot. */
+export function packageName(folder: string): string {
   const name = basename(resolve(folder));
   if (/^[A-Za-z_]\w*$/.test(name) && !pythonWords.has(name)) return name;
   throw new UsageError(`--out names the package, and \`${name}\` is no name in Python`);

@@ -9,7 +9,7 @@ import type { Target } from "../../tile/target.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { type TargetChoice, loadTarget, targetNames } from "../devices.ts";
 import { compileFile, readSource, say, writeTogether } from "../files.ts";
-import { torchFiles } from "../torch.ts";
+import { packageName, torchFiles } from "../torch.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
@@ -53,6 +53,8 @@ function checkPackageOptions(args: Arguments): void {
   if (args.text("cache-states") !== null) {
     throw new UsageError("--emit torch keeps no states; --cache-states has no part in it");
   }
+  const folder = args.text("out");
+  if (folder !== null) packageName(folder);
 }
 
 /** The artifact: kernels, plans, manifest. */
