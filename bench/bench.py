@@ -1,12 +1,14 @@
 """Times generated PyTorch packages beside their peers on one GPU, in one process and one run.
 
     python bench/bench.py [--rules lightning,gla] [--shapes 8,8192,16 1,65536,16] [--size 128] [--kernels] [--packages DIR] [--json FILE]
+    python bench/bench.py --files mine.lasp [--dims K=128,V=256] [--shapes ...] [--kernels] [--json FILE]
 
-Each rule is compiled by `laspc compile --emit torch` (Node must be there, or the packages in DIR already). Peers
+Each rule, or attention of a file, is compiled by `laspc compile --emit torch` (Node must be there, or the packages in DIR already). Peers
 are timed when they can be imported: flash-linear-attention (`fla`), PyTorch's own softmax attention. Times are
 medians of CUDA-graph replays between CUDA events, over random inputs that rotate through more memory than the L2
 cache has; those of single kernels (`--kernels`) are the profiler's. Bandwidth counts each input and output once, beside a copy measured in the same run. Errors are
-RMS(exact - x) / RMS(exact) over 32 draws of one head and 512 tokens, the recurrence in float64 being exact.
+RMS(exact - x) / RMS(exact) over 32 draws of one head and 512 tokens, the recurrence in float64 being exact. Of
+files there are times and memory alone, of inputs drawn from their declared ranges; gradients are those of tokens' tensors.
 """
 
 from __future__ import annotations
@@ -132,17 +134,45 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def load(rule: str, packages: Optional[Path]) -> Callable[..., Any]:
-    """The package's function, compiled first where `packages` does not have it."""
+def load(rule: str, source: Path, dims: str, packages: Optional[Path]) -> Any:
+    """The package of a file, compiled first where `packages` does not have it."""
     name = rule.replace("-", "_")
     folder = packages or Path(tempfile.mkdtemp())
     if not (folder / name).exists():
-        source = ROOT / "dsl-examples" / f"{RULES[rule]['file']}.lasp"
-        options = ["--emit", "torch", "--dtype", "bf16", "--dim", f"K={K},V={V}", "--out", str(folder / name)]
+        options = ["--emit", "torch", "--dtype", "bf16", "--dim", dims, "--out", str(folder / name)]
         subprocess.run(["node", str(ROOT / "dist/laspc.js"), "compile", str(source), *options], check=True)
     sys.path.insert(0, str(folder))
-    package = importlib.import_module(name)
-    return getattr(package, package.__all__[0])
+    return importlib.import_module(name)
+
+
+def function_of(package: Any) -> Callable[[Inputs], Tensor]:
+    """Its first output, of inputs by name."""
+    function = getattr(package, package.__all__[0])
+
+    def call(x: Inputs) -> Tensor:
+        outputs = function(**x)[0]
+        return outputs if isinstance(outputs, Tensor) else outputs[0]
+
+    return call
+
+
+def draw_of(package: Any, B: int, T: int, H: int, seed: int) -> Inputs:
+    """Random inputs of any package: normal, or inside the declared range."""
+    generator = torch.Generator("cuda").manual_seed(seed)
+
+    def one(spec: Any) -> Tensor:
+        shape = {"token": (B, T, H), "head": (H,), "shared": ()}[spec.per] + spec.dims
+        if spec.low is not None and spec.high is not None:
+            uniform = torch.rand(shape, device="cuda", generator=generator)
+            return (spec.low + (spec.high - spec.low) * uniform).to(spec.dtype)
+        x = torch.randn(shape, device="cuda", generator=generator)
+        if spec.high is not None:
+            x = spec.high - x.abs()
+        elif spec.low is not None:
+            x = spec.low + x.abs()
+        return x.to(spec.dtype)
+
+    return {spec.name: one(spec) for spec in package.binding.SIGNATURE.inputs}
 
 
 def peer(rule: str) -> Optional[Callable[[Inputs], Tensor]]:
@@ -176,26 +206,28 @@ def replay_ms(step: Callable[[int], Any], count: int) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def measure(call: Callable[[Inputs], Tensor], names: str, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Times of the forward and of forward with backward, and memory beyond inputs and results."""
-    B, T, H = shape
-    first = draw(names, B, T, H, 0)
+def with_gradients(x: Inputs) -> list[Tensor]:
+    """What tokens have of their own gets gradients; decays of heads are held fixed, as FLA holds them."""
+    return [tensor.requires_grad_() for tensor in x.values() if tensor.dim() > 2]
+
+
+def measure(call: Callable[[Inputs], Tensor], inputs: Callable[[int], Inputs]) -> dict[str, Any]:
+    """Times of the forward and of forward with backward, and memory beyond inputs and results; `inputs`: by seed."""
+    first = inputs(0)
     size = sum(x.numel() * x.element_size() for x in first.values())
-    sets = [first, *(draw(names, B, T, H, i) for i in range(1, 1 + max(1, L2_BYTES // size)))]
-    cotangent = torch.randn(B, T, H, V, device="cuda").bfloat16()
+    sets = [first, *(inputs(i) for i in range(1, 1 + max(1, L2_BYTES // size)))]
+    with torch.no_grad():
+        cotangent = torch.randn_like(call(first))
     moved = size + cotangent.numel() * 2
     found: dict[str, Any] = {}
     with torch.no_grad():
         found["forward_ms"] = replay_ms(lambda i: call(sets[i % len(sets)]), 2 * len(sets))
     found["forward_tb_per_s"] = moved / found["forward_ms"] / 1e9
-    for x in sets:
-        for name, tensor in x.items():
-            tensor.requires_grad_(tensor.is_floating_point() and name != "gamma")
+    leaves = [with_gradients(x) for x in sets]
 
     def both(i: int) -> Any:
-        x = sets[i % len(sets)]
-        leaves = [tensor for tensor in x.values() if tensor.requires_grad]
-        return torch.autograd.grad(call(x), leaves, cotangent)
+        n = i % len(sets)
+        return torch.autograd.grad(call(sets[n]), leaves[n], cotangent)
 
     try:
         both(0)
@@ -213,12 +245,10 @@ def measure(call: Callable[[Inputs], Tensor], names: str, shape: tuple[int, int,
     return found
 
 
-def kernel_ms(call: Callable[[Inputs], Tensor], names: str, shape: tuple[int, int, int]) -> dict[str, float]:
+def kernel_ms(call: Callable[[Inputs], Tensor], x: Inputs) -> dict[str, float]:
     """Milliseconds of each kernel of a forward with its backward, the mean of three by PyTorch's profiler."""
-    B, T, H = shape
-    x = draw(names, B, T, H, 0)
-    leaves = [tensor.requires_grad_() for name, tensor in x.items() if tensor.is_floating_point() and name != "gamma"]
-    cotangent = torch.randn(B, T, H, V, device="cuda").bfloat16()
+    leaves = with_gradients(x)
+    cotangent = torch.randn_like(call(x))
     torch.autograd.grad(call(x), leaves, cotangent)
     torch.cuda.synchronize()
     count = 3
@@ -264,6 +294,8 @@ def main() -> None:
     global K, V
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rules", default=",".join(RULES), help="comma-separated")
+    parser.add_argument("--files", nargs="+", type=Path, help="time attentions of .lasp files instead, without peers")
+    parser.add_argument("--dims", help="sizes of the files' dims, as laspc's --dim has them; else --size for K and V")
     parser.add_argument("--shapes", nargs="+", default=["8,8192,16", "1,65536,16", "1,8192,16"], help="B,T,H")
     parser.add_argument("--size", type=int, default=K, help="of heads, K = V; packages must have it")
     parser.add_argument("--packages", type=Path, help="folder of compiled packages")
@@ -283,12 +315,27 @@ def main() -> None:
         if options.json:
             options.json.write_text(json.dumps(report, indent=2) + "\n")
 
+    def time_shapes(name: str, callables: dict[str, Callable[[Inputs], Tensor]], drawn: Callable[..., Inputs]) -> None:
+        for text in options.shapes:
+            B, T, H = map(int, text.split(","))
+            inputs = lambda seed: drawn(B, T, H, seed)  # noqa: E731
+            for who, made in callables.items():
+                note(rule=name, of=who, shape=text, **measure(made, inputs))
+                torch.cuda.empty_cache()
+            if options.kernels:
+                note(rule=name, of="laspc", shape=text, kernels_ms=kernel_ms(callables["laspc"], inputs(0)))
+                torch.cuda.empty_cache()
+
     os.environ.setdefault("LASPC_CACHE", tempfile.mkdtemp())
-    for name in options.rules.split(","):
+    sizes = f"K={K},V={V}"
+    for file in options.files or []:
+        package = load(file.stem, file, options.dims or sizes, options.packages)
+        time_shapes(file.stem, {"laspc": function_of(package)}, lambda *shape: draw_of(package, *shape))
+    for name in [] if options.files else options.rules.split(","):
         rule = RULES[name]
         started = time.perf_counter()
-        function = load(name, options.packages)
-        call = lambda x: function(**x)[0]  # noqa: E731
+        source = ROOT / "dsl-examples" / f"{rule['file']}.lasp"
+        call = function_of(load(name, source, sizes, options.packages))
         x = draw(rule["inputs"], 1, 64, 1, 0)
         leaf = x["q"].requires_grad_()
         call({**x, "q": leaf}).float().sum().backward()
@@ -298,15 +345,8 @@ def main() -> None:
         theirs = peer(name)
         if theirs:
             note(rule=name, of="fla", error=error_of(theirs, rule))
-        for text in options.shapes:
-            B, T, H = map(int, text.split(","))
-            for who, made in (("laspc", call), ("fla", theirs)):
-                if made:
-                    note(rule=name, of=who, shape=text, **measure(made, rule["inputs"], (B, T, H)))
-                    torch.cuda.empty_cache()
-            if options.kernels:
-                note(rule=name, of="laspc", shape=text, kernels_ms=kernel_ms(call, rule["inputs"], (B, T, H)))
-                torch.cuda.empty_cache()
+        callables = {"laspc": call, **({"fla": theirs} if theirs else {})}
+        time_shapes(name, callables, lambda *shape: draw(rule["inputs"], *shape))
     if options.softmax:
         for text in options.shapes:
             B, T, H = map(int, text.split(","))
