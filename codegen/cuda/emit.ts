@@ -276,9 +276,9 @@ function scalarsIn(kernel: Kernel, body: readonly string[]): string[] {
   return all.filter((name) => mentions(body, name));
 }
 
-/** "bf16[B, T, H_q, 64]" */
-function describe({ per, dtype, shape, heads }: Param): string {
-  const own = shape.filter((dim) => dim !== "T");
+/** "bf16[B, T, H_q, 64]"; of shares "bf16[B, T, H, 4, 64]". */
+function describe({ per, dtype, shape, heads, shares }: Param): string {
+  const own = [...(shares === undefined ? [] : [shares]), ...shape.filter((dim) => dim !== "T")];
   const lead = {
     token: ["B", "T", heads],
     state: ["B", "H"],
