@@ -19,10 +19,11 @@ import { spreadFolds } from "../../compiler/tile/passes/spread-folds.ts";
 import { stageWaits } from "../../compiler/tile/passes/stage-waits.ts";
 import { stageOperands } from "../../compiler/tile/passes/stage-operands.ts";
 import { remembered } from "../../compiler/support/remembered.ts";
+import { cheapFns } from "../../compiler/tile/cost.ts";
 import { type Pressure, pressureOf, registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Axis, Kernel } from "../../compiler/tile/ir.ts";
 import type { Limits, Target } from "../../compiler/tile/target.ts";
-import { type Dim, type Program, allOps } from "../../compiler/tensor/ir.ts";
+import { type Dim, type MapFn, type Program, allOps } from "../../compiler/tensor/ir.ts";
 import { split } from "../../compiler/tensor/passes/split.ts";
 import { splitChain } from "../../compiler/tensor/passes/split-chain.ts";
 import { arrivalBytes } from "./arrivals.ts";
@@ -135,7 +136,10 @@ export function cudaTargetFor(architecture: Architecture): Target {
       }
       const { dim, block, isWhole } = columns;
       if (sharedAlong !== dim || !isWhole) {
-        const cut = ways.slice(0, 2).map((way) => byColumns(block, null, way));
+        // Each block would compute squares of many products; a kernel before computes them once. Not where that computes gates again.
+        const isBefore = masksBlocks(form) && !callsFunctions(form);
+        const before = isBefore ? [{ ...withRoles, prepare: [split] }] : [];
+        const cut = [...before, ...ways.slice(0, 2)].map((way) => byColumns(block, null, way));
         return [withRoles, ...cut, ...ways, onOrdinaryCores];
       }
       // Gradients fold along the columns: each block has its share.
@@ -290,6 +294,19 @@ function givesStatesAlone({ ops }: Program): boolean {
 
 function inverts({ ops }: Program): boolean {
   return [...allOps(ops)].some(({ kind }) => kind === "solve" || kind === "invert");
+}
+
+/** Are squares of a chunk put together from blocks, each with decays of channels of its own? */
+function masksBlocks({ ops }: Program): boolean {
+  return [...allOps(ops)].some(({ kind }) => kind === "block-mask");
+}
+
+/** Are tiles of tokens, gates for instance, made by more than exponentials, quotients and what takes an instruction or two? */
+function callsFunctions({ ops }: Program): boolean {
+  const plain = new Set<MapFn>([...cheapFns, "exp", "div", "recip"]);
+  return [...allOps(ops)].some(
+    (op) => op.kind === "map" && op.type.shape.length === 2 && !plain.has(op.fn),
+  );
 }
 
 function multiplies({ ops }: Program): boolean {

@@ -81,6 +81,17 @@ test.each([
   },
 );
 
+test("squares of many products come before blocks of columns, which would compute each of them", () => {
+  const forwardsOf = (name: string) => {
+    const dims = { K: 256, V: 256 };
+    const { files } = compileExample(name, { dims, dtype: "bf16", targets: [cudaTarget] });
+    return [...files.keys()].filter((path) => path.includes("_forward")).length;
+  };
+  expect(forwardsOf("gla")).toBe(2);
+  // One product, and a mask.
+  expect(forwardsOf("simple-gla")).toBe(1);
+});
+
 test.each([192, 256])(
   "heads of %i: a state is carried in blocks of columns, with roles",
   (size) => {
