@@ -206,13 +206,15 @@ def replay_ms(step: Callable[[int], Any], count: int) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def with_gradients(x: Inputs) -> list[Tensor]:
-    """What tokens have of their own gets gradients; decays of heads are held fixed, as FLA holds them."""
-    return [tensor.requires_grad_() for tensor in x.values() if tensor.dim() > 2]
+def with_gradients(x: Inputs, fixed: set[str]) -> list[Tensor]:
+    return [tensor.requires_grad_() for name, tensor in x.items() if name not in fixed]
 
 
-def measure(call: Callable[[Inputs], Tensor], inputs: Callable[[int], Inputs]) -> dict[str, Any]:
-    """Times of the forward and of forward with backward, and memory beyond inputs and results; `inputs`: by seed."""
+def measure(call: Callable[[Inputs], Tensor], inputs: Callable[[int], Inputs], fixed: set[str]) -> dict[str, Any]:
+    """Times of the forward and of forward with backward, and memory beyond inputs and results.
+
+    `inputs`: by seed; `fixed`: those without gradients.
+    """
     first = inputs(0)
     size = sum(x.numel() * x.element_size() for x in first.values())
     sets = [first, *(inputs(i) for i in range(1, 1 + max(1, L2_BYTES // size)))]
@@ -223,7 +225,7 @@ def measure(call: Callable[[Inputs], Tensor], inputs: Callable[[int], Inputs]) -
     with torch.no_grad():
         found["forward_ms"] = replay_ms(lambda i: call(sets[i % len(sets)]), 2 * len(sets))
     found["forward_tb_per_s"] = moved / found["forward_ms"] / 1e9
-    leaves = [with_gradients(x) for x in sets]
+    leaves = [with_gradients(x, fixed) for x in sets]
 
     def both(i: int) -> Any:
         n = i % len(sets)
@@ -245,9 +247,9 @@ def measure(call: Callable[[Inputs], Tensor], inputs: Callable[[int], Inputs]) -
     return found
 
 
-def kernel_ms(call: Callable[[Inputs], Tensor], x: Inputs) -> dict[str, float]:
+def kernel_ms(call: Callable[[Inputs], Tensor], x: Inputs, fixed: set[str]) -> dict[str, float]:
     """Milliseconds of each kernel of a forward with its backward, the mean of three by PyTorch's profiler."""
-    leaves = with_gradients(x)
+    leaves = with_gradients(x, fixed)
     cotangent = torch.randn_like(call(x))
     torch.autograd.grad(call(x), leaves, cotangent)
     torch.cuda.synchronize()
@@ -293,7 +295,7 @@ def copy_tb_per_s() -> float:
 def main() -> None:
     global K, V
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rules", default=",".join(RULES), help="comma-separated")
+    parser.add_argument("--rules", help=f"comma-separated, of {', '.join(RULES)}; else all")
     parser.add_argument("--files", nargs="+", type=Path, help="time attentions of .lasp files instead, without peers")
     parser.add_argument("--dims", help="sizes of the files' dims, as laspc's --dim has them; else --size for K and V")
     parser.add_argument("--shapes", nargs="+", default=["8,8192,16", "1,65536,16", "1,8192,16"], help="B,T,H")
@@ -303,6 +305,13 @@ def main() -> None:
     parser.add_argument("--softmax", action="store_true", help="time PyTorch's softmax attention too")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
+    stems = [file.stem for file in options.files or []]
+    if options.files and options.rules:
+        parser.error("--rules have files of their own: either these or --files")
+    if options.dims and not options.files:
+        parser.error("--dims are those of --files")
+    if len(set(stems)) < len(stems):
+        parser.error("files of one name would be one package")
     K = V = options.size
     copied = copy_tb_per_s()
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "copy_tb_per_s": copied, "rows": []}
@@ -315,23 +324,26 @@ def main() -> None:
         if options.json:
             options.json.write_text(json.dumps(report, indent=2) + "\n")
 
-    def time_shapes(name: str, callables: dict[str, Callable[[Inputs], Tensor]], drawn: Callable[..., Inputs]) -> None:
+    def time_shapes(
+        name: str, callables: dict[str, Callable[[Inputs], Tensor]], drawn: Callable[..., Inputs], fixed: set[str]
+    ) -> None:
         for text in options.shapes:
             B, T, H = map(int, text.split(","))
             inputs = lambda seed: drawn(B, T, H, seed)  # noqa: E731
             for who, made in callables.items():
-                note(rule=name, of=who, shape=text, **measure(made, inputs))
+                note(rule=name, of=who, shape=text, **measure(made, inputs, fixed))
                 torch.cuda.empty_cache()
             if options.kernels:
-                note(rule=name, of="laspc", shape=text, kernels_ms=kernel_ms(callables["laspc"], inputs(0)))
+                note(rule=name, of="laspc", shape=text, kernels_ms=kernel_ms(callables["laspc"], inputs(0), fixed))
                 torch.cuda.empty_cache()
 
     os.environ.setdefault("LASPC_CACHE", tempfile.mkdtemp())
     sizes = f"K={K},V={V}"
     for file in options.files or []:
         package = load(file.stem, file, options.dims or sizes, options.packages)
-        time_shapes(file.stem, {"laspc": function_of(package)}, lambda *shape: draw_of(package, *shape))
-    for name in [] if options.files else options.rules.split(","):
+        fixed = {spec.name for spec in package.binding.SIGNATURE.inputs if spec.per != "token"}
+        time_shapes(file.stem, {"laspc": function_of(package)}, lambda *shape: draw_of(package, *shape), fixed)
+    for name in [] if options.files else (options.rules or ",".join(RULES)).split(","):
         rule = RULES[name]
         started = time.perf_counter()
         source = ROOT / "dsl-examples" / f"{rule['file']}.lasp"
@@ -346,7 +358,8 @@ def main() -> None:
         if theirs:
             note(rule=name, of="fla", error=error_of(theirs, rule))
         callables = {"laspc": call, **({"fla": theirs} if theirs else {})}
-        time_shapes(name, callables, lambda *shape: draw(rule["inputs"], *shape))
+        # Decays of heads are held fixed, as FLA holds them.
+        time_shapes(name, callables, lambda *shape: draw(rule["inputs"], *shape), {"gamma"})
     if options.softmax:
         for text in options.shapes:
             B, T, H = map(int, text.split(","))

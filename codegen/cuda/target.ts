@@ -132,7 +132,7 @@ export function cudaTargetFor(architecture: Architecture): Target {
       const columns = columnsOfLargeState(form);
       if (columns === null) {
         const first = givesStatesAlone(form) ? [withRoles, chain] : [];
-        return [...first, ...ways, onOrdinaryCores];
+        return distinct(...first, ...ways, onOrdinaryCores);
       }
       const { dim, block, isWhole } = columns;
       if (sharedAlong !== dim || !isWhole) {
@@ -140,13 +140,13 @@ export function cudaTargetFor(architecture: Architecture): Target {
         const isBefore = masksBlocks(form) && !callsFunctions(form);
         const before = isBefore ? [{ ...withRoles, prepare: [split] }] : [];
         const cut = [...before, ...ways.slice(0, 2)].map((way) => byColumns(block, null, way));
-        return [withRoles, ...cut, ...ways, onOrdinaryCores];
+        return distinct(withRoles, ...cut, ...ways, onOrdinaryCores);
       }
       // Gradients fold along the columns: each block has its share.
       const cut = ways.map((way) => byColumns(block, sharedAlong, way));
       // Cut twice, into kernels and into columns, is slower than whole, but not where triangles are inverted.
       const all = isChained ? [...cut, ...ways] : [cut[0]!, ...ways, ...cut.slice(1)];
-      return [withRoles, ...all, onOrdinaryCores];
+      return distinct(withRoles, ...all, onOrdinaryCores);
     },
   };
 }
@@ -259,6 +259,10 @@ function suitsTensorCores(form: Program): boolean {
 /** Do loops, if any, go token by token, or segment by segment? */
 function goesByOne({ ops }: Program): boolean {
   return ops.every((op) => op.kind !== "chunks" || op.longest === 1);
+}
+
+function distinct(...targets: readonly Target[]): readonly Target[] {
+  return [...new Set(targets)];
 }
 
 /** What the registers of a role hold of a state. */

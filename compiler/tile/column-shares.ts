@@ -25,10 +25,12 @@ import type { Limits } from "./target.ts";
 export interface ColumnShares {
   /** The dim of the columns; null: blocks fold along none. */
   readonly dim: string | null;
+  /** Loops of which there is a kernel for each block. */
+  readonly loops: ReadonlySet<ValueId>;
   /** How many shares of a loop's result a head has; absent: one. */
   readonly counts: ReadonlyMap<ValueId, number>;
-  /** Is a kernel that computes some values, and reads others, one for each block? */
-  readonly areCut: (values: Iterable<Pick<Op, "type">>, read: Iterable<ValueId>) => boolean;
+  /** Is a kernel that computes these values outside of loops one for each block? */
+  readonly areCut: (values: Iterable<ValueId>) => boolean;
 }
 
 export function columnShares(
@@ -37,21 +39,32 @@ export function columnShares(
   sizeOf: (dim: Dim) => number,
 ): ColumnShares {
   const counts = new Map<ValueId, number>();
-  if (sharedAlong === undefined) return { dim: null, counts, areCut: () => false };
+  const loops = new Set<ValueId>();
+  if (sharedAlong === undefined) return { dim: null, loops, counts, areCut: () => false };
   const dim = sharedAlong;
   const count = sizeOf(dim) / columnBlocks[0]!;
-  const areCut: ColumnShares["areCut"] = (values, read) =>
-    [...values].some(({ type }) => type.shape.includes(dim)) ||
-    [...read].some((id) => counts.has(id));
+  const ops = new Map(program.ops.map((op) => [op.id, op]));
+  const hasColumns = ({ type }: Pick<Op, "type">) => type.shape.includes(dim);
+  const areCut = (values: Iterable<ValueId>): boolean =>
+    [...values].some((id) => {
+      const op = ops.get(id);
+      if (op === undefined) return false;
+      // What a loop gives is read, all else computed again.
+      if (counts.has(id) || hasColumns(op)) return true;
+      return op.kind !== "result" && op.kind !== "chunks" && areCut(operands(op));
+    });
   for (const loop of program.ops.filter((op): op is Chunks => op.kind === "chunks")) {
-    const { params, ops } = loop.region;
-    if (!areCut([...params, ...ops], [...operands(loop), ...captured(loop.region)])) continue;
+    const { params, ops: inner } = loop.region;
+    const read = [...operands(loop), ...captured(loop.region)];
+    if (![...params, ...inner].some(hasColumns) && !areCut(read)) continue;
+    loops.add(loop.id);
+    // Also of what takes no columns each block has one, a copy: all outputs without them are gradients, and linear in the columns'.
     for (const op of program.ops) {
-      const isShared = op.kind === "result" && op.of === loop.id && !op.type.shape.includes(dim);
+      const isShared = op.kind === "result" && op.of === loop.id && !hasColumns(op);
       if (isShared) counts.set(op.id, count);
     }
   }
-  return { dim, counts, areCut };
+  return { dim, loops, counts, areCut };
 }
 
 /** An output, a row of `cols` numbers to a token, and the buffer of its shares. */

@@ -1,5 +1,5 @@
 /**
- * Tensor program to tile program: one kernel for each chunk loop, and one for what stands outside.
+ * Tensor program to tile program: one kernel for each chunk loop, one for what stands outside, and one for each sum of shares.
  *
  *   %loop = chunks (%S = %initial_S) { ... }       kernel retention_forward
  *   %o = result %loop, yield 0               =>      register S: f32[64, 64]
@@ -8,7 +8,7 @@
  *                                                    store final_S = S
  *
  * Here sizes become numbers: the chunk length C and, when the target wants smaller tiles, a block of
- * columns that the grid is cut into (an axis nothing folds along; see axis-classes.ts). Both are the
+ * columns that the grid is cut into (an axis nothing folds along, axis-classes.ts, or all fold a share of, column-shares.ts). Both are the
  * target's first choice whose tiles fit its registers. A loop that carries nothing has a grid axis
  * instead: its chunks run side by side, as the pieces of a loop that has them do. What is stored per chunk ties the kernels of a form together:
  * they then have one chunk length.
@@ -503,14 +503,6 @@ class Lowering {
     };
   }
 
-  /** What a kernel's ops read of other kernels. */
-  private *readBy(needed: ReadonlyMap<ValueId, Op>): Generator<ValueId> {
-    for (const op of needed.values()) {
-      yield op.id;
-      yield* operands(op);
-    }
-  }
-
   /** Is this value a result of the loop that is being lowered? */
   private isMadeBy(value: ValueId, loop: Chunks | null): boolean {
     const op = this.ops.get(value);
@@ -562,8 +554,8 @@ class Lowering {
     if (dim !== null) {
       const shapes = new Map([...needed].map(([id, { type }]) => [id, type.shape]));
       for (const { id, type } of loop?.region.params ?? []) shapes.set(id, type.shape);
-      const values = [...needed.values(), ...(loop?.region.params ?? [])];
-      if (!this.shares.areCut(values, this.readBy(needed))) return whole;
+      const isCutUp = loop ? this.shares.loops.has(loop.id) : this.shares.areCut(needed.keys());
+      if (!isCutUp) return whole;
       const isCut = (id: ValueId, axis: number) => shapes.get(id)?.[axis] === dim;
       return { ...whole, isCut, block, extent: sizeOf(dim), isByColumns: true };
     }

@@ -16,7 +16,8 @@
  *
  * Role 0 is the backward slice of the states that the loop carries, role 1 that of all else that is stored.
  * Cheap work that both need both do; products, functions that are factors of products, and what is read of the
- * state's registers role 0 does and hands over in shared memory. So nothing flows back to role 0 and the roles cannot wait for each other in a circle.
+ * state's registers role 0 does and hands over in shared memory. So nothing flows back to role 0 and the roles
+ * cannot wait for each other in a circle.
  * A kernel stays whole where a product would be done twice, where one role has nearly all the work, or where
  * registers or shared memory do not suffice.
  *
@@ -396,7 +397,10 @@ function productsInTiles(
   });
 }
 
-/** Copies to shared memory, factors of products, of a function that both roles would compute: role 0 does. */
+/**
+ * Copies to shared memory, factors of products, of a function that both roles would compute: role 0 does. It makes them for role 1
+ * also where it takes something else of the function itself.
+ */
 function functionsInTiles(
   { loop }: Shape,
   storages: readonly Storage[],

@@ -113,6 +113,12 @@ describe.skipIf(!python.available)(`in Python${python.why}`, () => {
     onSoftware([["simple-gla", "bf16", 32, 16]], { SOFTWARE_CUDA_SM90: "1" }),
   );
 
+  test.skipIf(!software.available)(`and by blocks of columns that have shares${software.why}`, () =>
+    onSoftware([["retention", "bf16", 192, 192]], {
+      PYTEST_ADDOPTS: "-p software_gpu -k 'test_results_and_gradients and share'",
+    }),
+  );
+
   test.skipIf(!software.available)(`and by segments of sequences${software.why}`, () =>
     onSoftware(
       [
