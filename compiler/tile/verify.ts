@@ -19,6 +19,7 @@ import type {
   View,
   Window,
 } from "./ir.ts";
+import { columnAxis } from "./ir.ts";
 import { copiedAhead, readsOf, writesOf } from "./accesses.ts";
 import { printTile, stmtText } from "./print.ts";
 
@@ -78,7 +79,12 @@ class Checker {
         throw new Problem(`${name} has a pad but is no shared tile`);
       }
     }
-    for (const { name, per, shape, chunk } of params) {
+    const columns = columnAxis(this.kernel);
+    const blocks = columns === undefined ? 0 : Math.ceil(Number(columns.extent) / columns.step);
+    for (const { name, per, shape, chunk, shares } of params) {
+      if (shares !== undefined && (shares !== blocks || per === "head" || per === "shared")) {
+        throw new Problem(`${name} is per ${per} and has ${shares} shares of ${blocks} blocks`);
+      }
       if ((per === "chunk") !== isCount(chunk ?? 0))
         throw new Problem(`${name} has chunks of ${chunk}`);
       if (shape.length > 2) throw new Problem(`${name} has shape [${shape.join(", ")}]`);

@@ -46,6 +46,8 @@ test.each([
   ["S has a pad but is no shared tile", "S: f32[32, 32]", "S: f32[32, 32] pad 1"],
   ["q is per state but has shape [T, 32]", "read token q", "read state q"],
   ["q is per token but has shape [32, 32]", "q: f32[T, 32]", "q: f32[32, 32]"],
+  ["o is per token and has 3 shares of 2 blocks", "heads H\n  grid", "heads H shares 3\n  grid"],
+  ["gamma is per head and has 2 shares of 2 blocks", "heads H_gamma", "heads H_gamma shares 2"],
   ["t is shadowed", "loop s below 32", "loop t below 32"],
   ["there is no param r in", "load x = q", "load x = r"],
   ["o is not for read in", "load x = q", "load x = o"],
