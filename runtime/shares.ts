@@ -16,9 +16,11 @@ export interface Sum {
   readonly inner: number;
 }
 
-/** How an output is summed up from its shares, or null: kernels write it as it is. `H`: shares of all heads. */
-export function sumOf(spec: TensorSpec, { B, T, H, heads, cuSeqlens }: LaunchSizes): Sum | null {
-  const own = heads[spec.headsOf ?? spec.name] ?? H;
+/** How an output is summed up from its shares, so many of each head, or null: kernels write it as it is. */
+export function sumOf(spec: TensorSpec, sizes: LaunchSizes, shares = 1): Sum | null {
+  const { B, T, heads, cuSeqlens } = sizes;
+  const own = heads[spec.headsOf ?? spec.name] ?? sizes.H;
+  const H = sizes.H * shares;
   const inner = elementsOf(spec.dims);
   const sums: Partial<Record<TensorSpec["per"], Sum>> = {
     token: { batch: 1, outer: (cuSeqlens ? 1 : B) * T * own, group: H / own, inner },
@@ -60,11 +62,11 @@ export async function withShares(
   bound.set(cutsName, cuts);
   const shares: { sum: Sum; from: DeviceBuffer; to: DeviceBuffer }[] = [];
   for (const spec of form.outputs) {
-    const { B, T, cuSeqlens } = sizes;
-    const H = sizes.H * (code.shares?.[spec.name] ?? 1);
-    const heads = { [spec.headsOf ?? spec.name]: sizes.H, ...sizes.heads };
-    const sum = sumOf(spec, { ...sizes, H, heads });
+    const ofHead = code.shares?.[spec.name] ?? 1;
+    const sum = sumOf(spec, sizes, ofHead);
     if (sum === null) continue;
+    const { B, T, cuSeqlens } = sizes;
+    const H = sizes.H * ofHead;
     const rows = cuSeqlens ? 1 : B;
     const shape = spec.per === "token" ? [rows, T, H, ...spec.dims] : [B, H, ...spec.dims];
     const from = await device.alloc(spec.dtype, shape, false);

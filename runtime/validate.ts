@@ -85,10 +85,13 @@ const kernel = record({
   threads: count,
   sharedBytes: count,
 });
-const counts: Check = (value, at) => {
-  record({})(value, at);
-  for (const [key, one] of Object.entries(value as object)) count(one, `${at}.${key}`);
-};
+/** An object whose values, under whatever names, are alike. */
+const byName =
+  (check: Check): Check =>
+  (value, at) => {
+    record({})(value, at);
+    for (const [key, one] of Object.entries(value as object)) check(one, `${at}.${key}`);
+  };
 const code = record({
   target: oneOf("reference", "cpu", "wgsl", "cuda"),
   files: list(path),
@@ -97,7 +100,7 @@ const code = record({
       form: name,
       kernels: list(kernel),
       workspaces: list(tensor),
-      shares: optional(counts),
+      shares: optional(byName(count)),
     }),
   ),
 });
@@ -142,18 +145,17 @@ const names: Check = (value, at) => {
   record({})(value, at);
   Object.entries(value as object).forEach(([key, one]) => [key, one].forEach((x) => name(x, at)));
 };
-const segmentLaunches: Check = (value, at) => {
-  record({})(value, at);
-  const launch = record({
-    form: name,
-    over: oneOf("segments", "sequences"),
-    args: names,
-    part: optional(oneOf("intra")),
-    again: optional(flag),
-  });
-  for (const [form, launches] of Object.entries(value as object))
-    list(launch)(launches, `${at}.${form}`);
-};
+const segmentLaunches = byName(
+  list(
+    record({
+      form: name,
+      over: oneOf("segments", "sequences"),
+      args: names,
+      part: optional(oneOf("intra")),
+      again: optional(flag),
+    }),
+  ),
+);
 const manifest = record({
   schema: (value, at) => {
     if (value !== schemaVersion) fail(at, `version ${schemaVersion}`);

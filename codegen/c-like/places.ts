@@ -291,9 +291,7 @@ export class PlaceWriter {
       if (param.dtype === "i32") continue;
       const fixed = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
       const places = this.places.get(param.name)!;
-      const heads = dialect.scalar(param.heads);
-      const own = this.ownHead(param);
-      const all = param.shares === undefined ? heads : `(${heads} * ${param.shares})`;
+      const [own, all] = [this.ownHead(param), this.allHeads(param)];
       const first = isPacked ? "first_token" : `batch * ${dialect.scalar("T")}`;
       const times = fixed === 1 ? "" : ` * ${fixed}`;
       const base = {
@@ -310,6 +308,12 @@ export class PlaceWriter {
         writer.line(dialect.constant("offset", places.stride, `${all}${times}`));
       }
     }
+  }
+
+  /** How many heads a tensor has, and shares of each. */
+  private allHeads({ heads, shares }: Param): string {
+    const count = this.dialect.scalar(heads);
+    return shares === undefined ? count : `(${count} * ${shares})`;
   }
 
   /** The head of a tensor that is this point's. */
@@ -354,10 +358,8 @@ export class PlaceWriter {
   /** Where the part of a chunk begins in a buffer that has one for each. */
   protected chunkStart(param: Param, base: string, token: Index): string {
     const size = param.shape.reduce<number>((p, n) => p * (n === "T" ? 1 : n), 1);
-    const times = param.shares === undefined ? "" : ` * ${param.shares}`;
-    const heads = `${this.dialect.scalar(param.heads)}${times}`;
     const chunks = this.dialect.toOffset(`(${group(this.index(token))} / ${param.chunk!})`);
-    return `${base} + ${chunks} * ${heads} * ${size}`;
+    return `${base} + ${chunks} * ${this.allHeads(param)} * ${size}`;
   }
 
   /** The condition under which an element of a view lies in its buffer, or null: always. */

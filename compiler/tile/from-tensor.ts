@@ -457,7 +457,8 @@ class Lowering {
     for (const out of rest) {
       const op = this.ops.get(out.value)!;
       const param = this.param(out.label, op, shareOf(out.per), out.dtype, "H");
-      const isShared = cut.isByColumns && !op.type.shape.includes(this.shares.dim!);
+      const { dim } = this.shares;
+      const isShared = dim !== null && cut.extent > 0 && !op.type.shape.includes(dim);
       const shares = isShared ? { shares: cut.extent / cut.block } : {};
       lowering.use(out.value);
       lowering.store("prologue", out.value, write({ ...param, ...shares }));
@@ -535,7 +536,7 @@ class Lowering {
     needed: ReadonlyMap<ValueId, Op>,
     chunk: number,
     block: number,
-  ): Cut & { readonly extent: number; readonly isByColumns: boolean } {
+  ): Cut & { readonly extent: number } {
     const { limits } = this.options;
     const { sizeOf } = this;
     const whole = {
@@ -547,7 +548,6 @@ class Lowering {
       block: 0,
       variable: "column",
       extent: 0,
-      isByColumns: false,
     };
     if (block === 0) return whole;
     const { dim } = this.shares;
@@ -557,7 +557,7 @@ class Lowering {
       const isCutUp = loop ? this.shares.loops.has(loop.id) : this.shares.areCut(needed.keys());
       if (!isCutUp) return whole;
       const isCut = (id: ValueId, axis: number) => shapes.get(id)?.[axis] === dim;
-      return { ...whole, isCut, block, extent: sizeOf(dim), isByColumns: true };
+      return { ...whole, isCut, block, extent: sizeOf(dim) };
     }
     const ops = [...this.ops.values(), ...(loop?.region.ops ?? [])].filter(
       (op) => op.kind !== "chunks" && op.kind !== "result",

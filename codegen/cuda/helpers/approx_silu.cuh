@@ -1,3 +1,3 @@
 __device__ __forceinline__ float approx_silu(float x) {
-  return x * approx_reciprocal(1.0f + approx_exp(-x));
+  return x * approx_sigmoid(x);
 }
