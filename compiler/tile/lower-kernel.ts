@@ -434,8 +434,7 @@ export class KernelLowering {
     const lhs = this.factor(op.lhs);
     const rhs = this.factor(op.rhs);
     const inner = { lhs: lhs.transposed ? 0 : 1, rhs: rhs.transposed ? 1 : 0 };
-    this.agree([lhs.id, inner.lhs], [rhs.id, inner.rhs], phase);
-    const [a, b] = [this.materialize(lhs.id, phase), this.materialize(rhs.id, phase)];
+    const [a, b] = this.agree([lhs.id, inner.lhs], [rhs.id, inner.rhs], phase);
     this.emit(phase, this.source.noteOf(op), {
       kind: "mma",
       dst: whole(storage),
@@ -453,19 +452,23 @@ export class KernelLowering {
     return op?.kind === "transpose" ? { id: op.arg, transposed: true } : { id, transposed: false };
   }
 
-  /** Makes the contracted padding of two factors multiply to zero. */
+  /** Two factors whose contracted padding multiplies to zero: masked in place, or masked copies. */
   private agree(
     [lhs, lhsAxis]: readonly [ValueId, number],
     [rhs, rhsAxis]: readonly [ValueId, number],
     phase: Phase,
-  ): void {
-    const a = this.materialize(lhs, phase);
-    const b = this.materialize(rhs, phase);
-    if (this.fits(lhs, lhsAxis) && this.fits(rhs, rhsAxis)) return;
-    if (a.padding[lhsAxis] === "any") this.cleaned(lhs, [lhsAxis], phase, 0);
-    if (b.padding[rhsAxis] === "any") this.cleaned(rhs, [rhsAxis], phase, 0);
-    if (a.padding[lhsAxis] === "zero" || b.padding[rhsAxis] === "zero") return;
-    this.cleaned(lhs, [lhsAxis], phase, 0);
+  ): readonly [Cell, Cell] {
+    let a = this.materialize(lhs, phase);
+    let b = this.materialize(rhs, phase);
+    if (this.fits(lhs, lhsAxis) && this.fits(rhs, rhsAxis)) return [a, b];
+    if (a.padding[lhsAxis] === "any") a = this.cleaned(lhs, [lhsAxis], phase, 0);
+    if (b.padding[rhsAxis] === "any") b = this.cleaned(rhs, [rhsAxis], phase, 0);
+    if (a.padding[lhsAxis] === "zero" || b.padding[rhsAxis] === "zero") return [a, b];
+    // A factor that is made in this phase is masked in place; any other would need a copy.
+    const cleansRhs = this.phaseOf(lhs, phase) !== phase && this.phaseOf(rhs, phase) === phase;
+    if (cleansRhs) b = this.cleaned(rhs, [rhsAxis], phase, 0);
+    else a = this.cleaned(lhs, [lhsAxis], phase, 0);
+    return [a, b];
   }
 
   /** Products with a vector: an elementwise product, then a fold. */
@@ -478,24 +481,25 @@ export class KernelLowering {
     // The contracted axis of the matrix as it is stored.
     const along = (rankL === 2) !== matrix.transposed ? 1 : 0;
     if (rankL === 1 && rankR === 1) {
-      this.agree([lhs.id, 0], [rhs.id, 0], phase);
+      const [a, b] = this.agree([lhs.id, 0], [rhs.id, 0], phase);
       const product = this.newStorage("product", this.typeOf(lhs.id), lhs.id);
-      const expr = call("mul", [this.read(lhs.id, "row", phase), this.read(rhs.id, "row", phase)]);
+      const rows = [a, b].map(({ storage: own }) => this.readStorage(own, "row"));
+      const expr = call("mul", rows);
       const note = this.source.noteOf(op);
       this.emit(phase, note, { kind: "map", dst: product.id, expr });
       this.reduceInto(phase, storage, product, "row", note);
       return [];
     }
-    this.agree([matrix.id, along], [vector.id, 0], phase);
+    const [a, b] = this.agree([matrix.id, along], [vector.id, 0], phase);
     const product = this.newStorage("product", this.typeOf(matrix.id), matrix.id);
     const expr = call("mul", [
-      this.read(matrix.id, "tile", phase),
-      this.read(vector.id, along === 1 ? "col" : "row", phase),
+      this.readStorage(a.storage, "tile"),
+      this.readStorage(b.storage, along === 1 ? "col" : "row"),
     ]);
     const note = this.source.noteOf(op);
     this.emit(phase, note, { kind: "map", dst: product.id, expr });
     this.reduceInto(phase, storage, product, along === 1 ? "col" : "row", note);
-    const left = this.cells.get(matrix.id)!.padding[1 - along]!;
+    const left = a.padding[1 - along]!;
     return [left === "data" ? "finite" : left];
   }
 
@@ -833,6 +837,7 @@ export class KernelLowering {
     const [lhs, rhs] = [this.factor(op.lhs), this.factor(op.rhs)];
     if (this.rank(op.lhs) === 2 && this.rank(op.rhs) === 2) {
       this.agree([lhs.id, lhs.transposed ? 0 : 1], [rhs.id, rhs.transposed ? 1 : 0], "body");
+      return;
     }
     this.materialize(lhs.id);
     this.materialize(rhs.id);
