@@ -15,6 +15,7 @@ import { CompilerBug } from "./support/never.ts";
 import type { Dim, Input, Program } from "./tensor/ir.ts";
 import { countsTokens, pieceOf, tokenDim } from "./tensor/ir.ts";
 import { printTensor } from "./tensor/print.ts";
+import { type LevelForm, byLevel, formAt } from "./tensor/levels.ts";
 import type { Sharded, State } from "./tensor/passes/shard.ts";
 import type { Workspace } from "./tile/from-tensor.ts";
 import type { Kernel } from "./tile/ir.ts";
@@ -54,50 +55,66 @@ export function manifestOf(program: Program, sharded: Sharded, source: string): 
 /** The forward and the gradients by segments, where there are forms that hand on their states. */
 function segmentsOf({ states, forms }: Sharded): Pick<Manifest, "segments"> {
   if (!forms.some(({ name }) => name === "exchange")) return {};
-  const renamed = (pairs: (state: string) => readonly (readonly [string, string])[]) =>
-    Object.fromEntries(states.flatMap(({ name }) => pairs(name)));
+  type Pairs = (state: string) => readonly (readonly [string, string])[];
+  const renamed = (of: readonly State[], pairs: Pairs) =>
+    Object.fromEntries(of.flatMap(({ name }) => pairs(name)));
   const last = (label: string) => [label, `segment_${label}`] as const;
-  const hasMatrices = states.some(({ dense }) => dense);
-  const exchange = { form: "exchange", over: "sequences", args: {} } as const;
+  const first: Pairs = (S) => [[`initial_${S}`, `segment_${S}`]];
+  const levels = [...byLevel(states).entries()];
+  const below = (level: number) => states.filter((state) => state.level < level);
+  const above = (level: number) => states.filter((state) => state.level > level);
   // Two recurrences of a range and its outputs take the same intra-chunk values.
   const intra = { form: "forward", over: "segments", args: {}, part: "intra" } as const;
-  const ranges = [
+  const hasMatrices = states.some(({ dense }) => dense);
+  /** `finals`: what the last states of whole sequences are called. */
+  const upTo = (finals: Pairs): SegmentLaunch[] => [
     ...(hasMatrices ? [intra] : []),
-    { form: "summary", over: "segments", args: {} } as const,
-    ...(hasMatrices ? [{ form: "transition", over: "segments", args: {} } as const] : []),
+    ...levels.flatMap(([level, own]): SegmentLaunch[] => {
+      const args = renamed(below(level), first);
+      const form = (name: LevelForm) =>
+        ({ form: formAt(name, level), over: "segments", args }) as const;
+      return [
+        form("summary"),
+        ...(own.some(({ dense }) => dense) ? [form("transition")] : []),
+        { form: formAt("exchange", level), over: "sequences", args: renamed(own, finals) },
+      ];
+    }),
   ];
-  const forward = {
+  const backTo: SegmentLaunch[] = [...levels].reverse().flatMap(([level]): SegmentLaunch[] => [
+    // The cotangents depend on what the segment begins with wherever reads are not linear in states.
+    {
+      form: formAt("summary_bwd", level),
+      over: "segments",
+      args: {
+        ...renamed(states, first),
+        ...renamed(above(level), (S) => [[`d_final_${S}`, `d_segment_${S}`]]),
+      },
+    },
+    { form: formAt("exchange_bwd", level), over: "sequences", args: {} },
+  ]);
+  const forward: SegmentLaunch = {
     form: "forward",
     over: "segments",
-    args: renamed((S) => [[`initial_${S}`, `segment_${S}`], last(`final_${S}`)]),
-  } as const;
-  const backward = (form: string) =>
-    [
-      ...[...ranges, { ...exchange, args: renamed((S) => [last(`final_${S}`)]) }].map(
-        (launch): SegmentLaunch => ({ ...launch, again: true }),
-      ),
-      // Behind a normalisation the cotangents depend on what the segment begins with.
-      {
-        form: "summary_bwd",
-        over: "segments",
-        args: renamed((S) => [[`initial_${S}`, `segment_${S}`]]),
-      },
-      { form: "exchange_bwd", over: "sequences", args: {} },
-      {
-        form,
-        over: "segments",
-        args: renamed((S) => [
-          [`initial_${S}`, `segment_${S}`],
-          [`d_final_${S}`, `d_segment_${S}`],
-          last(`d_initial_${S}`),
-        ]),
-      },
-    ] as const;
+    args: renamed(states, (S) => [...first(S), last(`final_${S}`)]),
+  };
+  const backward = (form: string): SegmentLaunch[] => [
+    ...upTo((S) => [last(`final_${S}`)]).map((launch) => ({ ...launch, again: true }) as const),
+    ...backTo,
+    {
+      form,
+      over: "segments",
+      args: renamed(states, (S) => [
+        ...first(S),
+        [`d_final_${S}`, `d_segment_${S}`],
+        last(`d_initial_${S}`),
+      ]),
+    },
+  ];
   const hasGradients = forms.some(({ name }) => name === "exchange_bwd");
   const gradients = forms.filter(({ name }) => hasGradients && name.startsWith("backward"));
   return {
     segments: {
-      forward: [...ranges, exchange, forward],
+      forward: [...upTo(() => []), forward],
       ...Object.fromEntries(gradients.map(({ name }) => [name, backward(name)])),
     },
   };
@@ -111,6 +128,7 @@ function stateSpec(state: State, program: Program): StateSpec {
     reverse: state.reverse,
     dense: state.dense,
     logDecay: state.decay === null ? null : `decay_${state.name}`,
+    level: state.level,
   };
 }
 

@@ -22,6 +22,7 @@ import { verifyTensor } from "./tensor/verify.ts";
 import { parseSource } from "./syntax/parse.ts";
 import { columnsApart } from "./tensor/columns-apart.ts";
 import { IntraNames } from "./tensor/intra.ts";
+import { byLevel, formAt } from "./tensor/levels.ts";
 import type { Op, Program } from "./tensor/ir.ts";
 import { overlapForms } from "./tensor/overlap.ts";
 import { canSegment, segmentForms } from "./tensor/passes/segment.ts";
@@ -139,8 +140,8 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
     const own =
       form.name === "backward"
         ? toBackwardLoops(forward!, report, watch)
-        : form.name === "summary_bwd"
-          ? toGradientSummary(gradient!, sharded)
+        : form.level !== undefined
+          ? toGradientSummary(gradient!, sharded, form.level)
           : form.name === "backward_fixed"
             ? toFixedLoops(gradient!, report)
             : (form.name === "step" ? toStep : toLoops)(form.program, report, watch);
@@ -203,8 +204,9 @@ function withGradients(sharded: Sharded, { backward, fixedShared }: CompileOptio
   const forms: Form[] = [...sharded.forms, { name: "backward", program }];
   const fixed = withoutShared(program);
   if (fixedShared && fixed !== program) forms.push({ name: "backward_fixed", program: fixed });
-  if (forms.some(({ name }) => name === "summary")) {
-    forms.push({ name: "summary_bwd", program: toGradientSummary(program, sharded) });
+  for (const level of byLevel(sharded.states).keys()) {
+    const summary = toGradientSummary(program, sharded, level);
+    forms.push({ name: formAt("summary_bwd", level), program: summary, level });
   }
   return { ...sharded, forms };
 }

@@ -114,9 +114,9 @@ export function toGradient(form: Program): Program {
   return runPasses([differentiate], toTokens(form), verifyTensor, new Report());
 }
 
-/** What a range adds to the cotangent of its first state: of either form of the gradients. */
-export function toGradientSummary(gradient: Program, { states }: Sharded): Program {
-  const summary = summaryOfGradient(gradient, states);
+/** What a range adds to the cotangents of its first states of a level: of either form of the gradients. */
+export function toGradientSummary(gradient: Program, { states }: Sharded, level: number): Program {
+  const summary = summaryOfGradient(gradient, states, level);
   verifyTensor(summary, "shard");
   return summary;
 }

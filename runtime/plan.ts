@@ -158,6 +158,19 @@ export interface StateSpec {
   readonly dense: boolean;
   /** Name of the summary's log-decay tensor, or null when ranges just add. */
   readonly logDecay: string | null;
+  /** 0: it writes inputs only. n: what it writes comes from reads of states of level n - 1 and below. */
+  readonly level: number;
+}
+
+/** The form that gives a tensor of an exchange: `summary_S`, `transition_S`, `d_summary_S`; null: none does. */
+export function formGiving(manifest: Pick<Manifest, "forms">, output: string): FormSpec | null {
+  const gives = ({ outputs }: FormSpec) => outputs.some(({ name }) => name === output);
+  return manifest.forms.find(gives) ?? null;
+}
+
+/** How many levels of states there are: rounds of exchanges, one after another. */
+export function levelsIn(states: readonly Pick<StateSpec, "level">[]): number {
+  return states.reduce((most, { level }) => Math.max(most, level + 1), 0);
 }
 
 /**

@@ -173,6 +173,7 @@ const manifest = record({
       reverse: flag,
       dense: flag,
       logDecay: orNull(name),
+      level: count,
     }),
   ),
   forms: list(record({ name, inputs: list(tensor), outputs: list(tensor) })),

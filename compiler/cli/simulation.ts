@@ -1,11 +1,11 @@
 /** laspc plan --simulate: the plan on a fabric that is not here, beside every other schedule. */
 import { readFile } from "node:fs/promises";
-import { type Manifest, type Mesh, type Plan, worldSize } from "../../runtime/plan.ts";
+import { type Manifest, type Mesh, type Plan, levelsIn, worldSize } from "../../runtime/plan.ts";
 import { type DeviceSpeed, type Fabric, deviceSpeeds, fabricNames } from "../schedule/fabrics.ts";
 import { fabrics, slowestLink } from "../schedule/fabrics.ts";
 import { cheapest } from "../schedule/auto.ts";
 import { type ScheduleName, planOf, scheduleNames } from "../schedule/index.ts";
-import { stepText } from "../schedule/print.ts";
+import { roundsText, stepText } from "../schedule/print.ts";
 import { type Simulation, simulate } from "../schedule/simulate.ts";
 import type { Sizes } from "../../runtime/layout.ts";
 import { Unsupported } from "../support/never.ts";
@@ -122,8 +122,10 @@ export function printSimulation(
   const shown = Object.entries(dims).flatMap(([name, size]) =>
     typeof size === "number" ? [`${name}=${size}`] : [],
   );
+  const rounds = roundsText(manifest);
   const lines = [
     `${manifest.name} on ${worldSize(mesh)} x ${speed.name}, ${fabricName}: ${shown.join(" ")} ${dtype}, ${backward ? "with gradients" : "forwards"}`,
+    ...(rounds === null ? [] : [rounds]),
     "",
     row(["schedule", "time", "sent", "received", "peak memory"]),
   ];
@@ -158,6 +160,7 @@ export function simulationJson(
     dims: { ...sizes, ...manifest.dims },
     dtype,
     backward,
+    rounds: levelsIn(manifest.states),
     schedules: [...all].map(([schedule, one]) =>
       typeof one === "string"
         ? { schedule, unsupported: one }

@@ -34,11 +34,10 @@ export function torchFiles(
     loops.set("backward_fixed", toFixedLoops(backward, new Report()));
   }
   for (const form of forms.filter(({ name }) => isStage(name))) {
-    const isGradient = form.name === "summary_bwd";
     loops.set(
       form.name,
-      isGradient
-        ? toGradientSummary(backward, compiled.sharded)
+      form.level !== undefined
+        ? toGradientSummary(backward, compiled.sharded, form.level)
         : toLoops(form.program, new Report()),
     );
   }

@@ -4,8 +4,9 @@
  * closed form for choosing between them.
  */
 import type { FormSpec, Manifest } from "../../runtime/plan.ts";
+import { levelsIn } from "../../runtime/plan.ts";
 import type { DeviceSpeed, Link } from "./fabrics.ts";
-import { costliestTransition, flopsOf } from "./flops.ts";
+import { costliestTransition, decayOf, flopsOf } from "./flops.ts";
 import { blocks } from "./allscan.ts";
 import { type Sizes, tensorBytes } from "../../runtime/layout.ts";
 
@@ -48,13 +49,12 @@ export interface Payload {
 
 export function payloadOf(manifest: Manifest, sizes: Pick<Sizes, "B" | "H">): Payload {
   const rows = 4 * sizes.B * sizes.H;
-  const summary = manifest.forms.find(({ name }) => name === "summary");
   let [state, transition] = [0, 0];
-  for (const { dims, dense, logDecay } of manifest.states) {
-    const [K, V] = dims as [number, number];
+  for (const own of manifest.states) {
+    const [K, V] = own.dims as [number, number];
     state += rows * K * V;
-    const decay = summary?.outputs.find(({ name }) => name === logDecay);
-    if (dense) transition += rows * K * K;
+    const decay = decayOf(own, manifest);
+    if (own.dense) transition += rows * K * K;
     else if (decay) transition += rows * decay.dims.reduce((product, size) => product * size, 1);
   }
   return { state, transition };
@@ -80,7 +80,9 @@ export function scheduleCost(
   if (ranks === 1) return none;
   const { state, transition } = payloadOf(manifest, sizes);
   const others = ranks - 1;
-  const rounds = Math.ceil(Math.log2(ranks));
+  // States that write what is read of others are exchanged after those: a round for each level.
+  const levels = levelsIn(manifest.states);
+  const doublings = Math.ceil(Math.log2(ranks));
   const of = (latencies: number, bytesInSequence: number, bytesReceived: number) => ({
     seconds: latencies * link.latencyS + bytesInSequence / link.bytesPerS,
     bytesReceived,
@@ -90,13 +92,15 @@ export function scheduleCost(
   const outputs = manifest.outputs.reduce((sum, spec) => sum + tensorBytes(spec, sizes), 0);
   switch (schedule) {
     case "ring":
-      return of(others, others * state, state);
+      return of(levels * others, others * state, state);
     case "allgather":
-      return of(1, others * (state + transition), others * (state + transition));
+      return of(levels, others * (state + transition), others * (state + transition));
     case "allscan":
-      return of(others, state + (others * state) / blocks, state);
-    case "tree":
-      return of(rounds, rounds * (state + transition), rounds * (state + transition));
+      return of(levels * others, state + (others * state) / blocks, state);
+    case "tree": {
+      const bytes = doublings * (state + transition);
+      return of(levels * doublings, bytes, bytes);
+    }
     case "ulysses": {
       const bytes = ((inputs + outputs) * others) / ranks / ranks;
       return of(2, bytes, bytes);

@@ -1,5 +1,6 @@
 /** Multiplications and additions of a form, counted from the chunk algorithm of its states. */
-import type { Manifest, StateSpec } from "../../runtime/plan.ts";
+import type { Manifest, StateSpec, TensorSpec } from "../../runtime/plan.ts";
+import { formGiving } from "../../runtime/plan.ts";
 
 /**
  * What a token does to a state: scale it (or leave it), scale each channel of it, or multiply it by a
@@ -12,9 +13,14 @@ const chunkTokens: Readonly<Record<Transition, number>> = { scalar: 64, diagonal
 
 export function transitionOf(state: StateSpec, manifest: Manifest): Transition {
   if (state.dense) return "dense";
-  const summary = manifest.forms.find(({ name }) => name === "summary");
-  const decay = summary?.outputs.find(({ name }) => name === state.logDecay);
+  const decay = decayOf(state, manifest);
   return decay && decay.dims.length > 0 ? "diagonal" : "scalar";
+}
+
+/** The log decays of a range that a summary gives, where there are any. */
+export function decayOf({ logDecay }: StateSpec, manifest: Manifest): TensorSpec | null {
+  const summary = logDecay === null ? null : formGiving(manifest, logDecay);
+  return summary?.outputs.find(({ name }) => name === logDecay) ?? null;
 }
 
 /** The costliest transition of an attention's states. */
@@ -25,7 +31,22 @@ export function costliestTransition(manifest: Manifest): Transition {
 
 /** For one token and head. Row-wise code around the scan is not counted; a fold is bytes alone. */
 export function flopsOf(form: string, manifest: Manifest): number {
-  return manifest.states.reduce((sum, state) => sum + stateFlops(form, state, manifest), 0);
+  const [, base, level] = /^(.*?)(?:_(\d+))?$/.exec(form)!;
+  if (!byLevel.has(base!))
+    return sum(manifest.states.map((one) => stateFlops(form, one, manifest)));
+  // A summary of one level reads the states of those below it, as the forward does.
+  const own = Number(level ?? 0);
+  const reached = manifest.states.filter((state) => state.level <= own);
+  return sum(
+    reached.map((one) => stateFlops(one.level === own ? base! : "forward", one, manifest)),
+  );
+}
+
+/** Forms that there is one of for each level of states. */
+const byLevel: ReadonlySet<string> = new Set(["summary", "transition", "summary_bwd"]);
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((total, one) => total + one, 0);
 }
 
 function stateFlops(form: string, state: StateSpec, manifest: Manifest): number {

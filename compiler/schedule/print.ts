@@ -1,5 +1,6 @@
 /** Plans for people: as text, and drawn over time. */
-import type { Layout, Part, Plan, Step } from "../../runtime/plan.ts";
+import type { Layout, Manifest, Part, Plan, Step } from "../../runtime/plan.ts";
+import { levelsIn } from "../../runtime/plan.ts";
 import { TextWriter } from "../support/text.ts";
 
 /** One block for each rank, one line for each step. */
@@ -15,6 +16,15 @@ export function printPlan(plan: Plan): string {
     });
   }
   return writer.toString();
+}
+
+/** "2 rounds of exchanges: S, then R"; null where one round is enough. */
+export function roundsText({ states }: Manifest): string | null {
+  const levels = Array.from({ length: levelsIn(states) }, (_, level) =>
+    states.filter((state) => state.level === level).map(({ name }) => name),
+  );
+  if (levels.length < 2) return null;
+  return `${levels.length} rounds of exchanges: ${levels.map((own) => own.join(", ")).join(", then ")}`;
 }
 
 export function stepText(step: Step): string {

@@ -8,14 +8,18 @@
  *   launch     backward
  *   allreduce  gradients of what all tokens share
  *
+ * What one state writes may come from reads of another. Then exchanges go by levels of that dependency, a round
+ * each: those of level 1 begin when the states of level 0 have arrived, and cotangents go from the last level to
+ * the first.
+ *
  * With overlap the forward is two launches: `local` beside the exchange, and `join` when initial_S is there.
  *
  * The exchange launches `summary` before it waits. Without a mask a token reads the states of all: what comes from
  * behind travels a chain of its own, and both meet in initial_S.
  */
 import type { Manifest, Mesh, Plan, RankPlan, StateSpec } from "../../runtime/plan.ts";
-import { seqGroup, worldSize } from "../../runtime/plan.ts";
-import { type Exchange, Lane, factorOf } from "./lane.ts";
+import { formGiving, levelsIn, seqGroup, worldSize } from "../../runtime/plan.ts";
+import { type Exchange, Lane } from "./lane.ts";
 import { StepWriter } from "./writer.ts";
 
 export interface PlanOptions {
@@ -43,6 +47,9 @@ export function planOfExchange(
     ),
   };
 }
+
+/** Buffers of tensors that a plan calls otherwise. */
+type Renamed = Readonly<Record<string, string>>;
 
 class RankStages {
   private readonly writer: StepWriter;
@@ -74,7 +81,7 @@ class RankStages {
     else {
       writer.launch("join", initials);
       for (const state of ending) {
-        this.summarise(state, false, {});
+        this.summarise(state, false, initials);
         writer.launch(`fold_${state.name}`, initials);
       }
     }
@@ -89,17 +96,19 @@ class RankStages {
     return { rank, steps: writer.finish(results) };
   }
 
-  /** Gives what `initial_S`, or `d_final_S`, of every state is called then. */
-  private exchangeAll(
-    isGradient: boolean,
-    initials: Readonly<Record<string, string>>,
-  ): Record<string, string> {
+  /** Gives what `initial_S`, or `d_final_S`, of every state is called then; `known`: tensors by then renamed. */
+  private exchangeAll(isGradient: boolean, known: Renamed): Record<string, string> {
     const arrived: Record<string, string> = {};
     if (this.mesh.seq === 1) return arrived;
-    for (const state of this.manifest.states) {
-      const carried = `${isGradient ? "d_final" : "initial"}_${state.name}`;
-      const name = this.exchangeOne(state, isGradient, carried, initials);
-      if (name !== carried) arrived[carried] = name;
+    const { states } = this.manifest;
+    const levels = Array.from({ length: levelsIn(states) }, (_, level) => level);
+    for (const level of isGradient ? levels.reverse() : levels) {
+      const before = { ...known, ...arrived };
+      for (const state of states.filter((other) => other.level === level)) {
+        const carried = `${isGradient ? "d_final" : "initial"}_${state.name}`;
+        const name = this.exchangeOne(state, isGradient, carried, before);
+        if (name !== carried) arrived[carried] = name;
+      }
     }
     return arrived;
   }
@@ -108,7 +117,7 @@ class RankStages {
     state: StateSpec,
     isGradient: boolean,
     carried: string,
-    initials: Readonly<Record<string, string>>,
+    known: Renamed,
   ): string {
     const order = this.order(state, isGradient);
     const lane = (
@@ -118,7 +127,7 @@ class RankStages {
     ): string | null => {
       const { writer, manifest, rank } = this;
       const own = `${isGradient ? "d_summary" : "summary"}_${state.name}`;
-      const summarise = () => this.summarise(state, isGradient, initials);
+      const summarise = () => this.summarise(state, isGradient, known);
       const [tag, base] = [this.tag, { writer, manifest, state, rank, isGradient }];
       this.tag += 2;
       const beforeWaiting = () => {
@@ -144,18 +153,15 @@ class RankStages {
   }
 
   /** What this rank's tokens add to a state, and what they multiply it with. */
-  private summarise(
-    state: StateSpec,
-    isGradient: boolean,
-    initials: Readonly<Record<string, string>>,
-  ): void {
-    const needsDecay = !state.dense && factorOf(this.manifest, state) !== null;
-    if (!isGradient || needsDecay) this.once("summary");
-    if (state.dense) this.once("transition");
-    if (isGradient) this.once("summary_bwd", initials);
+  private summarise({ name, dense, logDecay }: StateSpec, isGradient: boolean, known: Renamed) {
+    const factor = dense ? `transition_${name}` : logDecay;
+    const tensors = isGradient ? [factor, `d_summary_${name}`] : [`summary_${name}`, factor];
+    for (const tensor of tensors) {
+      if (tensor !== null) this.once(formGiving(this.manifest, tensor)!.name, known);
+    }
   }
 
-  private once(form: string, renamed: Readonly<Record<string, string>> = {}): void {
+  private once(form: string, renamed: Renamed = {}): void {
     if (!this.launched.has(form)) this.writer.launch(form, renamed);
     this.launched.add(form);
   }

@@ -37,7 +37,7 @@ export class IntraNames {
   }
 
   private textOf(ops: ReadonlyMap<ValueId, Op>, op: Op): string | null {
-    if (op.kind === "input") return `input ${op.label}`;
+    if (op.kind === "input") return op.per === "state" ? null : `input ${op.label}`;
     if (op.kind === "result" || op.kind === "chunks" || op.kind === "recurrence") return null;
     const args = operands(op).map((arg) => this.numberOf(ops, arg));
     if (args.includes(null)) return null;

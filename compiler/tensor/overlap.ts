@@ -5,7 +5,8 @@
  *   join    q, ..., local_i, initial_S       -> o, with what read i gives of the first state added
  *
  * What is read of a state is linear in it, so it is the sum of what the range writes and of what the first state
- * becomes; `join` follows the latter through the same transitions with nothing written.
+ * becomes; `join` follows the latter through the same transitions with nothing written. This holds of states that write
+ * inputs only (level 0 of `levels.ts`). What others write is known when those have arrived, so `join` computes them whole.
  */
 import { stateInput } from "./exchange.ts";
 import { type Delta, type Program, type Scan, type ValueId, type Write, operands } from "./ir.ts";
@@ -14,7 +15,8 @@ import { Rewriter, originOf } from "./rewrite.ts";
 
 export function overlapForms(program: Program, states: readonly State[]): Form[] {
   if (states.length === 0) return [];
-  const reads = readsOf(program);
+  const first = new Set(states.filter(({ level }) => level === 0).map(({ name }) => name));
+  const reads = readsOf(program).filter(({ state }) => first.has(state));
   return [
     { name: "local", program: local(program, reads) },
     { name: "join", program: join(program, states, reads) },
@@ -63,8 +65,13 @@ function join(
   const nothing = (like: ValueId) => build.const(0, build.shapeOf(like));
   /** What deltas write because of the first state alone. */
   const followed = new Map<ValueId, ValueId>();
+  const isJoined = new Set(reads.map(({ state }) => state));
   const follow = (op: Scan | Delta): ValueId => {
     const initial = initials.get(op.state)!;
+    if (!isJoined.has(op.state)) {
+      const { id: _id, type: _type, ...whole } = rewriter.mapped(op);
+      return build.add({ ...whole, initial }, originOf(op));
+    }
     if (op.kind === "delta") {
       const { id: _id, type: _type, ...draft } = rewriter.mapped(op);
       const writes = draft.writes.map((write) => ({ ...write, v: nothing(write.v) }));

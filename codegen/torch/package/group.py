@@ -107,7 +107,8 @@ class Grouped:
             return call.schedule
         # On a ring the last of two ranks waits for the first; what it spares is to compute and send matrices.
         is_pair = dist.get_world_size(call.group) <= 2
-        return "ring" if is_pair and self._stages.has_transitions else "allgather"
+        has_matrices = self._stages.has_transitions(self.signature.states)
+        return "ring" if is_pair and has_matrices else "allgather"
 
     # --- forward and backward ------------------------------------------------------------------------
 
@@ -144,8 +145,16 @@ class Grouped:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What arrives of each state, and the results."""
         half.prepare()
-        arrived, sent = self._exchange(call, given, half, is_gradient)
-        found = half.finish(arrived)
+        levels = self.signature.levels
+        arrived: dict[str, Tensor] = {}
+        sent: list[Sent] = []
+        # A level writes what is read of those below it; cotangents go from the last to the first.
+        for names in reversed(levels) if is_gradient else levels:
+            reached, leaving = self._exchange(call, names, given, half, is_gradient)
+            half.receive(reached)
+            arrived |= reached
+            sent += leaving
+        found = half.finish()
         for work, _ in sent:
             work.wait()
         return arrived, found
@@ -157,18 +166,19 @@ class Grouped:
     def _exchange(
         self,
         call: Call,
+        names: Sequence[str],
         given: Mapping[str, Optional[Tensor]],
         half: Half,
         is_gradient: bool,
     ) -> tuple[dict[str, Tensor], list[Sent]]:
-        """What reaches this rank's tokens of each state, or from behind of each cotangent; zero for none. And
-        what this rank sends.
+        """What reaches this rank's tokens of each of these states, or from behind of each cotangent; zero for
+        none. And what this rank sends.
         """
         device = call.device
         fold = self._stages.fold_bwd_one if is_gradient else self._stages.fold_one
         links: dict[str, list[Link]] = {}
         zeros: dict[str, Tensor] = {}
-        for name in self.signature.states:
+        for name in names:
             zeros[name] = self._operators.zero_state(name, call.sizes, device)
             links[name] = [
                 Link(

@@ -38,7 +38,9 @@ class Parts:
         # Gradients go by the segments of their forward.
         length = self.operators.segment_length("forward", sizes, device)
         # Packed sequences have segments of their own numbers, which are not summed up in one launch.
-        if cu_seqlens is None and length > 0:
+        # Levels of states are exchanged one after another, segments hand all on in one launch.
+        one_level = len(self.operators.signature.levels) == 1
+        if cu_seqlens is None and length > 0 and one_level:
             return Segmented(self, form, known, sizes, length)
         return Whole(self.operators, self.stages, form, known, cu_seqlens, sizes)
 
@@ -61,10 +63,12 @@ class Whole:
         self._is_gradient = form != "forward"
         self._known = dict(known)
         self._rest = (cu_seqlens, sizes)
+        self._level = {name: own for own in stages.levels for name in own}
+        self._begin = "d_final" if self._is_gradient else "initial"
         self._intra: dict[str, Tensor] = {}
-        self._summary: Optional[dict[str, Range]] = None
-        self._d_summary: Optional[dict[str, Tensor]] = None
-        self._transitions: Optional[dict[str, Tensor]] = None
+        self._summary: dict[str, Range] = {}
+        self._d_summary: dict[str, Tensor] = {}
+        self._transitions: dict[str, Tensor] = {}
 
     def prepare(self) -> None:
         """Queues what needs no other rank and is needed in any case."""
@@ -72,12 +76,17 @@ class Whole:
             self._intra = self._operators.intra(self._known, *self._rest)
             self._known |= self._intra
 
+    def receive(self, arrived: Known) -> None:
+        """Takes what reached this rank of some states, which others' writes may come from."""
+        self._known |= {f"{self._begin}_{name}": x for name, x in arrived.items()}
+
     def own(self, name: str) -> Tensor:
-        """What the tokens add to a state, or to its cotangent."""
+        """What the tokens add to a state, or to its cotangent, from what was received of other levels."""
         if not self._is_gradient:
-            return self._summarised()[name].own
-        if self._d_summary is None:
-            self._d_summary = self._stages.summary_bwd_of(self._known, *self._rest)
+            return self._summarised(name).own
+        if name not in self._d_summary:
+            own = self._stages.summary_bwd_of(self._known, *self._rest, self._level[name])
+            self._d_summary |= own
         return self._d_summary[name]
 
     def factor(self, name: str) -> Optional[Tensor]:
@@ -87,29 +96,28 @@ class Whole:
         kept = self._known.get(f"factor_{name}")
         if kept is not None:
             return kept
-        if not self._stages.has_transitions:
-            return self._summarised()[name].factor
-        if self._transitions is None:
-            self._transitions = self._stages.transitions_of(self._known, *self._rest)
+        names = self._level[name]
+        if not self._stages.has_transitions(names):
+            return self._summarised(name).factor
+        if name not in self._transitions:
+            self._transitions |= self._stages.transitions_of(self._known, *self._rest, names)
         return self._transitions[name]
 
-    def _summarised(self) -> dict[str, Range]:
-        if self._summary is None:
-            self._summary = self._stages.own_of(self._known, *self._rest)
-        return self._summary
+    def _summarised(self, name: str) -> Range:
+        if name not in self._summary:
+            self._summary |= self._stages.own_of(self._known, *self._rest, self._level[name])
+        return self._summary[name]
 
-    def finish(self, arrived: Known) -> dict[str, Tensor]:
-        """The results by name, from what reached this rank of each state."""
-        begin = "d_final" if self._is_gradient else "initial"
-        known = {**self._known, **{f"{begin}_{name}": x for name, x in arrived.items()}}
+    def finish(self) -> dict[str, Tensor]:
+        """The results by name, when all states have been received."""
         if self._is_gradient:
-            return self._stages.apply_bwd_of(known, *self._rest, self._form)
-        return self._stages.apply_to(known, *self._rest)
+            return self._stages.apply_bwd_of(self._known, *self._rest, self._form)
+        return self._stages.apply_to(self._known, *self._rest)
 
     def kept(self) -> dict[str, Tensor]:
         """What the way back can use, as far as it is there."""
-        known = {name: one.factor for name, one in (self._summary or {}).items()}
-        found = {**known, **(self._transitions or {})}
+        known = {name: one.factor for name, one in self._summary.items()}
+        found = {**known, **self._transitions}
         factors = {f"factor_{name}": x for name, x in found.items() if x is not None}
         return {**self._intra, **factors}
 
@@ -138,6 +146,7 @@ class Segmented:
             self._before = [launch for launch in self._before if "again" not in launch]
         self._is_prepared = False
         self._own: Optional[dict[str, Tensor]] = None
+        self._arrived: Known = {}
         self._factors: dict[str, Tensor] = {}
 
     @property
@@ -166,9 +175,9 @@ class Segmented:
             return kept
         if name not in self._factors:
             self.prepare()
-            if self._parts.stages.has_transitions:
+            if self._parts.stages.has_transitions(self._states):
                 known = self._known if end_on_chunks(self._length) else self._given
-                found = self._parts.stages.transitions_of(known, None, self._sizes)
+                found = self._parts.stages.transitions_of(known, None, self._sizes, self._states)
                 self._factors |= found
             else:
                 # Logarithms of decays: one for each segment, of which the range's is the sum.
@@ -187,9 +196,12 @@ class Segmented:
             self._known[f"{self._begin}_{name}"] = state
         self._launch(self._exchange)
 
-    def finish(self, arrived: Known) -> dict[str, Tensor]:
+    def receive(self, arrived: Known) -> None:
+        self._arrived = arrived
+
+    def finish(self) -> dict[str, Tensor]:
         self.prepare()
-        self._carry(arrived)
+        self._carry(self._arrived)
         for launch in self._after:
             self._launch(launch)
         return {

@@ -52,6 +52,8 @@ class Signature(NamedTuple):
     states: tuple[str, ...]
     ways: Mapping[str, str]
     """How each state runs through its sequence: "up", "down", or without a mask "both"."""
+    levels: tuple[tuple[str, ...], ...]
+    """The states by level. Those of level 0 write inputs only, those of level n reads of states below it."""
     positional: bool
     """The definition reads the places of tokens, or how many there are."""
     forms: Mapping[str, Form]
@@ -96,12 +98,29 @@ def read_signature(folder: Path) -> Signature:
         outputs=_specs(manifest["outputs"]),
         states=tuple(state["name"] for state in manifest["states"]),
         ways={state["name"]: _way(state) for state in manifest["states"]},
+        levels=_levels(manifest["states"]),
         positional=manifest["positional"],
         forms={form.name: form for form in forms},
         cuda=cuda,
         segments=segments,
         kept=(*_kept_of_chunks(cuda), *_kept_of_segments(segments, forms)),
     )
+
+
+def _levels(states: Sequence[Any]) -> tuple[tuple[str, ...], ...]:
+    count = max((state["level"] + 1 for state in states), default=0)
+    return tuple(
+        tuple(state["name"] for state in states if state["level"] == level)
+        for level in range(count)
+    )
+
+
+def form_giving(signature: Signature, output: str) -> Optional[str]:
+    """The form that has a tensor among its outputs, as `summary_S` or `d_summary_S`; None: no form has."""
+    for form in signature.forms.values():
+        if any(spec.name == output for spec in form.outputs):
+            return form.name
+    return None
 
 
 def _kept_of_chunks(cuda: Mapping[str, Any]) -> list[Spec]:

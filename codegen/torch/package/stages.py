@@ -3,6 +3,10 @@
 A range of tokens acts on a state as `state -> factor * state + own`. `summary` gives both, from keys, values
 and gates alone; `fold` applies them to the state that reaches the range; `apply` is the attention from that state
 on. Any schedule of messages can be made of these; `group.py` has two.
+
+Where what a state writes comes from a read of another, they go by levels: `summary(level=0)`, then, from the
+states of level 0 that reached this range, `summary(level=1, initial_state=...)`; going back, `summary_bwd` from the
+last level to the first. `levels` has the states of each; most attentions have one.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from .checks import checked_sizes
 from .operators import Operators
-from .signature import CallSizes
+from .signature import CallSizes, form_giving
 
 States = Mapping[str, Tensor]
 
@@ -39,14 +43,24 @@ class Stages:
     def __init__(self, operators: Operators) -> None:
         self._operators = operators
         self._signature = operators.signature
+        self.levels = operators.signature.levels
 
-    def summary(self, *inputs: Tensor, cu_seqlens: Optional[Tensor] = None) -> dict[str, Range]:
-        """What this range does to each state. Needs no queries and no other range.
+    def summary(
+        self,
+        *inputs: Tensor,
+        level: int = 0,
+        initial_state: Optional[States] = None,
+        cu_seqlens: Optional[Tensor] = None,
+    ) -> dict[str, Range]:
+        """What this range does to each state of a level. Needs no queries, and of other ranges only the states
+        of lower levels that reach this one, `initial_state` (None: zero).
 
         With `cu_seqlens`, [N + 1], of each of N sequences; else N is B.
         """
-        sizes = self._sizes(inputs, {}, cu_seqlens)
-        return self.summary_of(self._named(inputs), cu_seqlens, sizes)
+        states = dict(initial_state or {})
+        sizes = self._sizes(inputs, states, cu_seqlens)
+        known = self._with_states(inputs, states, sizes)
+        return self.summary_of(known, cu_seqlens, sizes, self._level(level))
 
     def fold(self, states: States, ranges: Mapping[str, Range]) -> dict[str, Tensor]:
         """The states behind a range, from those before it: factor * state + own, [N, H, K, V], float32."""
@@ -69,21 +83,25 @@ class Stages:
         self,
         *inputs: Tensor,
         d_outputs: Sequence[Tensor],
+        level: int = 0,
         initial_state: Optional[States] = None,
+        d_final_state: Optional[States] = None,
         cu_seqlens: Optional[Tensor] = None,
     ) -> dict[str, Range]:
-        """What this range does to the cotangent of each state on its way back: as `summary`, for `fold_bwd`.
+        """What this range does to the cotangent of each state of a level on its way back: as `summary`, for
+        `fold_bwd`.
 
-        `d_outputs`: cotangents of the outputs, in their order. `own` is [N, H, K, V], float32.
+        `d_outputs`: cotangents of the outputs, in their order. `initial_state`: the states that reached this
+        range; `d_final_state`: the cotangents of higher levels that reached its end (None: zero). `own` is
+        [N, H, K, V], float32.
         """
-        states = dict(initial_state or {})
+        states, finals = dict(initial_state or {}), dict(d_final_state or {})
         sizes = self._sizes(inputs, states, cu_seqlens)
-        known = self._with_states(inputs, states, sizes, d_outputs)
-        factors = {
-            name: one.factor for name, one in self.summary_of(known, cu_seqlens, sizes).items()
-        }
-        own = self.summary_bwd_of(known, cu_seqlens, sizes)
-        return {name: Range(own[name], factors[name]) for name in self._signature.states}
+        known = self._with_cotangents(inputs, states, finals, sizes, d_outputs)
+        names = self._level(level)
+        factors = self.summary_of(known, cu_seqlens, sizes, names)
+        own = self.summary_bwd_of(known, cu_seqlens, sizes, names)
+        return {name: Range(own[name], factors[name].factor) for name in names}
 
     def fold_bwd(self, states: States, ranges: Mapping[str, Range]) -> dict[str, Tensor]:
         """Cotangents of the states before a range, from those of the states behind it."""
@@ -104,47 +122,57 @@ class Stages:
         """
         states, finals = dict(initial_state or {}), dict(d_final_state or {})
         sizes = self._sizes(inputs, states, cu_seqlens)
-        known = self._with_states(inputs, states, sizes, d_outputs)
-        for name in self._signature.states:
-            first = known[f"initial_{name}"]
-            known[f"d_final_{name}"] = finals.get(name, torch.zeros_like(first))
+        known = self._with_cotangents(inputs, states, finals, sizes, d_outputs)
         return self.apply_bwd_of(known, cu_seqlens, sizes)
 
     # --- by the names of the manifest, sizes known ---------------------------------------------------
 
     def summary_of(
-        self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+        self,
+        known: Mapping[str, Tensor],
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+        names: Sequence[str],
     ) -> dict[str, Range]:
-        own = self.own_of(known, cu_seqlens, sizes)
-        if not self.has_transitions:
+        """Ranges of the states of one level, whose `names` these are; so everywhere here."""
+        own = self.own_of(known, cu_seqlens, sizes, names)
+        if not self.has_transitions(names):
             return own
-        factors = self.transitions_of(known, cu_seqlens, sizes)
+        factors = self.transitions_of(known, cu_seqlens, sizes, names)
         return {name: Range(one.own, factors.get(name)) for name, one in own.items()}
 
     def own_of(
-        self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+        self,
+        known: Mapping[str, Tensor],
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+        names: Sequence[str],
     ) -> dict[str, Range]:
         """Ranges without matrices, which take a launch of their own."""
-        found = self._operators.run("summary", known, cu_seqlens, sizes)
+        found = self._run(f"summary_{names[0]}", known, cu_seqlens, sizes)
         return {
             name: Range(found[f"summary_{name}"], found.get(self.factor_name(name)))
-            for name in self._signature.states
+            for name in names
         }
 
-    @property
-    def has_transitions(self) -> bool:
-        """Are there states that ranges multiply with matrices?"""
-        return "transition" in self._signature.forms
+    def has_transitions(self, names: Sequence[str]) -> bool:
+        """Are there states among these that ranges multiply with matrices?"""
+        return any(self._form_of(f"transition_{name}") for name in names)
 
     def transitions_of(
-        self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+        self,
+        known: Mapping[str, Tensor],
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+        names: Sequence[str],
     ) -> dict[str, Tensor]:
-        """The factors of all states that have one, where some are matrices."""
-        found = self._operators.run("transition", known, cu_seqlens, sizes)
-        names = {name: self.factor_name(name) for name in self._signature.states}
-        if any(own and own not in found for own in names.values()):
-            found |= self._operators.run("summary", known, cu_seqlens, sizes)
-        return {name: found[own] for name, own in names.items() if own}
+        """The factors of all these states that have one, where some are matrices."""
+        factors = {name: self.factor_name(name) for name in names}
+        found: dict[str, Tensor] = {}
+        for own in factors.values():
+            if own and own not in found:
+                found |= self._run(own, known, cu_seqlens, sizes)
+        return {name: found[own] for name, own in factors.items() if own}
 
     def apply_to(
         self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
@@ -152,10 +180,14 @@ class Stages:
         return self._operators.run("forward", known, cu_seqlens, sizes)
 
     def summary_bwd_of(
-        self, known: Mapping[str, Tensor], cu_seqlens: Optional[Tensor], sizes: CallSizes
+        self,
+        known: Mapping[str, Tensor],
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+        names: Sequence[str],
     ) -> dict[str, Tensor]:
-        found = self._operators.run("summary_bwd", known, cu_seqlens, sizes)
-        return {name: found[f"d_summary_{name}"] for name in self._signature.states}
+        found = self._run(f"d_summary_{names[0]}", known, cu_seqlens, sizes)
+        return {name: found[f"d_summary_{name}"] for name in names}
 
     def apply_bwd_of(
         self,
@@ -184,6 +216,21 @@ class Stages:
         names = [x.name for x in self._signature.forms[f"fold_{name}"].inputs if x.name not in own]
         return names[0] if names else ""
 
+    def _form_of(self, output: str) -> Optional[str]:
+        return form_giving(self._signature, output)
+
+    def _run(
+        self,
+        output: str,
+        known: Mapping[str, Tensor],
+        cu_seqlens: Optional[Tensor],
+        sizes: CallSizes,
+    ) -> dict[str, Tensor]:
+        """All that the form gives that gives this."""
+        form = self._form_of(output)
+        assert form is not None
+        return self._operators.run(form, known, cu_seqlens, sizes)
+
     def _fold(
         self, form: str, known: dict[str, Tensor], name: str, factor: Optional[Tensor]
     ) -> Tensor:
@@ -205,8 +252,25 @@ class Stages:
         given = [states.get(state) for state in self._signature.states]
         return checked_sizes(self._signature, inputs, given, cu_seqlens)
 
-    def _named(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-        return {spec.name: x for spec, x in zip(self._signature.inputs, inputs)}
+    def _level(self, level: int) -> Sequence[str]:
+        if not 0 <= level < len(self.levels):
+            name, count = self._signature.name, len(self.levels)
+            raise ValueError(f"{name}: states have {count} levels, counted from 0; there is no {level}")
+        return self.levels[level]
+
+    def _with_cotangents(
+        self,
+        inputs: Sequence[Tensor],
+        states: States,
+        finals: States,
+        sizes: CallSizes,
+        d_outputs: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        known = self._with_states(inputs, states, sizes, d_outputs)
+        for name in self._signature.states:
+            first = known[f"initial_{name}"]
+            known[f"d_final_{name}"] = finals.get(name, torch.zeros_like(first))
+        return known
 
     def _with_states(
         self,
@@ -215,7 +279,7 @@ class Stages:
         sizes: CallSizes,
         d_outputs: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
-        known = self._named(inputs)
+        known = {spec.name: x for spec, x in zip(self._signature.inputs, inputs)}
         for name in self._signature.states:
             zeros = self._operators.zero_state(name, sizes, inputs[0].device)
             known[f"initial_{name}"] = states.get(name, zeros)

@@ -6,6 +6,7 @@ import { pageOf } from "../../support/catalogue.ts";
 import { Report } from "../../support/pass.ts";
 import type { Program } from "../../tensor/ir.ts";
 import { ChunkDecay } from "../../tensor/chunk-decay.ts";
+import { byLevel } from "../../tensor/levels.ts";
 import type { State } from "../../tensor/passes/shard.ts";
 import { rightProduct } from "../../tensor/passes/right-product.ts";
 import { simplify } from "../../tensor/passes/simplify.ts";
@@ -37,6 +38,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   if (tokens !== null) for (const why of leftProducts(compiled.program, tokens)) line(`  ${why}`);
   for (const state of compiled.sharded.states)
     for (const text of stateLines(state, manifest)) line(text);
+  for (const text of roundLines(compiled.sharded.states)) line(text);
   line();
   line("forms");
   for (const form of manifest.forms.filter(({ name }) => name !== "definition")) {
@@ -143,6 +145,21 @@ function stateLines(state: State, manifest: Manifest): string[] {
     `  flops for each token and head, forward: ${total} (${intra} inside the chunk, the rest with the state)`,
     `  sent between neighbouring devices: ${size}`,
     ...(state.causal ? [] : ["  without a mask the whole state also travels back once"]),
+  ];
+}
+
+/** How many exchanges between devices follow one another, and why; nothing where one is enough. */
+function roundLines(states: readonly State[]): string[] {
+  const levels = byLevel(states);
+  if (levels.length < 2) return [];
+  const why = ({ name, writesReadsOf }: State) =>
+    writesReadsOf.length === 0
+      ? `${name}, which writes inputs only`
+      : `${name}, whose writes come from reads of ${writesReadsOf.join(", ")}`;
+  return [
+    "",
+    `devices exchange states in ${levels.length} rounds, and cotangents in as many, the other way`,
+    ...levels.map((own, level) => `  round ${level + 1}: ${own.map(why).join("; ")}`),
   ];
 }
 

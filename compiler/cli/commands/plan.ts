@@ -1,6 +1,6 @@
 /** laspc plan: the schedule for N devices as text, JSON or SVG; --simulate costs it on a fabric, --sweep at many sizes. */
-import { printPlan } from "../../schedule/print.ts";
-import { planOf, scheduleNames } from "../../schedule/index.ts";
+import { printPlan, roundsText } from "../../schedule/print.ts";
+import { isExchange, planOf, scheduleNames } from "../../schedule/index.ts";
 import type { Sizes } from "../../../runtime/layout.ts";
 import { planToSvg } from "../../schedule/svg.ts";
 import { sweepToSvg } from "../../schedule/sweep-svg.ts";
@@ -57,7 +57,10 @@ export async function run(argv: readonly string[]): Promise<number> {
   const plan = planOf(manifest, name, mesh, backward, overlap);
   await drawn(args, planToSvg(plan));
   if (args.flag("json")) process.stdout.write(`${JSON.stringify(plan, null, 2)}\n`);
-  else process.stdout.write(printPlan(plan));
+  else {
+    const rounds = isExchange(name) ? roundsText(manifest) : null;
+    process.stdout.write(`${rounds === null ? "" : `${rounds}\n`}${printPlan(plan)}`);
+  }
   return 0;
 }
 

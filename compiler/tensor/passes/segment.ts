@@ -14,7 +14,7 @@
  *   backward     of every segment, from both             -> d_q, d_k, ...
  *
  * These are the three stages of LASP, summarise / exchange / output, between the processors of a device in
- * place of devices. Segments are sequences of a packed launch, so the other forms are as they were; in the
+ * place of devices. Where states write what is read of others, the first two go by levels (`levels.ts`). Segments are sequences of a packed launch, so the other forms are as they were; in the
  * exchange a segment counts as a token, and what is per segment is stored per chunk of one token.
  *
  * Needs: shard. Guarantees: the states of a segment are those of the whole sequence in exact arithmetic.
@@ -30,6 +30,7 @@ import {
   pieceDim,
 } from "../ir.ts";
 import { applied, factorOf } from "../exchange.ts";
+import { byLevel, formAt } from "../levels.ts";
 import { type Form, type State, sumsTokens } from "./shard.ts";
 
 export const segmentName = "segment";
@@ -52,10 +53,14 @@ export function segmentForms(
   gradients: boolean,
 ): readonly Form[] {
   const names = gradients ? (["exchange", "exchange_bwd"] as const) : (["exchange"] as const);
-  return names.map((name) => ({ name, program: exchange(program, states, name), segments: true }));
+  return [...byLevel(states).entries()].flatMap(([level, own]) =>
+    names.map((name) => {
+      return { name: formAt(name, level), program: exchange(program, own, name), segments: true };
+    }),
+  );
 }
 
-/** The form for a direction. Every state is causal. */
+/** The form for a direction, of the states of a level. Every state is causal. */
 function exchange(
   program: Program,
   states: readonly State[],

@@ -20,6 +20,9 @@
  *   fold_bwd_S d_final_S, d_summary_S, transition_S -> d_initial_S = transition_S^T @ d_final_S + d_summary_S
  *   compose_S  earlier_S, later_S                  -> both_S = later_S @ earlier_S
  *
+ * Where states write what is read of others, there are a summary and a transition for each level of that dependency
+ * (`levels.ts`): `summary_1` takes the first states of level 0 besides.
+ *
  * Needs: right-product. Guarantees: every form reads only the inputs it needs; a range of no tokens
  * summarises to zero. Source: LASP, arXiv 2404.02882; LASP-2, arXiv 2502.07563, with weighted prefix.
  */
@@ -40,6 +43,13 @@ import {
 import { Report } from "../../support/pass.ts";
 import { Rewriter, captured } from "../rewrite.ts";
 import { exchangeForms, stateInput, stateOutput } from "../exchange.ts";
+import {
+  type Dependencies,
+  type LevelFormName,
+  byLevel,
+  dependenciesOf,
+  formAt,
+} from "../levels.ts";
 import { simplify } from "./simplify.ts";
 
 /** A recurrent state of the attention, as callers and schedules see it. */
@@ -54,26 +64,28 @@ export interface State {
   readonly decay: DecayAxis | null;
   /** The transition is diagonal plus some rank: ranges compose through [K, K] matrices only. */
   readonly dense: boolean;
+  /** 0: it writes inputs only; n: reads of states of level n - 1 and below. See `levels.ts`. */
+  readonly level: number;
+  /** The states whose reads go into what this one writes. */
+  readonly writesReadsOf: readonly string[];
 }
 
 export interface Form {
   readonly name:
     | "forward"
-    | "summary"
+    | LevelFormName
     | `fold_${string}`
     | `compose_${string}`
     | "local"
     | "join"
     | "step"
     | "backward"
-    | "backward_fixed"
-    | "summary_bwd"
-    | "transition"
-    | "exchange"
-    | "exchange_bwd";
+    | "backward_fixed";
   readonly program: Program;
   /** Only devices that cut sequences into segments run it. */
   readonly segments?: boolean;
+  /** Of a summary of gradients, the level of its states: its loops are made of the gradient's. */
+  readonly level?: number;
 }
 
 export interface Sharded {
@@ -87,15 +99,19 @@ export const shardSummary = "derive the forms that ranges of the sequence are co
 /** `cacheEvery`: the forward also gives the states before each piece of so many tokens, for its gradient. */
 export function shard(program: Program, cacheEvery: number | null = null): Sharded {
   const scans = scansOf(program);
-  const states = [...scans.values()].map((scan) => stateOf(program, scan));
+  const dependencies = dependenciesOf(program);
+  const states = [...scans.values()].map((scan) => {
+    return { ...stateOf(program, scan), ...dependencies.get(scan.state)! };
+  });
   const forms: Form[] = [{ name: "forward", program: forward(program, scans, states, null) }];
-  if (scans.size > 0) {
-    forms.push({ name: "summary", program: summary(program, scans, states) });
-    if (states.some(({ dense }) => dense)) {
-      forms.push({ name: "transition", program: transition(program, states) });
+  for (const [level, own] of byLevel(states).entries()) {
+    forms.push({ name: formAt("summary", level), program: summary(program, states, level) });
+    if (own.some(({ dense }) => dense)) {
+      const matrices = transition(program, states, level);
+      forms.push({ name: formAt("transition", level), program: matrices });
     }
-    forms.push(...states.flatMap((state) => exchangeForms(program, state)));
   }
+  forms.push(...states.flatMap((state) => exchangeForms(program, state)));
   // One token at a time: where every token needs those before it only.
   const isStepwise = states.every((state) => state.causal && !state.reverse);
   if (isStepwise && !sumsTokens(program)) {
@@ -124,7 +140,7 @@ export function sumsTokens(program: Program): boolean {
   );
 }
 
-function stateOf(program: Program, scan: Scan): State {
+function stateOf(program: Program, scan: Scan): Omit<State, keyof Dependencies> {
   const opOf = (id: ValueId) => program.ops.find((op) => op.id === id)!;
   const typeOf = (id: ValueId) => opOf(id).type.shape;
   const [{ k, v }] = scan.writes as [Write];
@@ -145,18 +161,8 @@ function forward(
   states: readonly State[],
   cacheEvery: number | null,
 ): Program {
-  const rewriter = new Rewriter(program);
+  const { rewriter, initials } = withFirstStates(program, states);
   const { build, get } = rewriter;
-  const initials = new Map<string, ValueId>();
-  const inputs = program.ops.filter((op) => op.kind === "input");
-  for (const op of inputs) rewriter.copy(op);
-  for (const { name, type } of states)
-    initials.set(name, stateInput(build, `initial_${name}`, type));
-  for (const op of program.ops) {
-    if (op.kind === "input") continue;
-    if (op.kind === "scan" || op.kind === "delta") copyScan(rewriter, op, initials.get(op.state)!);
-    else rewriter.copy(op);
-  }
   const finals = states.map(({ name }) =>
     stateOutput(`final_${name}`, finalState(rewriter, scans.get(name)!, initials.get(name)!)),
   );
@@ -168,6 +174,23 @@ function forward(
   });
   const copied = program.outputs.map((out) => ({ ...out, value: get(out.value) }));
   return prune(build.finish([...copied, ...finals, ...caches]), false);
+}
+
+/** A copy of a program in which scans of the given states begin with their inputs `initial_S`. */
+function withFirstStates(program: Program, states: readonly State[]) {
+  const rewriter = new Rewriter(program);
+  const initials = new Map<string, ValueId>();
+  for (const op of program.ops) if (op.kind === "input") rewriter.copy(op);
+  for (const { name, type } of states) {
+    initials.set(name, stateInput(rewriter.build, `initial_${name}`, type));
+  }
+  for (const op of program.ops) {
+    if (op.kind === "input") continue;
+    const initial = op.kind === "scan" || op.kind === "delta" ? initials.get(op.state) : undefined;
+    if (initial === undefined) rewriter.copy(op);
+    else copyScan(rewriter, op as Scan, initial);
+  }
+  return { rewriter, initials };
 }
 
 /** Copies a scan with a first state; one program may hold several scans of one state. */
@@ -191,16 +214,16 @@ function finalState(
   );
 }
 
-export function summary(
-  program: Program,
-  scans: ReadonlyMap<string, Scan>,
-  states: readonly State[],
-): Program {
-  const rewriter = new Rewriter(program);
+/** What a range does to the states of a level, from those of lower levels that reach it. */
+function summary(program: Program, states: readonly State[], level: number): Program {
+  const scans = scansOf(program);
+  const { rewriter } = withFirstStates(
+    program,
+    states.filter((state) => state.level < level),
+  );
   const { build, get } = rewriter;
-  for (const op of program.ops) rewriter.copy(op);
   const outputs: Output[] = [];
-  for (const { name, decay, dense } of states) {
+  for (const { name, decay, dense } of states.filter((state) => state.level === level)) {
     const scan = scans.get(name)!;
     outputs.push(stateOutput(`summary_${name}`, finalState(rewriter, scan, null)));
     // Of a dense transition the decay is a part: see `transition`.
@@ -217,17 +240,18 @@ export function summary(
 
 /**
  * What a range multiplies a state with where its transition is dense, [K, K]: the state that it makes of
- * the identity when it writes nothing of its own.
+ * the identity when it writes nothing of its own. Of the states of a level, from those of lower levels.
  */
-export function transition(program: Program, states: readonly State[]): Program {
+function transition(program: Program, states: readonly State[], level: number): Program {
   const scans = scansOf(program);
   const opOf = new Map(program.ops.map((op) => [op.id, op]));
-  const rewriter = new Rewriter(program);
+  const { rewriter } = withFirstStates(
+    program,
+    states.filter((state) => state.level < level),
+  );
   const { build, get } = rewriter;
-  for (const op of program.ops) rewriter.copy(op);
   const outputs: Output[] = [];
-  for (const { name, type, dense } of states) {
-    if (!dense) continue;
+  for (const { name, type } of states.filter((own) => own.dense && own.level === level)) {
     const [key] = type.shape as readonly [Dim];
     const [ones, index] = [
       build.const(1, [key]),
@@ -266,19 +290,27 @@ export function transition(program: Program, states: readonly State[]): Program 
 }
 
 /**
- * Of the gradients, what a range adds to the cotangent of its first state: `d_summary_S`, the gradient
- * `d_initial_S` for a last state that nothing reads. With it ranges compose backwards as summaries do
- * forwards (`fold`, from the last range to the first), and `backward` is what is left to run then.
+ * Of the gradients, what a range adds to the cotangents of its first states of a level: `d_summary_S`, the
+ * gradient `d_initial_S` for a last state that nothing reads. With it ranges compose backwards as summaries do
+ * forwards (`fold`, from the last range to the first), and `backward` is what is left to run then. Cotangents
+ * of higher levels have arrived by then: they reach a state through what those write of its reads.
  */
-export function summaryOfGradient(gradient: Program, states: readonly State[]): Program {
+export function summaryOfGradient(
+  gradient: Program,
+  states: readonly State[],
+  level: number,
+): Program {
   const rewriter = new Rewriter(gradient);
   const { build, get } = rewriter;
-  const finals = new Set(states.map(({ name }) => `d_final_${name}`));
+  const silent = new Set(
+    states.filter((state) => state.level <= level).map(({ name }) => `d_final_${name}`),
+  );
   for (const op of gradient.ops) {
-    if (op.kind !== "input" || !finals.has(op.label)) rewriter.copy(op);
+    if (op.kind !== "input" || !silent.has(op.label)) rewriter.copy(op);
     else rewriter.set(op.id, build.const(0, op.type.shape));
   }
-  const outputs = states.map(({ name }) => {
+  const own = states.filter((state) => state.level === level);
+  const outputs = own.map(({ name }) => {
     const initial = gradient.outputs.find(({ label }) => label === `d_initial_${name}`)!;
     return { ...initial, label: `d_summary_${name}`, value: get(initial.value) };
   });

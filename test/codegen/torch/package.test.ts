@@ -61,6 +61,8 @@ const cases: readonly Case[] = [
   ["several-states", "bf16", 12, 8],
   ["kda", "f32", 8, 8],
   ["linear-attention-bidirectional", "f16", 8, 8],
+  ["chained-delta", "f32", 8, 12],
+  ["both-then-causal", "f32", 8, 8],
 ];
 const others = exampleNames
   .filter((name) => !cases.some(([known]) => known === name))
