@@ -22,7 +22,12 @@ import {
 
 const names = [...exampleNames, ...ruleNames];
 /** What a token needs of those behind it: no step by step. */
-const wholeSequence: ReadonlySet<string> = new Set(["linear-attention-bidirectional", "both-ways"]);
+const wholeSequence: ReadonlySet<string> = new Set([
+  "linear-attention-bidirectional",
+  "both-ways",
+  "both-then-causal",
+  "chained-delta",
+]);
 
 describe.each(["cpu", "webgpu"] as const)("%s", (kind) => {
   const { available, why } = findDevice(kind);
