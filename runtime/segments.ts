@@ -15,7 +15,9 @@ export type SegmentTokens = "auto" | "never" | number;
  * the summaries adds to a segment's own work; the first chunk of a kernel; two more launches; one more step
  * of the exchange. Ends of segments lie on whole chunks.
  */
-const [summary, fill, launches, step, alignment, shortest] = [0.5, 64, 100, 16, 128, 256];
+const [summary, fill, launches, step, shortest] = [0.5, 64, 100, 16, 256];
+/** Tokens that a whole number of chunks has on every target. */
+export const alignment = 128;
 /** Segments that are tried: as many as keep the processors busy so many times. */
 const rounds = [0.5, 1, 2, 3, 5, 8];
 

@@ -40,6 +40,7 @@ const optionTypes = {
   verify: "boolean",
   backward: "boolean",
   overlap: "boolean",
+  deterministic: "boolean",
   steps: "string",
   "cache-states": "string",
   "cu-seqlens": "string",

@@ -30,7 +30,7 @@ const commands: Readonly<Record<string, Command>> = {
     summary: "compile and execute, on one device or several",
     usage:
       "run FILE [--entry NAME] [--device reference|cpu|webgpu|cuda[,...]] [--devices N] [--mesh seq=4,data=2] [--schedule auto|ring|allgather|allscan|tree|ulysses|megatron|ring-attention] [--dim T=4096,...] " +
-      "[--dtype f32] [--arch sm_80] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--segment auto|never|1024] [--transport in-process|worker|tcp|nccl|nccl-in-process] [--bind ADDR] [--connect-timeout SECONDS] [--link latency=20ms,bandwidth=1GB/s] [--timeout SECONDS] [--warmup N] [--timeline F.svg] [--check-inputs] [--backward] [--overlap] [--cache-states every=256] [--steps N] [--cu-seqlens 0,5,70] [--verify] [--json]",
+      "[--dtype f32] [--arch sm_80] [--input q=q.npy] [--output DIR] [--seed N] [--threads N] [--segment auto|never|1024] [--transport in-process|worker|tcp|nccl|nccl-in-process] [--bind ADDR] [--connect-timeout SECONDS] [--link latency=20ms,bandwidth=1GB/s] [--timeout SECONDS] [--warmup N] [--timeline F.svg] [--check-inputs] [--backward] [--overlap] [--cache-states every=256] [--steps N] [--deterministic] [--cu-seqlens 0,5,70] [--verify] [--json]",
     load: () => import("./commands/run.ts"),
   },
   verify: {

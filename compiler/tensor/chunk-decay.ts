@@ -12,13 +12,12 @@
  * so its part of P is a product of two matrices, and both exponents are <= 0 whatever the decays. The sums are
  * cumulative sums that start anew at each block.
  *
- * What is left are blocks of `near` tokens along the diagonal. In such a block both exponents are taken from its middle,
- * where the later of two tokens may lie before it: one of the factors then grows, by at most exp(near / 2 * deepest),
- * which every number format but f16 has room for where a token decays by no more than exp(-deepest). Tokens that
- * decay by more are taken to decay by that: less than rounding leaves of anything. In bf16, which rounds more away, the
- * blocks are larger. In f16 the doubling goes on
- * down to single tokens, and the diagonal carries no decay at all. log2(C / near) + 1 products of the
- * chunk's size take the place of one.
+ * What is left are blocks of `near` tokens along the diagonal. In such a block both exponents are taken from its start, so
+ * that no token depends on what comes after it: queries shrink and keys grow, by at most exp(near * deepest), where a token decays by no more than exp(-deepest). Tokens that decay by more are taken to
+ * decay by that: less than rounding leaves of anything. In blocks of more than 4 tokens, which 16-bit products have,
+ * half of that range is given to each side: queries are scaled up by its root and keys down. Every number format but
+ * f16 has room for it. In f16 the doubling goes on down to single tokens, and the diagonal carries no decay at all.
+ * log2(C / near) + 1 products of the chunk's size take the place of one.
  *
  * A decay over the value axis scales what the scores are multiplied with in the same way.
  * Source: GLA's secondary chunking, arXiv 2312.06635, section 4.3, by doubling.
@@ -31,8 +30,8 @@ export class ChunkDecay {
   /** Tokens of a chunk with a decay for each channel: each doubling costs one more product. */
   static readonly longest = 32;
   /**
-   * The most that a token decays by in blocks of so many tokens, as a logarithm. Of 8: exp(-17) is less than float32 rounds
-   * away, and exp(68) leaves room for queries and keys of up to 1e9. Of 16: exp(-9.5) is a twenty-fifth of what bf16
+   * The most that a token decays by in blocks of so many tokens, as a logarithm. Of 4 and 8: exp(-17) is less than float32
+   * rounds away, and exp(68) leaves room for queries and keys of up to 1e9. Of 16: exp(-9.5) is a twenty-fifth of what bf16
    * rounds away, and exp(76) leaves room for 1e5.
    */
   static deepestOf(near: number): number {
@@ -40,12 +39,19 @@ export class ChunkDecay {
   }
 
   /**
-   * Tokens of the blocks in which decays are taken from the middle, where inputs have these types; 1: of none. Where keys are
-   * erased (`isDelta`), a gate's gradient is what is left of larger sums, whose roundings grow with the block.
+   * Tokens of the blocks in which decays are taken from the start, where inputs have these types; 1: of none. Where keys are
+   * erased (`isDelta`), a gate's gradient is what is left of larger sums, whose roundings grow with the block. An exponent
+   * that is moved by half of a block's range has few digits left for float32.
    */
   static nearFor(inputs: readonly Dtype[], isDelta: boolean): number {
     if (inputs.includes("f16")) return 1;
-    return inputs.includes("bf16") && !isDelta ? 16 : 8;
+    if (!inputs.includes("bf16")) return 4;
+    return isDelta ? 8 : 16;
+  }
+
+  /** What exponents of queries are moved up by, and those of keys down, in blocks of so many tokens. */
+  private static shiftOf(near: number): number {
+    return near > 4 ? (near * ChunkDecay.deepestOf(near)) / 2 : 0;
   }
 
   /** Log decay of each token: [C], [C, K] or [C, V]; or one for all of them; null without a decay. */
@@ -111,8 +117,8 @@ export class ChunkDecay {
       sum = this.add(sum, build.mul(scores, this.square(block), { span }));
     }
     if (this.near > 1) {
-      const late = build.mul(a, this.fromMiddle(strict), { span });
-      const early = build.mul(b, this.toMiddle(), { span });
+      const late = build.mul(a, this.fromStart(strict), { span });
+      const early = build.mul(b, this.toStart(), { span });
       const scores = build.matmul(late, turned(early), { span, name: "scores" });
       return this.add(sum, this.inTriangles(scores, strict));
     }
@@ -136,9 +142,9 @@ export class ChunkDecay {
     }
     if (this.near > 1) {
       const part = this.inTriangles(scores, strict);
-      const early = build.mul(v, this.toMiddle(), { span });
+      const early = build.mul(v, this.toStart(), { span });
       const product = build.matmul(part, early, { span, name });
-      return this.add(sum, build.mul(product, this.fromMiddle(strict), { span }));
+      return this.add(sum, build.mul(product, this.fromStart(strict), { span }));
     }
     if (strict) return sum!;
     const diagonal = build.mul(scores, this.square(0), { span });
@@ -249,44 +255,38 @@ export class ChunkDecay {
     return build.map("select", [mask, scores, build.const(0)], { span });
   }
 
-  /** The decay from the middle of each token's block of `near` up to the token (`strict`: before it). */
-  private fromMiddle(strict: boolean): ValueId {
+  /** The decay from the start of each token's block of `near` up to the token (`strict`: before it), moved up. */
+  private fromStart(strict: boolean): ValueId {
     const { build, span } = this;
-    const make = () => build.map("exp", [this.sumsFromMiddle(strict)], { span });
-    return this.factor(`from middle ${strict}`, make)!;
+    return this.factor(`from start ${strict}`, () =>
+      build.map("exp", [this.moved("add", this.sumsFromStart(strict))], { span }),
+    )!;
   }
 
-  /** The decay from each token to the middle of its block of `near`. */
-  private toMiddle(): ValueId {
+  /** The decay from the start of its block up to each token undone, moved down. */
+  private toStart(): ValueId {
     const { build, span } = this;
-    return this.factor("to middle", () => {
-      const undone = build.map("neg", [this.sumsFromMiddle(false)], { span });
-      return build.map("exp", [undone], { span });
+    return this.factor("to start", () => {
+      const undone = build.map("neg", [this.sumsFromStart(false)], { span });
+      return build.map("exp", [this.moved("sub", undone)], { span });
     })!;
   }
 
-  /** Log decays from the middle up to each token (`strict`: before it): of tokens before the middle less what is between. */
-  private sumsFromMiddle(strict: boolean): ValueId {
-    const { build, span, reverse } = this;
-    const floor = build.const(-ChunkDecay.deepestOf(this.near));
-    const each = this.factor("bounded", () => build.map("max", [this.each!, floor], { span }))!;
-    return this.factor(`sums from middle ${strict}`, () => {
-      // Bounded as they are, no difference of them is one of infinities.
-      if (strict) return build.map("sub", [this.sumsFromMiddle(false), each], { span });
-      const half = this.near / 2;
-      const [later, sooner] = [
-        { reverse, exclusive: false },
-        { reverse: !reverse, exclusive: true },
-      ];
-      const sums = this.sumsBeside(each, half, later, sooner);
-      // 1 behind the middle, -1 before it.
-      const isSecond = this.secondBlocks(half);
-      const [behind, before] = [build.const(reverse ? -1 : 1), build.const(reverse ? 1 : -1)];
-      const sign = build.map("select", [isSecond, behind, before], { span });
-      return build.mul(sums, sign, { span });
+  /** Log decays from the start of each block of `near` up to the token (`strict`: before it), each bounded. */
+  private sumsFromStart(exclusive: boolean): ValueId {
+    const { build, span, reverse, near: block } = this;
+    return this.factor(`sums from start ${exclusive}`, () => {
+      const floor = build.const(-ChunkDecay.deepestOf(block));
+      const arg = this.factor("bounded", () => build.map("max", [this.each!, floor], { span }))!;
+      return build.add({ kind: "cumsum", arg, reverse, exclusive, block }, { span });
     })!;
   }
 
+  private moved(fn: "add" | "sub", exponents: ValueId): ValueId {
+    const { build, span } = this;
+    const shift = ChunkDecay.shiftOf(this.near);
+    return shift === 0 ? exponents : build.map(fn, [exponents, build.const(shift)], { span });
+  }
   /** Sums in blocks of `block` tokens that lie in pairs: `later` in the one that comes later, `sooner` in the other. */
   private sumsBeside(
     each: ValueId,

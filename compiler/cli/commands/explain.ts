@@ -123,7 +123,7 @@ function stateLines(state: State, manifest: Manifest): string[] {
   const algorithm = [
     perChannel
       ? `scores in squares of ${sizes.join(", ")} tokens, decays split at their borders: every exponent <= 0` +
-        (near > 1 ? `; in blocks of ${near} tokens decays from their middle` : "")
+        (near > 1 ? `; in blocks of ${near} tokens decays from their start` : "")
       : "scores times one mask, a product with the values, a product with the state",
     ...(state.dense
       ? [

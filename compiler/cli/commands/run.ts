@@ -53,6 +53,7 @@ export async function run(argv: readonly string[]): Promise<number> {
       "cache-states",
       "steps",
       "cu-seqlens",
+      "deterministic",
     ],
     "run",
   );
@@ -122,7 +123,11 @@ export async function run(argv: readonly string[]): Promise<number> {
   // Ranks of one kind share a device: its queue and its threads are the machine's, not the rank's.
   const timeoutMs = args.seconds("timeout", 60) * 1000;
   const poison = args.flag("verify");
-  const segment = args.segment();
+  const deterministic = args.flag("deterministic");
+  const segment = deterministic && args.text("segment") === null ? "never" : args.segment();
+  if (deterministic && steps > 0 && segment !== "never") {
+    throw new UsageError("--deterministic steps repeat whole chunks: leave --segment out");
+  }
   const warmup = args.integer("warmup", 0, 0);
   const forms = steps > 0 ? ["forward", "step"] : formsOf(plan.ranks);
   const devices: Device[] = [];
@@ -145,7 +150,14 @@ export async function run(argv: readonly string[]): Promise<number> {
   let result: RanksResult | null;
   try {
     if (steps > 0) {
-      const tensors = await decode({ manifest, device: devices[0]!, inputs, sizes, steps });
+      const tensors = await decode({
+        manifest,
+        device: devices[0]!,
+        inputs,
+        sizes,
+        steps,
+        deterministic,
+      });
       result = { tensors, bytesSent: [0], messagesSent: [0], times: [] };
     } else if (transport === "nccl-in-process") {
       result = await runOnGpus({ plan, manifest, devices, inputs, sizes, warmup }, timeoutMs);
