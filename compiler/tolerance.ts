@@ -7,7 +7,7 @@
  *   f16    0.001  one rounding to 11 bits (2^-12), states and sums in float32
  */
 import type { Dtype, MapFn } from "./tensor/ir.ts";
-import { roundingTo } from "./tensor/rounding.ts";
+import type { Rounding } from "./tensor/rounding.ts";
 
 export const tolerances = { f32: 1e-5, f16: 1e-3, bf16: 5e-3 } as const satisfies Record<
   Dtype,
@@ -50,12 +50,15 @@ export function toleranceOf(name: string, dtype: Dtype, inputs: readonly Dtype[]
  * costs, and kernels round them no more often than this. Where nothing cancels both are less than the table allows,
  * from some ten tokens on, so that nothing passes there that would not have.
  */
-export function roundingOfDtypes(inputs: readonly Dtype[]) {
+export function roundingOfDtypes(inputs: readonly Dtype[]): {
+  readonly instances: readonly Rounding[];
+  readonly times: number;
+} {
   const narrow = (["bf16", "f16"] as const).find((candidate) => inputs.includes(candidate));
   const factorBits = { f32: 24, f16: 11, bf16: 8 }[narrow ?? "f32"];
   const stretches = [1, 1.1, 1.2, 1.3, 1.45, 1.6, 1.75, 1.9];
   return {
-    instances: stretches.map((stretch) => roundingTo(24, factorBits, stretch)),
+    instances: stretches.map((stretch) => ({ resultBits: 24, factorBits, stretch })),
     times: narrow ? 1 : 16,
   };
 }

@@ -21,6 +21,7 @@ await Promise.all([
     entryPoints: {
       laspc: "compiler/cli/laspc.ts",
       "rank-worker": "compiler/cli/rank-worker.ts",
+      "reference-worker": "compiler/cli/reference-worker.ts",
       "prettier-plugin": "compiler/syntax/prettier-plugin.ts",
     },
     outdir: "dist",

@@ -12,7 +12,7 @@ import type {
 import { checkCuts } from "../../runtime/device.ts";
 import { bytesOf, elementsOf, fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import type { Dtype, FormSpec, TensorSpec } from "../../runtime/plan.ts";
-import { interpretTensor } from "../../compiler/tensor/interpret.ts";
+import { type InterpretSizes, interpretTensor } from "../../compiler/tensor/interpret.ts";
 import type { Program } from "../../compiler/tensor/ir.ts";
 import { parseTensor } from "../../compiler/tensor/parse.ts";
 import { type NdArray, ndArray } from "../../compiler/tensor/nd-array.ts";
@@ -23,6 +23,27 @@ export interface ReferenceBuffer extends DeviceBuffer {
   readonly data: Float64Array;
 }
 
+/** What evaluates programs, one sequence and head at a time, so many of them side by side. */
+export interface Evaluator {
+  readonly width: number;
+  readonly evaluate: (
+    program: Program,
+    inputs: ReadonlyMap<string, NdArray>,
+    sizes: InterpretSizes,
+    rounding: Rounding | null,
+  ) => Promise<ReadonlyMap<string, NdArray>>;
+}
+
+/** On this thread. */
+const here: Evaluator = {
+  width: 1,
+  evaluate: async (...args) => {
+    // Let others run between heads: a large reference takes a while.
+    await new Promise((resolve) => setImmediate(resolve));
+    return interpretTensor(...args);
+  },
+};
+
 /**
  * `programs`: each form's program, by the form's name; without them the artifact's own are read. With `rounding` what
  * narrower arithmetic makes of them.
@@ -30,8 +51,9 @@ export interface ReferenceBuffer extends DeviceBuffer {
 export function createReferenceDevice(
   programs: ReadonlyMap<string, Program> = new Map(),
   rounding: Rounding | null = null,
+  evaluator: Evaluator = here,
 ): ReferenceDevice {
-  return new ReferenceDevice(programs, rounding);
+  return new ReferenceDevice(programs, rounding, evaluator);
 }
 
 export class ReferenceDevice implements Device {
@@ -40,10 +62,16 @@ export class ReferenceDevice implements Device {
   private programs: ReadonlyMap<string, Program>;
 
   private readonly rounding: Rounding | null;
+  private readonly evaluator: Evaluator;
 
-  constructor(programs: ReadonlyMap<string, Program>, rounding: Rounding | null) {
+  constructor(
+    programs: ReadonlyMap<string, Program>,
+    rounding: Rounding | null,
+    evaluator: Evaluator,
+  ) {
     this.programs = programs;
     this.rounding = rounding;
+    this.evaluator = evaluator;
   }
 
   async load(artifact: ArtifactFiles): Promise<void> {
@@ -80,6 +108,9 @@ export class ReferenceDevice implements Device {
     // What is shared is summed up over those who share it.
     for (const { name } of form.outputs) (args.get(name) as ReferenceBuffer).data.fill(0);
     checkCuts(sizes);
+    // Heads may be evaluated in any order; their parts of what is shared are added up in one.
+    let placed: Promise<void> = Promise.resolve();
+    const running: Promise<void>[] = [];
     for (let b = 0; b < sizes.B; b++) {
       // Of packed sequences each is evaluated on its own.
       const cuts = sizes.cuSeqlens;
@@ -94,15 +125,20 @@ export class ReferenceDevice implements Device {
             takePart(spec, args.get(spec.name) as ReferenceBuffer, b, h, own, first),
           );
         }
-        const outputs = interpretTensor(program, inputs, own, this.rounding);
-        for (const spec of form.outputs) {
-          const to = args.get(spec.name) as ReferenceBuffer;
-          putPart(spec, to, outputs.get(spec.name)!, b, h, own, first);
-        }
-        // Let others run between heads: a large reference takes a while.
-        await new Promise((resolve) => setImmediate(resolve));
+        if (running.length === this.evaluator.width) await running.shift();
+        const found = this.evaluator.evaluate(program, inputs, own, this.rounding);
+        placed = Promise.all([found, placed]).then(([outputs]) => {
+          for (const spec of form.outputs) {
+            const to = args.get(spec.name) as ReferenceBuffer;
+            putPart(spec, to, outputs.get(spec.name)!, b, h, own, first);
+          }
+        });
+        // Told to whoever waits for the last.
+        placed.catch(() => {});
+        running.push(placed);
       }
     }
+    await placed;
   }
 
   async wait(): Promise<void> {}

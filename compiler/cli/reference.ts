@@ -1,5 +1,9 @@
 /** Compares a run with the float64 reference. */
-import { type ReferenceBuffer, createReferenceDevice } from "../../codegen/reference/device.ts";
+import {
+  type Evaluator,
+  type ReferenceBuffer,
+  createReferenceDevice,
+} from "../../codegen/reference/device.ts";
 import type { HostTensor, LaunchSizes } from "../../runtime/device.ts";
 import { shapeOf } from "../../runtime/device.ts";
 import { elementsOf, newData, toNumbers } from "../../runtime/dtype.ts";
@@ -8,6 +12,7 @@ import type { Compiled } from "../index.ts";
 import type { Rounding } from "../tensor/rounding.ts";
 import { maxAbsError, rmsError, rmseRatio, roundingOfDtypes, toleranceOf } from "../tolerance.ts";
 import { referencePrograms } from "./devices.ts";
+import { threadsWorth, withThreads } from "./reference-pool.ts";
 
 export interface Comparison {
   readonly ok: boolean;
@@ -17,7 +22,7 @@ export interface Comparison {
     Record<string, { shape: readonly number[]; rmse_ratio: number; max_abs_error: number }>
   >;
   readonly tolerance: Readonly<Record<string, number>>;
-  /** Of outputs beyond it: the RMS error that rounding alone may leave. */
+  /** Of outputs beyond it: an RMS error that rounding alone leaves, the worst of those looked at. */
   readonly rounding: Readonly<Record<string, number>>;
 }
 
@@ -39,14 +44,42 @@ export interface Reference {
 /** Up to here the definition is evaluated as written, T x T scores and all. */
 const longestDefinition = 512;
 
+type ReferenceOptions = Omit<CompareOptions, "result" | "reference">;
+
 /** What the attention means for these inputs, in float64, by output. */
-export async function referenceResult(
-  options: Omit<CompareOptions, "result" | "reference">,
-  rounding: Rounding | null = null,
+export function referenceResult(options: ReferenceOptions): Promise<Reference> {
+  return onThreads(options, (evaluator) => evaluate(options, null, evaluator));
+}
+
+/** Milliseconds after which it is said that the reference is still at work. */
+const patience = 10_000;
+
+/** Calls with threads for these sizes, where they are worth it, and says when that takes long. */
+async function onThreads<Result>(
+  { compiled: { manifest }, sizes, say }: ReferenceOptions,
+  use: (evaluator: Evaluator | undefined) => Promise<Result>,
+): Promise<Result> {
+  const specs = manifest.forms.flatMap(({ inputs, outputs }) => [...inputs, ...outputs]);
+  const states = specs.filter(({ per }) => per === "state").map(({ dims }) => elementsOf(dims));
+  const started = performance.now();
+  const ticker = setInterval(() => {
+    say(`  reference: ${((performance.now() - started) / 1000).toFixed(0)} s so far ...`);
+  }, patience);
+  try {
+    return await withThreads(threadsWorth(sizes, Math.max(1, ...states)), use);
+  } finally {
+    clearInterval(ticker);
+  }
+}
+
+async function evaluate(
+  options: ReferenceOptions,
+  rounding: Rounding | null,
+  evaluator: Evaluator | undefined,
 ): Promise<Reference> {
   const { compiled, inputs, sizes, say } = options;
   const { manifest } = compiled;
-  const device = createReferenceDevice(referencePrograms(compiled), rounding);
+  const device = createReferenceDevice(referencePrograms(compiled), rounding, evaluator);
   const given = [...inputs.keys()].some((name) => name.startsWith("initial_"));
   const asWritten = sizes.T <= longestDefinition && !given;
   say(`  reference: ${asWritten ? "the definition as written" : "token by token"}, float64 ...`);
@@ -99,32 +132,40 @@ export async function compareWithReference(options: CompareOptions): Promise<Com
   const beyond = Object.keys(outputs).filter(
     (name) => !(outputs[name]!.rmse_ratio <= tolerance[name]!),
   );
-  const rounding = beyond.length === 0 ? {} : await roundingOf(options, numbers, beyond);
-  const ok = beyond.every((name) => {
+  const errorOf = (name: string) => {
     const { dtype, data } = options.result.tensors.get(name)!;
-    return rmsError(numbers.get(name)!, toNumbers(dtype, data)) <= rounding[name]!;
-  });
+    return rmsError(numbers.get(name)!, toNumbers(dtype, data));
+  };
+  const errors = new Map(beyond.map((name) => [name, errorOf(name)]));
+  const rounding = beyond.length === 0 ? {} : await roundingOf(options, numbers, errors);
+  const ok = beyond.every((name) => errors.get(name)! <= rounding[name]!);
   return { ok, reference, outputs, tolerance, rounding };
 }
 
 /**
  * Of outputs beyond their tolerance: what rounding alone may leave, as an RMS error. Where terms cancel a tensor is
- * smaller than what it was summed from, or exactly zero, and no arithmetic gets it right relative to itself.
+ * smaller than what it was summed from, or exactly zero, and no arithmetic gets it right relative to itself. `errors`:
+ * those found; where instances leave as much, no more are looked at.
  */
 async function roundingOf(
   options: CompareOptions,
   numbers: ReadonlyMap<string, Float64Array>,
-  names: readonly string[],
+  errors: ReadonlyMap<string, number>,
 ): Promise<Record<string, number>> {
   const inputDtypes = options.compiled.manifest.inputs.map(({ dtype }) => dtype);
   const { instances, times } = roundingOfDtypes(inputDtypes);
-  const worst = new Map(names.map((name) => [name, 0]));
-  for (const rounding of instances) {
-    const rounded = await referenceResult({ ...options, say: () => {} }, rounding);
-    for (const name of names) {
-      const error = rmsError(numbers.get(name)!, rounded.numbers.get(name)!);
-      worst.set(name, Math.max(worst.get(name)!, error));
+  const left = new Map([...errors.keys()].map((name) => [name, 0]));
+  const names = [...errors.keys()].join(", ");
+  await onThreads(options, async (evaluator) => {
+    for (const [i, rounding] of instances.entries()) {
+      options.say(`  ${names}: what rounding alone leaves, ${i + 1} of ${instances.length} ...`);
+      const rounded = await evaluate({ ...options, say: () => {} }, rounding, evaluator);
+      for (const [name, worst] of left) {
+        const error = times * rmsError(numbers.get(name)!, rounded.numbers.get(name)!);
+        left.set(name, Math.max(worst, error));
+      }
+      if ([...errors].every(([name, error]) => error <= left.get(name)!)) return;
     }
-  }
-  return Object.fromEntries([...worst].map(([name, error]) => [name, times * error]));
+  });
+  return Object.fromEntries(left);
 }

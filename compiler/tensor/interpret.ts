@@ -22,7 +22,14 @@ import {
 } from "./ir.ts";
 import { type NdArray, elementsOf, ndArray } from "./nd-array.ts";
 import { collectTypes, decayAt, part, startsPiece, withColumns } from "./interpret-parts.ts";
-import { type Rounding, factorsOf, roundedArray, rounds } from "./rounding.ts";
+import {
+  type Rounders,
+  type Rounding,
+  factorsOf,
+  roundedArray,
+  roundersOf,
+  rounds,
+} from "./rounding.ts";
 
 export interface InterpretSizes {
   /** Tokens here. */
@@ -63,7 +70,7 @@ class Interpreter {
   private readonly program: Program;
   private readonly inputs: ReadonlyMap<string, NdArray>;
   private readonly sizes: InterpretSizes;
-  private readonly rounding: Rounding | null;
+  private readonly rounders: Rounders | null;
 
   constructor(
     program: Program,
@@ -74,7 +81,7 @@ class Interpreter {
     this.program = program;
     this.inputs = inputs;
     this.sizes = sizes;
-    this.rounding = rounding;
+    this.rounders = rounding && roundersOf(rounding);
   }
 
   get(id: ValueId): NdArray {
@@ -84,11 +91,11 @@ class Interpreter {
   }
 
   run(op: Op): void {
-    if (this.rounding === null || !rounds(op)) {
+    if (this.rounders === null || !rounds(op)) {
       this.values.set(op.id, this.evaluate(op));
       return;
     }
-    const { result, factor } = this.rounding;
+    const { result, factor } = this.rounders;
     const factors = factorsOf(op).map((id) => [id, this.get(id)] as const);
     for (const [id, value] of factors) this.values.set(id, roundedArray(value, factor));
     const found = roundedArray(this.evaluate(op), result);

@@ -5,26 +5,38 @@
 import type { Op, ValueId } from "./ir.ts";
 import type { NdArray } from "./nd-array.ts";
 
+/** Plain numbers, so that a thread can be told of it. */
 export interface Rounding {
-  /** Of the result of an op. */
+  /** Significant bits of the result of an op. */
+  readonly resultBits: number;
+  /** The same of the factors of a product: rounding them is rounding its terms. */
+  readonly factorBits: number;
+  /**
+   * Numbers are rounded on a grid so many times as wide: each stretch is another instance of the same rounding, in
+   * which equal numbers stay equal and the order of numbers stays.
+   */
+  readonly stretch: number;
+}
+
+export interface Rounders {
   readonly result: (x: number) => number;
-  /** Of the factors of a product: rounding them is rounding its terms. */
   readonly factor: (x: number) => number;
 }
 
-/**
- * Significant bits of results and of factors. Numbers are rounded on a grid `stretch` times as wide: each stretch is
- * another instance of the same rounding, in which equal numbers stay equal and the order of numbers stays.
- */
-export function roundingTo(resultBits: number, factorBits: number, stretch: number): Rounding {
-  const to = (bits: number) => (x: number) => {
+export function roundersOf({ resultBits, factorBits, stretch }: Rounding): Rounders {
+  return { result: rounder(resultBits, stretch), factor: rounder(factorBits, stretch) };
+}
+
+function rounder(bits: number, stretch: number): (x: number) => number {
+  // Every number of a program passes here: a power for each would take most of the time.
+  const splitter = 2 ** (53 - bits) + 1;
+  return (x) => {
     const y = x * stretch;
     if (y === 0 || !Number.isFinite(y)) return x;
     // Veltkamp's splitting: what is left of y above its last 53 - bits bits, to nearest.
-    const high = y * (2 ** (53 - bits) + 1);
+    const high = y * splitter;
     return Number.isFinite(high) ? (high - (high - y)) / stretch : x;
   };
-  return { result: to(resultBits), factor: to(factorBits) };
 }
 
 /** The operands of a product; none for what adds, compares or moves. */
@@ -66,5 +78,7 @@ export function rounds(op: Op): boolean {
 }
 
 export function roundedArray({ shape, data }: NdArray, round: (x: number) => number): NdArray {
-  return { shape, data: data.map(round) };
+  const rounded = new Float64Array(data.length);
+  for (let i = 0; i < data.length; i++) rounded[i] = round(data[i]!);
+  return { shape, data: rounded };
 }

@@ -1,5 +1,6 @@
 /** The command line as its users meet it: results, exit codes, files. Needs `npm run build`. */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import {
   existsSync,
   mkdirSync,
@@ -501,4 +502,20 @@ describe("the rest", () => {
     expect(status).toBe(0);
     expect(stdout).toContain("ok (54 runs)");
   });
+});
+
+test("a long reference is evaluated on threads, and ends with the process that is told to", async () => {
+  const args = ["run", "test/rules/bonus-read.lasp", "--device", "reference", "--verify"];
+  const short = laspc(...args, "--backward", "--dim", "T=130,H=3,K=8,V=8", "--json");
+  expect(short.status, short.stderr).toBe(0);
+  const running = spawn(
+    process.execPath,
+    ["dist/laspc.js", ...args, "--dim", "T=60000,H=1,K=128,V=128"],
+    { cwd: root },
+  );
+  await once(running.stderr, "data");
+  const told = performance.now();
+  running.kill("SIGTERM");
+  await once(running, "exit");
+  expect(performance.now() - told).toBeLessThan(5000);
 });

@@ -1,11 +1,13 @@
 /** What `--verify` takes for right where terms cancel, and that it takes nothing else. */
 import { describe, expect, test } from "vitest";
+import { setTimeout } from "node:timers/promises";
 import { createReferenceDevice } from "../../codegen/reference/device.ts";
+import { compareWithReference } from "../../compiler/cli/reference.ts";
+import { interpretTensor } from "../../compiler/tensor/interpret.ts";
 import { fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import type { Dtype } from "../../runtime/plan.ts";
 import type { RanksResult } from "../../runtime/run.ts";
 import {
-  compare,
   compileExample,
   randomInputs,
   referencePrograms,
@@ -19,6 +21,7 @@ async function judge(
   { dtype, T, K = 16 }: { dtype: Dtype; T: number; K?: number },
   output: string,
   change: (x: number, i: number) => number,
+  said: string[] = [],
 ) {
   const compiled = compileExample(example, { dims: { K, V: K }, dtype, backward: true });
   const device = createReferenceDevice(referencePrograms(compiled));
@@ -29,7 +32,9 @@ async function judge(
   const changed = toNumbers(stored, data).map(change);
   const tensors = new Map(result.tensors);
   tensors.set(output, { dtype: stored, shape, data: fromNumbers(stored, changed) });
-  return compare(compiled, inputs, sizes, { ...result, tensors } satisfies RanksResult);
+  const changedResult = { ...result, tensors } satisfies RanksResult;
+  const say = (text: string) => said.push(text);
+  return compareWithReference({ compiled, inputs, sizes, result: changedResult, say });
 }
 
 /** Plus or minus the size, so that no mean is moved. */
@@ -70,4 +75,41 @@ test("where nothing cancels the table holds", async () => {
   const bf16 = { dtype: "bf16", T: 40 } as const;
   expect((await judge("gated-delta-net", bf16, "o", scaled(1.0064))).ok).toBe(false);
   expect((await judge("gated-delta-net", bf16, "d_k", scaled(1.01))).ok).toBe(false);
+});
+
+test("what rounding leaves is looked at no longer than it takes, and each look is said", async () => {
+  const at = { dtype: "f32", T: 1 } as const;
+  const looks = async (size: number) => {
+    const said: string[] = [];
+    await judge("normalised-linear-transformer", at, "d_q", shaken(size), said);
+    return said.filter((text) => text.includes("d_q: what rounding alone leaves"));
+  };
+  expect(await looks(0)).toEqual([]);
+  expect(await looks(1e-7)).toHaveLength(1);
+  expect(await looks(1e-4)).toHaveLength(8);
+});
+
+test("heads that are evaluated side by side give the same bits, whichever is done first", async () => {
+  const dims = { K: 4, V: 4 };
+  const compiled = compileExample("bonus-read", { dims, backward: true });
+  const sizes = sizesOf({ T: 9, B: 2, H: 4 });
+  const inputs = randomInputs(compiled, sizes, { seed: 0 });
+  let [running, most, asked] = [0, 0, 0];
+  const evaluator = {
+    width: 3,
+    evaluate: async (...args: Parameters<typeof interpretTensor>) => {
+      most = Math.max(most, ++running);
+      await setTimeout([9, 1, 4][asked++ % 3]);
+      running--;
+      return interpretTensor(...args);
+    },
+  };
+  const programs = referencePrograms(compiled);
+  const [one, several] = await Promise.all(
+    [undefined, evaluator].map((which) =>
+      runBackward(compiled, createReferenceDevice(programs, null, which), inputs, sizes),
+    ),
+  );
+  expect(most).toBe(3);
+  expect(several!.tensors).toEqual(one!.tensors);
 });

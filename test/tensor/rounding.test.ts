@@ -4,11 +4,11 @@ import { expect, test } from "vitest";
 import { ndArray } from "../../compiler/tensor/nd-array.ts";
 import { interpretTensor } from "../../compiler/tensor/interpret.ts";
 import { parseTensor } from "../../compiler/tensor/parse.ts";
-import { roundingTo } from "../../compiler/tensor/rounding.ts";
+import { roundersOf } from "../../compiler/tensor/rounding.ts";
 import { fromBits, toBits } from "../../runtime/dtype.ts";
 
 test("to as many bits as float32 and bfloat16 have", () => {
-  const { result, factor } = roundingTo(24, 8, 1);
+  const { result, factor } = roundersOf({ resultBits: 24, factorBits: 8, stretch: 1 });
   // Within the range of both: what overflows or has no full fraction is not what rounding is asked about.
   const numbers = fc.double({ min: 1e-30, max: 1e30, noNaN: true });
   fc.assert(
@@ -25,7 +25,7 @@ test("to as many bits as float32 and bfloat16 have", () => {
 test("stretched, it is as close and keeps the order", () => {
   fc.assert(
     fc.property(fc.double({ min: 1e-3, max: 1e3, noNaN: true }), (x) => {
-      const { factor } = roundingTo(24, 8, 1.3);
+      const { factor } = roundersOf({ resultBits: 24, factorBits: 8, stretch: 1.3 });
       expect(Math.abs(factor(x) - x)).toBeLessThanOrEqual(x * 2 ** -8);
       expect(factor(x * 1.01)).toBeGreaterThanOrEqual(factor(x));
     }),
@@ -44,7 +44,12 @@ test("a product rounds its factors and its result, and leaves its inputs to othe
     ["a", ndArray([2], a)],
     ["b", ndArray([2], b)],
   ]);
-  const found = interpretTensor(program, inputs, { T: 2 }, roundingTo(24, 8, 1));
+  const found = interpretTensor(
+    program,
+    inputs,
+    { T: 2 },
+    { resultBits: 24, factorBits: 8, stretch: 1 },
+  );
   expect([...found.values()].map(({ data }) => [...data])).toEqual([[3, 1, 3, 1], [...a]]);
   const exact = interpretTensor(program, inputs, { T: 2 });
   expect([...exact.values()][0]!.data[0]).toBe(3 * (1 + 2 ** -9));

@@ -7,7 +7,7 @@ import { Arguments, UserError } from "../arguments.ts";
 import { gatherInputs } from "../data.ts";
 import { type DeviceName, deviceNames, openDevice, targetsFor } from "../devices.ts";
 import { compileFile, readSource, say } from "../files.ts";
-import { compareWithReference } from "../reference.ts";
+import { compareWithReference, referenceResult } from "../reference.ts";
 
 const lengths = [0, 1, 63, 64, 65, 200];
 const rankCounts = [1, 2, 3, 5];
@@ -58,20 +58,18 @@ async function verifyDevice(
   const device = await openDevice(name, compiled, { threads: null, poison: true, forms });
   say(device.description);
   let allOk = true;
+  const started = performance.now();
   for (const T of lengths) {
+    if (performance.now() - started > 1000) say(`  T = ${T} ...`);
     const { inputs, sizes } = data.complete(compiled, T);
+    const silent = { compiled, inputs, sizes, say: () => {} };
+    const reference = await referenceResult(silent);
     for (const plan of plans) {
       const ranks = plan.ranks.length;
       const devices = Array.from({ length: ranks }, () => device);
       const transports = inProcessTransports(ranks);
       const result = await runRanks({ plan, manifest, devices, transports, inputs, sizes });
-      const { ok, outputs } = await compareWithReference({
-        compiled,
-        inputs,
-        sizes,
-        result,
-        say: () => {},
-      });
+      const { ok, outputs } = await compareWithReference({ ...silent, result, reference });
       allOk &&= ok;
       const worst = Math.max(...Object.values(outputs).map((output) => output.rmse_ratio));
       rows.push({ device: name, T, ranks, plan: plan.name, rmse_ratio: worst, ok });
