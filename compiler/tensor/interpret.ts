@@ -135,7 +135,10 @@ class Interpreter {
     const shape = this.shape(type);
     const out = ndArray(shape);
     const cols = shape[1] ?? 1;
-    for (let i = 0; i < out.data.length; i++) out.data[i] = f(Math.floor(i / cols), i % cols);
+    const rows = out.data.length / cols;
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < cols; col++) out.data[row * cols + col] = f(row, col);
+    }
     return out;
   }
 
@@ -180,15 +183,21 @@ class Interpreter {
       case "outer": {
         const [a, b] = [this.get(op.lhs).data, this.get(op.rhs).data];
         const out = ndArray(this.shape(op.type));
-        for (let i = 0; i < a.length; i++) {
-          for (let j = 0; j < b.length; j++) out.data[i * b.length + j] = a[i]! * b[j]!;
+        const [rows, cols, to] = [a.length, b.length, out.data];
+        for (let i = 0; i < rows; i++) {
+          const x = a[i]!;
+          for (let j = 0; j < cols; j++) to[i * cols + j] = x * b[j]!;
         }
         return out;
       }
       case "transpose": {
         const arg = this.get(op.arg);
-        const cols = arg.shape[1]!;
-        return this.fill(op.type, (row, col) => arg.data[col * cols + row]!);
+        const [rows, cols] = arg.shape as [number, number];
+        const [from, to] = [arg.data, new Float64Array(rows * cols)];
+        for (let row = 0; row < rows; row++) {
+          for (let col = 0; col < cols; col++) to[col * rows + row] = from[row * cols + col]!;
+        }
+        return ndArray([cols, rows], to);
       }
       case "cumsum": {
         const arg = this.get(op.arg);
@@ -274,12 +283,18 @@ class Interpreter {
     const steps = op.args.map((id) => this.steps(id, op.type));
     const [a, b, c] = [read[0]!, read[1] ?? read[0]!, read[2] ?? read[0]!];
     const [sa, sb, sc] = [steps[0]!, steps[1] ?? steps[0]!, steps[2] ?? steps[0]!];
+    const to = out.data;
     for (let i = 0; i < rows; i++) {
-      for (let j = 0; j < cols; j++) {
-        const x = a[i * sa.row + j * sa.col]!;
-        const y = b[i * sb.row + j * sb.col]!;
-        const z = c[i * sc.row + j * sc.col]!;
-        out.data[i * cols + j] = f(x, y, z);
+      const [at, ra, rb, rc] = [i * cols, i * sa.row, i * sb.row, i * sc.row];
+      // Most of all work is sums and products of states: calls would take half of its time.
+      if (op.fn === "add") {
+        for (let j = 0; j < cols; j++) to[at + j] = a[ra + j * sa.col]! + b[rb + j * sb.col]!;
+      } else if (op.fn === "mul") {
+        for (let j = 0; j < cols; j++) to[at + j] = a[ra + j * sa.col]! * b[rb + j * sb.col]!;
+      } else {
+        for (let j = 0; j < cols; j++) {
+          to[at + j] = f(a[ra + j * sa.col]!, b[rb + j * sb.col]!, c[rc + j * sc.col]!);
+        }
       }
     }
     return out;
@@ -321,10 +336,11 @@ class Interpreter {
     const cols = b.shape.length === 2 ? b.shape[1]! : 1;
     const rows = a.shape.length === 2 ? a.shape[0]! : 1;
     const out = ndArray(shape);
+    const [left, right, sums] = [a.data, b.data, out.data];
     for (let i = 0; i < rows; i++) {
       for (let k = 0; k < depth; k++) {
-        const x = a.data[i * depth + k]!;
-        for (let j = 0; j < cols; j++) out.data[i * cols + j]! += x * b.data[k * cols + j]!;
+        const x = left[i * depth + k]!;
+        for (let j = 0; j < cols; j++) sums[i * cols + j]! += x * right[k * cols + j]!;
       }
     }
     return out;
@@ -428,9 +444,11 @@ class Interpreter {
         const shared = log && op.axis !== "value" ? Math.exp(decayAt(log, op, t, x, 0)) : 1;
         for (let y = 0; y < V; y++) {
           const decay = log && op.axis === "value" ? Math.exp(decayAt(log, op, t, x, y)) : shared;
-          let sum = decay * S[x * V + y]!;
-          keys.forEach((k, m) => (sum += k[t * K + x]! * written[m]!.data[t * V + y]!));
-          S[x * V + y] = sum;
+          S[x * V + y]! *= decay;
+        }
+        for (let m = 0; m < keys.length; m++) {
+          const [key, { data }] = [keys[m]![t * K + x]!, written[m]!];
+          for (let y = 0; y < V; y++) S[x * V + y]! += key * data[t * V + y]!;
         }
       }
       if (q !== null && reader?.read === "after") addProduct(out.data, q, t);
