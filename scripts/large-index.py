@@ -149,7 +149,7 @@ def check(rule: str, dtype: str, options: argparse.Namespace, folder: Path) -> b
             sums = squares.setdefault(name, [0.0, 0.0])
             sums[0] += error.sum().item()
             sums[1] += scale.sum().item()
-            ratios = torch.where(error == 0, 0.0, (error / scale).sqrt()).nan_to_num(nan=math.inf)
+            ratios = torch.where(error == 0, 0.0, (error / scale).sqrt()).nan_to_num(nan=math.inf, posinf=math.inf)
             at = int(ratios.argmax())
             worst[name] = max(worst.get(name, (0.0, 0)), (ratios[at].item(), group[at][0] + place))
     ok = True

@@ -15,6 +15,7 @@ import type { Compiled } from "../index.ts";
 import type { Target } from "../tile/target.ts";
 import { UsageError, UserError } from "./arguments.ts";
 import { artifactOf, say } from "./files.ts";
+import { patiently } from "./patience.ts";
 
 export const deviceNames = ["reference", "cpu", "webgpu", "cuda"] as const;
 export type DeviceName = (typeof deviceNames)[number];
@@ -97,7 +98,7 @@ export async function openDevice(
   const device = await makeDevice(name, options).catch((error: unknown) => {
     throw new UserError((error as Error).message);
   });
-  await device.load(artifactOf(compiled), forms);
+  await patiently(`${name}: making code`, say, () => device.load(artifactOf(compiled), forms));
   return device;
 }
 

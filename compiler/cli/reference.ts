@@ -12,6 +12,7 @@ import type { Compiled } from "../index.ts";
 import type { Rounding } from "../tensor/rounding.ts";
 import { maxAbsError, rmsError, rmseRatio, roundingOfDtypes, toleranceOf } from "../tolerance.ts";
 import { referencePrograms } from "./devices.ts";
+import { patiently } from "./patience.ts";
 import { threadsWorth, withThreads } from "./reference-pool.ts";
 
 export interface Comparison {
@@ -51,25 +52,15 @@ export function referenceResult(options: ReferenceOptions): Promise<Reference> {
   return onThreads(options, (evaluator) => evaluate(options, null, evaluator));
 }
 
-/** Milliseconds after which it is said that the reference is still at work. */
-const patience = 10_000;
-
 /** Calls with threads for these sizes, where they are worth it, and says when that takes long. */
-async function onThreads<Result>(
+function onThreads<Result>(
   { compiled: { manifest }, sizes, say }: ReferenceOptions,
   use: (evaluator: Evaluator | undefined) => Promise<Result>,
 ): Promise<Result> {
   const specs = manifest.forms.flatMap(({ inputs, outputs }) => [...inputs, ...outputs]);
   const states = specs.filter(({ per }) => per === "state").map(({ dims }) => elementsOf(dims));
-  const started = performance.now();
-  const ticker = setInterval(() => {
-    say(`  reference: ${((performance.now() - started) / 1000).toFixed(0)} s so far ...`);
-  }, patience);
-  try {
-    return await withThreads(threadsWorth(sizes, Math.max(1, ...states)), use);
-  } finally {
-    clearInterval(ticker);
-  }
+  const threads = threadsWorth(sizes, Math.max(1, ...states));
+  return patiently("reference", say, () => withThreads(threads, use));
 }
 
 async function evaluate(

@@ -19,6 +19,7 @@ import { devicesFor, makeDevice, openDevice, targetsFor } from "../devices.ts";
 import { launchHere, localRankHere, lostSignal, startRanks } from "../launch.ts";
 import { compileFile, readSource, say, writeWhole } from "../files.ts";
 import { type Data, checkRanges, gatherInputs, writeOutputs } from "../data.ts";
+import { patiently } from "../patience.ts";
 import { type Comparison, compareWithReference } from "../reference.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
@@ -200,7 +201,8 @@ export async function run(argv: readonly string[]): Promise<number> {
       const transports = inProcessTransports(ranks, { timeoutMs }).map((one) =>
         link ? slowTransport(one, link) : one,
       );
-      result = await runRanks({ plan, manifest, devices, transports, inputs, sizes, warmup });
+      const job = { plan, manifest, devices, transports, inputs, sizes, warmup };
+      result = await patiently("running", say, () => runRanks(job));
     }
   } catch (error) {
     const { message } = error as Error;
