@@ -10,6 +10,7 @@ import type { Device } from "../../runtime/device.ts";
 import { createCpuDevice } from "../../runtime/devices/cpu.ts";
 import { createCudaDevice } from "../../runtime/devices/cuda.ts";
 import { createWebGpuDevice } from "../../runtime/devices/webgpu.ts";
+import { FolderError } from "../../runtime/temporary.ts";
 import type { SegmentTokens } from "../../runtime/segments.ts";
 import type { Compiled } from "../index.ts";
 import type { Target } from "../tile/target.ts";
@@ -98,7 +99,10 @@ export async function openDevice(
   const device = await makeDevice(name, options).catch((error: unknown) => {
     throw new UserError((error as Error).message);
   });
-  await patiently(`${name}: making code`, say, () => device.load(artifactOf(compiled), forms));
+  const load = () => device.load(artifactOf(compiled), forms);
+  await patiently(`${name}: making code`, say, load).catch((error: unknown) => {
+    throw error instanceof FolderError ? new UserError(error.message) : error;
+  });
   return device;
 }
 

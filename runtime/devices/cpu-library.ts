@@ -3,29 +3,21 @@
  * the user's cache folder by its content and by the machine it was made for.
  */
 import { execFile } from "node:child_process";
-import { createHash, randomUUID } from "node:crypto";
+import { createHash } from "node:crypto";
 import { constants } from "node:fs";
-import {
-  access,
-  chmod,
-  mkdir,
-  mkdtemp,
-  readFile,
-  rename,
-  rm,
-  stat,
-  writeFile,
-} from "node:fs/promises";
-import { cpus, homedir, tmpdir } from "node:os";
+import { access, readFile, writeFile } from "node:fs/promises";
+import { cpus } from "node:os";
 import { delimiter, join } from "node:path";
 import { promisify } from "node:util";
+import { withKept } from "../cache.ts";
+import { FolderError } from "../temporary.ts";
 
 export type Tools = Readonly<Record<"llvm-link" | "opt" | "llc" | "cc", string>>;
 
 const run = promisify(execFile);
 
 /** Changes whenever the way libraries are made does, so that older ones are not taken for new. */
-const recipe = "3";
+const recipe = "4";
 
 /**
  * The LLVM tools, version 14 where several are there. They are looked for, not started: this runs
@@ -48,36 +40,40 @@ export async function findTools(): Promise<Tools> {
 }
 
 /**
- * The path of a library with everything the sources define, and `laspc_run` (see `machineCode`).
+ * What `load` makes of the path of a library with everything the sources define, and `laspc_run` (see `machineCode`).
  * Sources come before those they call: the linker leaves out what nothing before it calls.
  * `cpu` names the processor to make it for, as llc does: "native", "haswell", "x86-64".
- * Throws an Error with the tool's own words when one of them fails.
+ * Throws an Error with the tool's own words when one of them fails, a FolderError where there is no room for files.
  */
-export async function nativeLibrary(
+export async function nativeLibrary<T>(
   sources: readonly Uint8Array[],
   tools: Tools,
   cpu: string,
-): Promise<string> {
+  load: (path: string) => T,
+): Promise<T> {
   const hash = createHash("sha256");
   for (const source of sources) hash.update(source).update("\0");
   for (const fact of [recipe, cpu, process.arch, cpus()[0]?.model ?? ""]) hash.update(`${fact}\0`);
-  const folder = await cacheFolder();
-  const target = join(folder, `${hash.digest("hex").slice(0, 32)}.so`);
-  if (await exists(target)) return target;
-  const work = await mkdtemp(join(tmpdir(), "laspc-"));
+  const name = `${hash.digest("hex").slice(0, 32)}.so`;
+  return withKept(name, (work) => compiled(sources, tools, cpu, work), load);
+}
+
+/** The library's bytes; files on the way to it go into the folder `work`. */
+async function compiled(
+  sources: readonly Uint8Array[],
+  tools: Tools,
+  cpu: string,
+  work: string,
+): Promise<Uint8Array> {
   try {
     await compile(sources, tools, cpu, work);
-    // Renamed into place whole, so that another process never loads half a file.
-    const staged = `${target}.${randomUUID()}`;
-    await writeFile(staged, await readFile(join(work, "all.so")), { mode: 0o700 });
-    await rename(staged, target);
+    return await readFile(join(work, "all.so"));
   } catch (error) {
-    const { stderr, message } = error as Error & { stderr?: string };
+    const { stderr, message, code } = error as NodeJS.ErrnoException & { stderr?: string };
+    const isFull = code === "ENOSPC" || /No space left on device/i.test(stderr ?? "");
+    if (isFull) throw new FolderError(`no space is left in ${work}: name another folder in TMPDIR`);
     throw new Error(`compiling for the cpu failed: ${stderr || message}`);
-  } finally {
-    await rm(work, { recursive: true, force: true });
   }
-  return target;
 }
 
 /** Leaves `all.so` in the folder `work`. */
@@ -208,28 +204,8 @@ end:
 `;
 }
 
-/** A folder that only this user can write to. */
-async function cacheFolder(): Promise<string> {
-  const base = process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache");
-  const folder = join(base, "laspc");
-  await mkdir(folder, { recursive: true, mode: 0o700 });
-  const { uid } = await stat(folder);
-  if (process.getuid && uid !== process.getuid()) {
-    throw new Error(`the cache folder ${folder} belongs to another user`);
-  }
-  await chmod(folder, 0o700);
-  return folder;
-}
-
 async function isProgram(path: string): Promise<boolean> {
   return access(path, constants.X_OK).then(
-    () => true,
-    () => false,
-  );
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
     () => true,
     () => false,
   );

@@ -104,8 +104,8 @@ class CpuDevice implements Device {
     const kernels = code.forms.flatMap((form) => form.kernels);
     const paths = new Set([...kernels.map((kernel) => kernel.file), ...code.files]);
     const sources = [...paths].map((path) => artifact.read(path));
-    const path = await nativeLibrary(sources, this.tools, this.options.cpu ?? "native");
-    const library = this.koffi.load(path);
+    const cpu = this.options.cpu ?? "native";
+    const library = await nativeLibrary(sources, this.tools, cpu, (path) => this.koffi.load(path));
     for (const { entry } of kernels) {
       this.entries.set(entry, this.koffi.address(library.symbol(entry)));
     }
