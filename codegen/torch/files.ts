@@ -4,6 +4,7 @@ import checks from "./package/checks.py";
 import exchange from "./package/exchange.py";
 import group from "./package/group.py";
 import kernels from "./package/kernels.py";
+import kept from "./package/kept.py";
 import operators from "./package/operators.py";
 import parts from "./package/parts.py";
 import plain from "./package/plain.py";
@@ -16,6 +17,7 @@ import groupRanks from "./package/tests/group_ranks.py";
 import load from "./package/tests/load.py";
 import testErrors from "./package/tests/test_errors.py";
 import testGroup from "./package/tests/test_group.py";
+import testKept from "./package/tests/test_kept.py";
 import testOperators from "./package/tests/test_operators.py";
 import testValues from "./package/tests/test_values.py";
 
@@ -25,6 +27,7 @@ export const modules: Readonly<Record<string, string>> = {
   "exchange.py": exchange,
   "group.py": group,
   "kernels.py": kernels,
+  "kept.py": kept,
   "operators.py": operators,
   "parts.py": parts,
   "plain.py": plain,
@@ -40,6 +43,7 @@ export const tests: Readonly<Record<string, string>> = {
   "load.py": load,
   "test_errors.py": testErrors,
   "test_group.py": testGroup,
+  "test_kept.py": testKept,
   "test_operators.py": testOperators,
   "test_values.py": testValues,
 };

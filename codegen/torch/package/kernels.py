@@ -13,7 +13,6 @@ import glob
 import hashlib
 import importlib.util
 import os
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import AbstractSet, Any, Mapping, NamedTuple, Optional, Sequence
 import torch
 from torch import Tensor
 
+from .kept import kept
 from .segments import Cut, Work, columns_of, cut_segments, kept_shape, segment_length, summaries_of
 from .signature import (
     CallSizes,
@@ -391,20 +391,8 @@ def _image_of(source: str, capability: int) -> bytes:
         kind, target = "PTX", f"compute_{max(known)}"
     options = [f"--gpu-architecture={target}".encode(), b"--std=c++17"]
     facts = f"{major.value}.{minor.value} {options} {source}".encode()
-    path = _cache_folder() / f"{hashlib.sha256(facts).hexdigest()}.{kind.lower()}"
-    try:
-        return path.read_bytes()
-    except OSError:
-        image = _compiled(compiler, source, options, kind)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Renamed into place whole, so that nobody loads half a file.
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as staged:
-            staged.write(image)
-        os.replace(staged.name, path)
-    except OSError:
-        pass  # Without a folder to write to, it is compiled again next time.
-    return image
+    name = f"{hashlib.sha256(facts).hexdigest()}.{kind.lower()}"
+    return kept(name, lambda: _compiled(compiler, source, options, kind))
 
 
 def _capabilities(compiler: ctypes.CDLL) -> list[int]:
@@ -414,13 +402,6 @@ def _capabilities(compiler: ctypes.CDLL) -> list[int]:
     listed = (ctypes.c_int * count.value)()
     compiler.nvrtcGetSupportedArchs(listed)
     return list(listed)
-
-
-def _cache_folder() -> Path:
-    named = os.environ.get("LASPC_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "laspc"
 
 
 def _compiled(
