@@ -43,12 +43,48 @@ describe("npy", () => {
     head.set(new TextEncoder().encode(text), 10);
     return head;
   };
+  const versioned = (major: number, minor: number) => {
+    const bytes = header("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }");
+    bytes.set([major, minor], 6);
+    if (major === 2) bytes.set([0x73, 0x32, 0x28, 0x32], 8);
+    return bytes;
+  };
   test.each([
     ["not a .npy file", new Uint8Array(40)],
     ["truncated", good.subarray(0, 40)],
     ["holds 20 bytes", good.subarray(0, good.length - 4)],
     ["holds 28 bytes", Uint8Array.from([...good, 0, 0, 0, 0])],
     ["float32", header("{'descr': '<f8', 'fortran_order': False, 'shape': (2, 3), }")],
+    [
+      "dtype >f4 is not little-endian",
+      header("{'descr': '>f4', 'fortran_order': False, 'shape': (6,), }"),
+    ],
+    [
+      "dtype __proto__ is",
+      header("{'descr': '__proto__', 'fortran_order': False, 'shape': (6,), }"),
+    ],
+    ["dtype toString is", header("{'descr': 'toString', 'fortran_order': False, 'shape': (6,), }")],
+    ["version 9.9", versioned(9, 9)],
+    ["version 1.7", versioned(1, 7)],
+    ["bytes is too long", versioned(2, 0)],
+    ["cannot be read", header("{'descr': '<f4', 'fortran_order': False, 'shape': (6,)} + 1")],
+    [
+      "cannot be read",
+      header("{'descr': '<f4', 'descr': '<f2', 'fortran_order': False, 'shape': (6,)}"),
+    ],
+    [
+      "cannot be read",
+      header("{'descr': '<f4', 'fortran_order': False, 'shape': (6,), 'more': 1}"),
+    ],
+    ["cannot be read", header("{'descr': '<f4', 'fortran_order': False, 'shape': (0x6,)}")],
+    [
+      "shape of the .npy file cannot be read",
+      header("{'descr': '<f4', 'fortran_order': False, 'shape': (6)}"),
+    ],
+    [
+      "shape of the .npy file cannot be read",
+      header("{'descr': '<f4', 'fortran_order': False, 'shape': (2,,3)}"),
+    ],
     ["Fortran", header("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }")],
     ["cannot be read", header("{'descr': '<f4'}")],
     ["not possible", header("{'descr': '<f4', 'fortran_order': False, 'shape': (-2, 3), }")],
@@ -74,12 +110,21 @@ describe("safetensors", () => {
     );
   });
 
-  const file = (header: string, data = 8, length = BigInt(header.length)) => {
+  const file = (text: string, data = 8, claimed: bigint | null = null) => {
+    const header = new TextEncoder().encode(text);
     const bytes = new Uint8Array(8 + header.length + data);
-    new DataView(bytes.buffer).setBigUint64(0, length, true);
-    bytes.set(new TextEncoder().encode(header), 8);
+    new DataView(bytes.buffer).setBigUint64(0, claimed ?? BigInt(header.length), true);
+    bytes.set(header, 8);
     return bytes;
   };
+  const entries = (places: Record<string, [number, number]>) =>
+    JSON.stringify(
+      Object.fromEntries(
+        Object.entries(places).map(([name, [from, to]]) => {
+          return [name, { dtype: "F32", shape: [(to - from) / 4], data_offsets: [from, to] }];
+        }),
+      ),
+    );
   test.each([
     ["too short", new Uint8Array(3)],
     ["claims 18446744073709551615", file("{}", 8, 2n ** 64n - 1n)],
@@ -94,6 +139,14 @@ describe("safetensors", () => {
       "needs 4000000000",
       file('{"q": {"dtype": "F32", "shape": [1000000000], "data_offsets": [0, 8]}}'),
     ],
+    ["1 bytes behind the last tensor", file(entries({ a: [0, 8] }), 9)],
+    ["a gap or overlap", file(entries({ a: [0, 8], b: [4, 12] }), 12)],
+    ["a gap or overlap", file(entries({ a: [0, 8], b: [0, 8] }))],
+    ["a gap or overlap", file(entries({ a: [4, 8] }))],
+    ['has "a" twice', file(entries({ a: [0, 4] }).replace("}}", '},"\\u0061":{}}'), 4)],
+    ['has "shape" twice', file(entries({ a: [0, 4] }).replace("}}", ',"shape":[1]}}'), 4)],
+    ["dtype __proto__ is", file(entries({ a: [0, 8] }).replace("F32", "__proto__"))],
+    ["not JSON", file("\ufeff{}", 0)],
     ["not possible", file('{"q": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 8]}}')],
   ])("refuses: %s", (why, bytes) => expect(() => readSafetensors(bytes)).toThrow(why));
 
