@@ -1,18 +1,23 @@
 /** Inputs from files or a seed, outputs to files. */
-import { readFile } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
 import { type HostTensor, type LaunchSizes, shapeOf } from "../../runtime/device.ts";
 import { fromNumbers, toNumbers } from "../../runtime/dtype.ts";
-import { readNpy, writeNpy } from "../../runtime/npy.ts";
+import { npyHeadBytes, npyLayout, readNpy, writeNpy } from "../../runtime/npy.ts";
 import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
 import { randomTensor } from "../../runtime/random.ts";
 import { cotangentsOf } from "../../runtime/plan.ts";
-import { readSafetensors, writeSafetensors } from "../../runtime/safetensors.ts";
+import {
+  readSafetensors,
+  safetensorsHeadBytes,
+  safetensorsLayout,
+  writeSafetensors,
+} from "../../runtime/safetensors.ts";
 import { type Compiled, check } from "../index.ts";
 import type { Source } from "../support/span.ts";
 import type { Input } from "../tensor/ir.ts";
 import { type Arguments, UsageError, UserError } from "./arguments.ts";
 import { writeTogether, writeWhole } from "./files.ts";
+import { type InputFile, withInputFile } from "./reading.ts";
 
 export interface Data {
   /** Sizes that the input files tell, for dims nobody gave. */
@@ -46,26 +51,39 @@ export async function gatherInputs(args: Arguments, source: Source): Promise<Dat
 }
 
 async function readTensors(path: string, name: string | null): Promise<Map<string, HostTensor>> {
-  let bytes: Uint8Array;
-  try {
-    bytes = await readFile(path);
-  } catch (error) {
-    throw new UserError(`cannot read ${path}: ${(error as NodeJS.ErrnoException).code ?? error}`);
-  }
-  try {
-    if (extname(path) === ".npy") {
-      return new Map([[name ?? basename(path, ".npy"), readNpy(bytes)]]);
+  const read = readers.get(extname(path));
+  if (!read) throw new UserError(`${path}: inputs are .npy or .safetensors files`);
+  return withInputFile(path, async (file) => {
+    try {
+      return await read(file, name, path);
+    } catch (error) {
+      throw error instanceof UserError
+        ? error
+        : new UserError(`${path}: ${(error as Error).message}`);
     }
-    if (extname(path) !== ".safetensors") throw new Error("inputs are .npy or .safetensors files");
-    const tensors = readSafetensors(bytes);
-    if (name === null) return tensors;
-    const [only] = tensors.values();
-    const found = tensors.get(name) ?? (tensors.size === 1 ? only : undefined);
-    if (!found) throw new Error(`it has no tensor ${name}, but ${[...tensors.keys()].join(", ")}`);
-    return new Map([[name, found]]);
-  } catch (error) {
-    throw new UserError(`${path}: ${(error as Error).message}`);
-  }
+  });
+}
+
+/** By the end of a file's name. What its head says must fit its size before the rest is read. */
+const readers = new Map([
+  [".npy", readArray],
+  [".safetensors", readNamed],
+]);
+
+async function readArray({ head, sizeBytes }: InputFile, name: string | null, path: string) {
+  npyLayout(await head(npyHeadBytes), sizeBytes);
+  return new Map([[name ?? basename(path, ".npy"), readNpy(await head(sizeBytes))]]);
+}
+
+async function readNamed({ head, sizeBytes }: InputFile, name: string | null) {
+  const headBytes = safetensorsHeadBytes(await head(8), sizeBytes);
+  safetensorsLayout(await head(headBytes), sizeBytes);
+  const tensors = readSafetensors(await head(sizeBytes));
+  if (name === null) return tensors;
+  const [only] = tensors.values();
+  const found = tensors.get(name) ?? (tensors.size === 1 ? only : undefined);
+  if (!found) throw new Error(`it has no tensor ${name}, but ${[...tensors.keys()].join(", ")}`);
+  return new Map([[name, found]]);
 }
 
 /** B, T, H, K, ... as the shapes of the files say. */

@@ -1,21 +1,19 @@
 /** Reading and writing, so that commands do not: sources, and outputs that are whole or not there. */
 import { randomUUID } from "node:crypto";
-import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { mkdir, readdir, rename, rmdir, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { Dtype } from "../tensor/ir.ts";
 import type { Target } from "../tile/target.ts";
 import type { Source } from "../support/span.ts";
 import { type Diagnostic, hasErrors } from "../support/diagnostic.ts";
 import { type Compiled, compile } from "../index.ts";
 import { renderDiagnostic } from "../syntax/render.ts";
+import { whileTemporary } from "../../runtime/temporary.ts";
 import { type Arguments, UserError } from "./arguments.ts";
+import { readText } from "./reading.ts";
 
 export async function readSource(path: string): Promise<Source> {
-  try {
-    return { name: path, text: await readFile(path, "utf8") };
-  } catch (error) {
-    throw new UserError(`cannot read ${path}: ${(error as NodeJS.ErrnoException).code ?? error}`);
-  }
+  return { name: path, text: await readText(path) };
 }
 
 /** Writes next to the target and renames, so that nobody sees half a file. */
@@ -24,29 +22,32 @@ export async function writeWhole(path: string, content: string | Uint8Array): Pr
 }
 
 /**
- * Files that belong together: none takes its place before all are written, and if one cannot be, none does.
- * **Errors:** the path that cannot be written, and why.
+ * Files that belong together: none takes its place before all are written, and if one cannot be, none does, and what
+ * was made for them goes, at a signal too. **Errors:** the path that cannot be written, and why.
  */
 export async function writeTogether(
   files: ReadonlyMap<string, string | Uint8Array>,
 ): Promise<void> {
   const suffix = `.${randomUUID()}.part`;
+  const staged = [...files.keys()].map((path) => `${path}${suffix}`);
+  const folders: string[] = [];
   let current = "";
   try {
-    for (const [path, content] of files) {
-      current = path;
-      await mkdir(dirname(path), { recursive: true });
-      // A rename onto a folder would fail only when others have taken their places.
-      if (await isFolder(path)) throw new UserError(`cannot write ${path}: it is a folder`);
-      await writeFile(`${path}${suffix}`, content);
-    }
-    for (const path of files.keys()) {
-      current = path;
-      await rename(`${path}${suffix}`, path);
-    }
+    await whileTemporary(staged, async () => {
+      for (const [path, content] of files) {
+        current = path;
+        const made = await mkdir(dirname(path), { recursive: true });
+        if (made !== undefined) folders.push(made);
+        await checkReplaceable(path);
+        await writeFile(`${path}${suffix}`, content);
+      }
+      for (const path of files.keys()) {
+        current = path;
+        await rename(`${path}${suffix}`, path);
+      }
+    });
   } catch (error) {
-    const staged = [...files.keys()].map((path) => `${path}${suffix}`);
-    await Promise.all(staged.map((path) => rm(path, { force: true }).catch(() => {})));
+    for (const folder of folders.reverse()) await removeEmpty(folder);
     if (error instanceof UserError) throw error;
     throw new UserError(
       `cannot write ${current}: ${(error as NodeJS.ErrnoException).code ?? error}`,
@@ -54,8 +55,20 @@ export async function writeTogether(
   }
 }
 
-async function isFolder(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => null))?.isDirectory() ?? false;
+/** A rename onto a folder would fail only when others have taken their places, and one onto a device would replace it. */
+async function checkReplaceable(path: string): Promise<void> {
+  const stats = await stat(path).catch(() => null);
+  if (stats?.isDirectory()) throw new UserError(`cannot write ${path}: it is a folder`);
+  if (stats && !stats.isFile())
+    throw new UserError(`cannot write ${path}: it is not a regular file`);
+}
+
+/** Removes a folder and those in it, unless there is a file somewhere. */
+async function removeEmpty(folder: string): Promise<void> {
+  for (const entry of await readdir(folder, { withFileTypes: true }).catch(() => [])) {
+    if (entry.isDirectory()) await removeEmpty(join(folder, entry.name));
+  }
+  await rmdir(folder).catch(() => {});
 }
 
 export function say(text: string): void {

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
  * The command line: picks a command, runs it, turns what it throws into an exit code.
- * stdout is the result, stderr is talk. 0 fine, 1 the program or data is wrong, 2 the command is
- * wrong, 70 a bug of ours.
+ * stdout is the result, stderr is talk. 0 fine, 1 the program or data is wrong or a file cannot be read or written,
+ * 2 the command is wrong, 70 a bug of ours; a signal ends it as it ends any process, 128 + its number in a shell.
  */
 import { CompilerBug, Unsupported } from "../support/never.ts";
 import { UsageError, UserError } from "./arguments.ts";
@@ -102,11 +102,14 @@ async function main(argv: readonly string[]): Promise<number> {
   return await run(rest);
 }
 
-// A reader that has seen enough (`| head`) is no mistake.
+// A reader that has seen enough (`| head`) is no mistake, and the command goes on to its end.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code === "EPIPE") process.exit(0);
-  throw error;
+  if (error.code === "EPIPE") return;
+  process.stderr.write(`laspc: cannot write the result: ${error.code ?? error.message}\n`);
+  process.once("exit", () => (process.exitCode ||= 1));
 });
+// Nobody is left to tell.
+process.stderr.on("error", () => {});
 
 try {
   process.exitCode = await main(process.argv.slice(2));

@@ -46,8 +46,12 @@ export async function startRanks(ranks: number, argv: readonly string[]): Promis
       stdio: ["ignore", rank === 0 ? "inherit" : "ignore", "inherit", "ipc"],
     }),
   );
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    process.once(signal, () => children.forEach((child) => child.kill(signal)));
+  let ended: NodeJS.Signals | null = null;
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.once(signal, () => {
+      ended = signal;
+      children.forEach((child) => child.kill(signal));
+    });
   }
   const codes = await Promise.all(
     children.map((child, rank) =>
@@ -61,6 +65,8 @@ export async function startRanks(ranks: number, argv: readonly string[]): Promis
       }),
     ),
   );
+  // Whoever sent the signal learns that it did what it should.
+  if (ended !== null) process.kill(process.pid, ended);
   return Math.max(...codes);
 }
 

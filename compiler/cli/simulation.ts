@@ -1,5 +1,4 @@
 /** laspc plan --simulate: the plan on a fabric that is not here, beside every other schedule. */
-import { readFile } from "node:fs/promises";
 import { type Manifest, type Mesh, type Plan, levelsIn, worldSize } from "../../runtime/plan.ts";
 import { type DeviceSpeed, type Fabric, deviceSpeeds, fabricNames } from "../schedule/fabrics.ts";
 import { fabrics, slowestLink } from "../schedule/fabrics.ts";
@@ -10,6 +9,7 @@ import { type Simulation, simulate } from "../schedule/simulate.ts";
 import type { Sizes } from "../../runtime/layout.ts";
 import { Unsupported } from "../support/never.ts";
 import { type Arguments, UserError } from "./arguments.ts";
+import { readText } from "./reading.ts";
 
 export interface Setting {
   readonly manifest: Manifest;
@@ -50,8 +50,9 @@ export async function deviceSpeedOf(args: Arguments): Promise<DeviceSpeed> {
   }
   let value: unknown;
   try {
-    value = JSON.parse(await readFile(text, "utf8"));
+    value = JSON.parse(await readText(text));
   } catch (error) {
+    if (error instanceof UserError) throw error;
     throw new UserError(`cannot read ${text}: ${(error as Error).message}`);
   }
   const { device, gb_per_s } = value as { device?: unknown; gb_per_s?: unknown };
