@@ -144,3 +144,9 @@ function common(a: Range, b: Range): Range {
 function product(sizes: readonly number[]): number {
   return sizes.reduce((all, size) => all * size, 1);
 }
+
+/** A tensor's own layout in a launch: states and heads have no tokens to be of. */
+export function layoutFor({ per }: TensorSpec, layout: Layout): Layout {
+  const hasTokens = per === "token" || per === "chunk";
+  return hasTokens || layout === "heads" ? layout : "tokens";
+}

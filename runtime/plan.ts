@@ -113,6 +113,10 @@ export interface TargetCode {
 
 export interface Manifest {
   readonly schema: typeof schemaVersion;
+  /** SHA-256 of the manifest as JSON without white space and without this field; on disk. */
+  readonly digest?: string;
+  /** SHA-256 of every other file of the artifact, by path; on disk. */
+  readonly digests?: Readonly<Record<string, string>>;
   readonly name: string;
   /** Base name of the definition's file. */
   readonly source: string;

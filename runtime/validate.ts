@@ -1,5 +1,6 @@
 /** Checks what is read from disk before anything trusts it: a manifest that lies is an error, not a crash. */
 import { type Manifest, schemaVersion, streams } from "./plan.ts";
+import { manifestProblem } from "./possible.ts";
 
 type Json = unknown;
 type Check = (value: Json, at: string) => void;
@@ -15,8 +16,17 @@ const text: Check = (value, at) => {
 const flag: Check = (value, at) => {
   if (typeof value !== "boolean") fail(at, "true or false");
 };
+const yes: Check = (value, at) => {
+  if (value !== true) fail(at, "true");
+};
 const count: Check = (value, at) => {
   if (!Number.isSafeInteger(value) || (value as number) < 0) fail(at, "a whole number");
+};
+/** Sizes and counts of what is there; also bounded, so that products of a few stay exact. */
+const size: Check = (value, at) => {
+  if (!Number.isInteger(value) || (value as number) < 1 || (value as number) > 0x7fffffff) {
+    fail(at, "a size from 1 to 2147483647");
+  }
 };
 const anyNumber: Check = (value, at) => {
   // JSON has no infinity: an open end is null.
@@ -43,12 +53,27 @@ const optional =
   (value, at) => {
     if (value !== undefined) check(value, at);
   };
+const isObject = (value: Json): value is Record<string, Json> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+/** These fields and no others: one under a wrong name would else be left out of account. */
 const record =
   (fields: Readonly<Record<string, Check>>): Check =>
   (value, at) => {
-    if (typeof value !== "object" || value === null) return fail(at, "an object");
+    if (!isObject(value)) return fail(at, "an object");
     for (const [name, check] of Object.entries(fields)) {
-      check((value as Record<string, Json>)[name], `${at}.${name}`);
+      check(Object.hasOwn(value, name) ? value[name] : undefined, `${at}.${name}`);
+    }
+    const other = Object.keys(value).find((key) => !Object.hasOwn(fields, key));
+    if (other !== undefined) fail(`${at}.${other}`, "a field");
+  };
+/** An object whose values, under whatever names, are alike. */
+const byName =
+  (check: Check): Check =>
+  (value, at) => {
+    if (!isObject(value)) return fail(at, "an object");
+    for (const [key, one] of Object.entries(value)) {
+      name(key, at);
+      check(one, `${at}.${key}`);
     }
   };
 /** A path inside the artifact: no way up, no way out. */
@@ -57,6 +82,18 @@ const path: Check = (value, at) => {
   const safe = parts.length > 0 && parts.every((part) => /^[\w][\w.-]*$/.test(part));
   if (!safe) fail(at, "a path inside the artifact");
 };
+const sha256: Check = (value, at) => {
+  if (typeof value !== "string" || !/^[0-9a-f]{64}$/.test(value)) fail(at, "a SHA-256 digest");
+};
+const byPath =
+  (check: Check): Check =>
+  (value, at) => {
+    if (!isObject(value)) return fail(at, "an object");
+    for (const [key, one] of Object.entries(value)) {
+      path(key, at);
+      check(one, `${at}[${JSON.stringify(key)}]`);
+    }
+  };
 /** A name that may become part of a file's name or of a kernel. */
 const name: Check = (value, at) => {
   if (typeof value !== "string" || !/^[A-Za-z_]\w*$/.test(value)) fail(at, "a name");
@@ -66,32 +103,26 @@ const tensor = record({
   name,
   per: oneOf("token", "head", "shared", "state", "chunk"),
   dtype: oneOf("f32", "f16", "bf16"),
-  dims: list(count),
+  dims: list(size),
   dimNames: list(text),
   range: orNull(record({ low: anyNumber, high: anyNumber, lowOpen: flag, highOpen: flag })),
-  chunk: optional(count),
+  chunk: optional(size),
   headsOf: optional(name),
-  intra: optional(count),
+  intra: optional(size),
 });
-const factor: Check = (value, at) => (typeof value === "string" ? text : count)(value, at);
+const factor: Check = (value, at) => (typeof value === "string" ? name : size)(value, at);
 const kernel = record({
   entry: name,
   file: path,
   buffers: list(record({ name, access: oneOf("read", "write"), parts: optional(list(name)) })),
-  maps: optional(list(record({ buffer: name, rows: count }))),
+  maps: optional(list(record({ buffer: name, rows: size }))),
   scalars: list(name),
-  grid: list(record({ of: list(factor), by: count })),
-  packedChunk: optional(count),
-  threads: count,
+  grid: list(record({ of: list(factor), by: size })),
+  packedChunk: optional(size),
+  threads: size,
   sharedBytes: count,
+  dynamicShared: optional(flag),
 });
-/** An object whose values, under whatever names, are alike. */
-const byName =
-  (check: Check): Check =>
-  (value, at) => {
-    record({})(value, at);
-    for (const [key, one] of Object.entries(value as object)) check(one, `${at}.${key}`);
-  };
 const code = record({
   target: oneOf("reference", "cpu", "wgsl", "cuda"),
   files: list(path),
@@ -100,75 +131,70 @@ const code = record({
       form: name,
       kernels: list(kernel),
       workspaces: list(tensor),
-      shares: optional(byName(count)),
+      shares: optional(byName(size)),
     }),
   ),
 });
 const layout: Check = (value, at) =>
   (typeof value === "string" ? oneOf("tokens", "heads", "whole") : count)(value, at);
-const part = optional(record({ index: count, of: count }));
-const step: Check = (value, at) => {
-  const base = { id: count, after: list(count), stream: oneOf(...streams) };
-  const kinds = [
-    "alloc",
-    "launch",
-    "send",
-    "recv",
-    "allgather",
-    "allreduce",
-    "reshard",
-    "free",
-  ] as const;
-  record({ kind: oneOf(...kinds), ...base })(value, at);
-  const { kind } = value as { kind: string };
-  const buffer = { buffer: name };
-  const own: Record<string, Record<string, Check>> = {
-    alloc: { ...buffer, spec: tensor, zero: flag, layout: optional(layout) },
-    launch: { form: name, args: record({}), part, layout: optional(layout) },
-    send: { ...buffer, to: count, tag: count, part },
-    recv: { ...buffer, from: count, tag: count, part },
-    allgather: { ...buffer, into: list(name), group: list(count), tag: count },
-    allreduce: { ...buffer, group: list(count), tag: count },
-    reshard: {
-      buffer: orNull(name),
-      into: orNull(name),
-      spec: tensor,
-      from: layout,
-      to: layout,
-      tag: count,
-    },
-    free: buffer,
-  };
-  record(own[kind]!)(value, at);
+const part = optional(record({ index: count, of: size }));
+const buffer = name;
+const tag = count;
+const stepFields: Readonly<Record<string, Readonly<Record<string, Check>>>> = {
+  alloc: { buffer, spec: tensor, zero: flag, layout: optional(layout) },
+  launch: { form: name, args: byName(name), part, layout: optional(layout) },
+  send: { buffer, to: count, tag, part },
+  recv: { buffer, from: count, tag, part },
+  allgather: { buffer, into: list(name), group: list(count), tag },
+  allreduce: { buffer, group: list(count), tag },
+  reshard: {
+    buffer: orNull(name),
+    into: orNull(name),
+    spec: tensor,
+    from: layout,
+    to: layout,
+    tag,
+  },
+  free: { buffer },
 };
-const names: Check = (value, at) => {
-  record({})(value, at);
-  Object.entries(value as object).forEach(([key, one]) => [key, one].forEach((x) => name(x, at)));
+const stepChecks: Readonly<Record<string, Check>> = Object.fromEntries(
+  Object.entries(stepFields).map(([kind, own]) => {
+    const base = { kind: text, id: count, after: list(count), stream: oneOf(...streams) };
+    return [kind, record({ ...base, ...own })];
+  }),
+);
+const step: Check = (value, at) => {
+  if (!isObject(value)) return fail(at, "an object");
+  oneOf(...Object.keys(stepChecks))(value["kind"], `${at}.kind`);
+  stepChecks[value["kind"] as string]!(value, at);
 };
 const segmentLaunches = byName(
   list(
     record({
       form: name,
       over: oneOf("segments", "sequences"),
-      args: names,
+      args: byName(name),
       part: optional(oneOf("intra")),
-      again: optional(flag),
+      again: optional(yes),
     }),
   ),
 );
+const version: Check = (value, at) => {
+  if (value !== schemaVersion) fail(at, `version ${schemaVersion}`);
+};
 const manifest = record({
-  schema: (value, at) => {
-    if (value !== schemaVersion) fail(at, `version ${schemaVersion}`);
-  },
+  schema: version,
+  digest: optional(sha256),
+  digests: optional(byPath(sha256)),
   name,
   source: text,
-  dims: record({}),
+  dims: byName(size),
   inputs: list(tensor),
   outputs: list(tensor),
   states: list(
     record({
       name,
-      dims: list(count),
+      dims: list(size),
       causal: flag,
       reverse: flag,
       dense: flag,
@@ -184,13 +210,13 @@ const manifest = record({
     record({
       name: text,
       schedule: text,
-      mesh: record({ seq: count, data: count }),
+      mesh: record({ seq: size, data: size }),
       ranks: list(record({ rank: count, steps: list(step) })),
     }),
   ),
 });
 
-/** A manifest from its JSON text. Throws an Error that names the first field that is wrong. */
+/** A manifest from its JSON text. Throws an Error that names the first field that is wrong or impossible. */
 export function parseManifest(json: string): Manifest {
   let value: Json;
   try {
@@ -199,12 +225,17 @@ export function parseManifest(json: string): Manifest {
     throw new Error("manifest.json is not JSON");
   }
   try {
+    // What is of another version may have any fields.
+    if (isObject(value)) version(value["schema"], "manifest.schema");
     manifest(value, "manifest");
   } catch (error) {
     if (error instanceof Invalid) throw new Error(`manifest.json: ${error.message}`);
     throw error;
   }
-  return withInfinities(value as Manifest);
+  const read = withInfinities(value as Manifest);
+  const problem = manifestProblem(read);
+  if (problem !== null) throw new Error(`manifest.json: ${problem}`);
+  return read;
 }
 
 /** A manifest as JSON text; open ends of ranges are null. */

@@ -36,8 +36,10 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
 function roomOf(path: string): string {
   const parts = relative(root, path).split("/");
   if (parts[0] === "runtime") {
-    // What plans are, and what they mean of sizes.
-    return ["plan.ts", "layout.ts"].includes(parts[1]!) ? "plan" : "runtime";
+    // What plans are, what they mean of sizes, and when they are wrong.
+    return ["plan.ts", "layout.ts", "messages.ts", "verify-plan.ts"].includes(parts[1]!)
+      ? "plan"
+      : "runtime";
   }
   if (parts[0] === "codegen") {
     const room = `codegen/${parts[1]}`;

@@ -30,7 +30,7 @@ import {
   tensorBytes,
 } from "../../runtime/layout.ts";
 import { Unsupported } from "../support/never.ts";
-import { type Message, messagesOf } from "./messages.ts";
+import { type Message, messagesOf } from "../../runtime/messages.ts";
 
 export interface Simulation {
   readonly seconds: number;

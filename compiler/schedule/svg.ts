@@ -1,6 +1,6 @@
 /** A plan as an SVG timeline: a lane for each rank's computing and transfers, arrows for messages. */
 import type { Plan, Step } from "../../runtime/plan.ts";
-import { messagesOf } from "./messages.ts";
+import { messagesOf } from "../../runtime/messages.ts";
 
 /** When a step starts and ends, in any unit. */
 export interface Timed {

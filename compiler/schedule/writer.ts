@@ -15,6 +15,7 @@ import type {
   Step,
   TensorSpec,
 } from "../../runtime/plan.ts";
+import { layoutFor } from "../../runtime/layout.ts";
 
 type WithoutId<S> = S extends Step ? Omit<S, "id" | "after"> : never;
 type NewStep = WithoutId<
@@ -208,12 +209,6 @@ function specOf(buffer: string, spec: TensorSpec): TensorSpec {
   const counts = buffer !== spec.name && (spec.per === "token" || spec.per === "head");
   const headsOf = spec.headsOf ?? spec.name;
   return { ...spec, name: buffer, ...(counts ? { headsOf } : {}) };
-}
-
-/** A tensor's own layout in a launch: states and heads have no tokens to be of. */
-export function layoutFor({ per }: TensorSpec, layout: Layout): Layout {
-  const hasTokens = per === "token" || per === "chunk";
-  return hasTokens || layout === "heads" ? layout : "tokens";
 }
 
 function unlessTokens(layout: Layout): { layout?: Layout } {

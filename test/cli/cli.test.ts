@@ -341,9 +341,27 @@ describe("compile", () => {
     const artifact = openArtifact(out);
     expect(artifact.manifest.plans.map(({ name }) => name)).toEqual(["ring-1", "ring-3"]);
     await createReferenceDevice().load(artifact);
-    symlinkSync("/etc/hostname", join(out, "reference", "link.ir"));
-    expect(() => artifact.read("reference/link.ir")).toThrow("outside the artifact");
-    expect(() => artifact.read("../../etc/hostname")).toThrow();
+    expect(() => artifact.read("../../etc/hostname")).toThrow("the artifact has no file");
+    const kernel = join(out, "wgsl/retention_forward.wgsl");
+    const text = readFileSync(kernel, "utf8");
+    writeFileSync(kernel, text.replace("+", "-"));
+    for (const use of [
+      () => openArtifact(out),
+      () => artifact.read("wgsl/retention_forward.wgsl"),
+    ]) {
+      expect(use).toThrow("wgsl/retention_forward.wgsl was altered");
+    }
+    rmSync(kernel);
+    symlinkSync("/etc/hostname", kernel);
+    expect(() => openArtifact(out)).toThrow("lies outside the artifact");
+    rmSync(kernel);
+    writeFileSync(kernel, text);
+    expect(openArtifact(out).manifest).toEqual(artifact.manifest);
+    const path = join(out, "manifest.json");
+    const whole = readFileSync(path, "utf8");
+    writeFileSync(path, whole.replace('"high": 1,', '"high": 2,'));
+    expect(() => openArtifact(out)).toThrow("manifest.json was altered");
+    writeFileSync(path, whole);
     const json = readFileSync(join(out, "manifest.json"), "utf8");
     expect(parseManifest(json)).toEqual(artifact.manifest);
     for (const [from, to, why] of [

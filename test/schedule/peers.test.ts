@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openDevice, targetsFor } from "../../compiler/cli/devices.ts";
 import type { Compiled } from "../../compiler/index.ts";
 import { type ScheduleName, planOf } from "../../compiler/schedule/index.ts";
-import { planProblem } from "../../compiler/schedule/verify.ts";
+import { planProblem } from "../../runtime/verify-plan.ts";
 import type { Device, LaunchSizes } from "../../runtime/device.ts";
 import { tensorBytes } from "../../runtime/layout.ts";
 import type { Plan, TensorSpec } from "../../runtime/plan.ts";

@@ -5,7 +5,7 @@ import type { Manifest, Plan, Step } from "../../runtime/plan.ts";
 import { printPlan } from "../../compiler/schedule/print.ts";
 import { planOf } from "../../compiler/schedule/index.ts";
 import { planToSvg, unitTimes } from "../../compiler/schedule/svg.ts";
-import { planProblem } from "../../compiler/schedule/verify.ts";
+import { planProblem } from "../../runtime/verify-plan.ts";
 import { compileExample, exampleNames } from "../support/examples.ts";
 
 const ringPlan = (manifest: Manifest, ranks: number) => planOf(manifest, "ring", ranks);

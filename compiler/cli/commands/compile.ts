@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Manifest } from "../../../runtime/plan.ts";
 import type { Architecture } from "../../../codegen/cuda/target.ts";
 import type { Compiled } from "../../index.ts";
-import { printManifest } from "../../../runtime/validate.ts";
+import { sealManifest } from "../../../runtime/artifact.ts";
 import { planOf } from "../../schedule/index.ts";
 import type { Target } from "../../tile/target.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
@@ -67,7 +67,7 @@ function artifactFiles(compiled: Compiled, args: Arguments): Map<string, string>
     files.set(`plans/${plan.name}.json`, `${JSON.stringify(plan, null, 2)}\n`);
   files.set("README.md", readme(manifest));
   // The manifest last: a folder without it is not an artifact yet.
-  files.set("manifest.json", printManifest(manifest));
+  files.set("manifest.json", sealManifest(manifest, files));
   return files;
 }
 

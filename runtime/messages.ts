@@ -1,5 +1,5 @@
 /** Who sends what to whom: every message of a plan, from the step that sends it to the one that takes it. */
-import type { Plan, Step } from "../../runtime/plan.ts";
+import type { Plan, Step } from "./plan.ts";
 
 export interface Message {
   readonly from: number;
