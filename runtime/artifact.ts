@@ -51,8 +51,9 @@ function readInside(root: string, path: string): Uint8Array {
 }
 
 /** Of a manifest as JSON gives it. */
-function digestOf({ digest: _, ...rest }: Record<string, unknown>): string {
-  return sha256(JSON.stringify(rest));
+function digestOf(manifest: Record<string, unknown>): string {
+  const rest = Object.entries(manifest).filter(([field]) => field !== "digest");
+  return sha256(JSON.stringify(Object.fromEntries(rest)));
 }
 
 function sha256(content: string | Uint8Array): string {

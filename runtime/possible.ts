@@ -22,6 +22,7 @@ export function manifestProblem(manifest: Manifest): string | null {
     ) ??
     tensorsProblem("the attention", manifest) ??
     first(forms, (form) => tensorsProblem(`form ${form.name}`, form)) ??
+    first(forms, (form) => within(`form ${form.name}`, meaningProblem(form, manifest))) ??
     (unknown === undefined ? null : `segments name ${unknown}, which is no form`) ??
     first(targets, (target) => targetProblem(target, forms)) ??
     first(plans, (plan) => within(`plan ${plan.name}`, planProblem(plan, manifest)))
@@ -46,20 +47,47 @@ function tensorProblem({ name, per, chunk, dims, dimNames, range }: TensorSpec):
   return range && range.low > range.high ? `the range of ${name} is empty` : null;
 }
 
+/** An input of the attention, and a state, is the same in all forms; a size has one name. */
+function meaningProblem({ inputs, outputs }: FormSpec, { inputs: own, states, dims }: Manifest) {
+  const sizes = new Map(Object.entries(dims));
+  const known = new Map(own.map((spec) => [spec.name, kindOf(spec)]));
+  for (const state of states) {
+    const kind = kindOf({ per: "state", dtype: "f32", dims: state.dims });
+    for (const name of [`initial_${state.name}`, `final_${state.name}`]) known.set(name, kind);
+  }
+  const other = inputs.find((spec) => (known.get(spec.name) ?? kindOf(spec)) !== kindOf(spec));
+  if (other) return `${other.name} is ${kindOf(other)}, not ${known.get(other.name)}`;
+  return first([...inputs, ...outputs], ({ name, dims: all, dimNames }) => {
+    const at = dimNames.findIndex((dim, i) => (sizes.get(dim) ?? Number(dim)) !== all[i]);
+    return at < 0 ? null : `${name} has ${all[at]} for ${dimNames[at]}`;
+  });
+}
+
+function kindOf({ per, dtype, dims }: Pick<TensorSpec, "per" | "dtype" | "dims">): string {
+  return `${per} ${dtype} [${dims.join(", ")}]`;
+}
+
 function targetProblem({ target, forms: codes }: TargetCode, forms: readonly FormSpec[]) {
+  const isCompiled = target !== "reference";
   const problem = (code: FormCode) => {
     const form = forms.find(({ name }) => name === code.form);
-    return form ? codeProblem(code, form) : "there is no such form";
+    return form ? codeProblem(code, form, isCompiled) : "there is no such form";
   };
+  const entries = codes.flatMap(({ kernels }) => kernels.map(({ entry }) => entry));
   const all = codes.map(({ form }) => form);
-  const twice = repeated("form", all);
+  const twice = repeated("form", all) ?? repeated("kernel", entries);
   return within(
     `target ${target}`,
     twice ?? first(codes, (code) => within(`form ${code.form}`, problem(code))),
   );
 }
 
-function codeProblem({ kernels, workspaces, shares = {} }: FormCode, form: FormSpec) {
+function codeProblem(
+  { kernels, workspaces, shares = {} }: FormCode,
+  form: FormSpec,
+  isCompiled: boolean,
+) {
+  if (kernels.length === 0) return "it has no kernel";
   const tensors = [...form.inputs, ...form.outputs, ...workspaces];
   const known = new Set([...names(tensors), cutsName]);
   const sizes = new Set(["B", "T", "H", "T_total", "token_offset", "packed"]);
@@ -69,7 +97,12 @@ function codeProblem({ kernels, workspaces, shares = {} }: FormCode, form: FormS
     repeated("workspace", names(workspaces)) ??
     first(workspaces, tensorProblem) ??
     (shared === undefined ? null : `shares name ${shared}, which is no tensor`) ??
-    first(kernels, (kernel) => within(kernel.entry, kernelProblem(kernel, known, sizes)))
+    first(kernels, (kernel) => {
+      const [axis] = kernel.grid;
+      const isOverHeads = axis?.by === 1 && axis.of.join() === "B,H";
+      if (isCompiled && !isOverHeads) return `${kernel.entry}: its first grid axis is not B x H`;
+      return within(kernel.entry, kernelProblem(kernel, known, sizes));
+    })
   );
 }
 
@@ -88,7 +121,7 @@ function kernelProblem(
   if (size !== undefined) return `asks for ${size}, which is no size`;
   // No target has more.
   if (threads > 1024) return `has ${threads} threads`;
-  return repeated("buffer", names(buffers));
+  return repeated("buffer", names(buffers)) ?? repeated("number", scalars);
 }
 
 function names(list: readonly { readonly name: string }[]): string[] {

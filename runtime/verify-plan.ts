@@ -33,8 +33,48 @@ function sizeKey(
   return `${per} ${dtype} [${dims.join(", ")}]${tokens}${block}`;
 }
 
+/**
+ * Which steps have finished when one begins: of each stream those up to an index. A stream's own steps run in order,
+ * and what a step waits for has waited itself.
+ */
+class Order {
+  private readonly clocks: Readonly<Record<Step["stream"], number>>[] = [];
+  private readonly last = new Map<Step["stream"], number>();
+
+  /** Steps come in the order of their ids. */
+  add({ id, after, stream }: Step): void {
+    const clock = { compute: -1, transfer: -1 };
+    const previous = this.last.get(stream);
+    for (const other of previous === undefined ? after : [...after, previous]) {
+      for (const one of streams) clock[one] = Math.max(clock[one], this.clocks[other]![one]);
+    }
+    clock[stream] = id;
+    this.clocks[id] = clock;
+    this.last.set(stream, id);
+  }
+
+  isBefore(step: Step, later: Step): boolean {
+    return this.clocks[later.id]![step.stream] >= step.id;
+  }
+}
+
+/** A step's use of a buffer, or of a block of it. */
+interface Use {
+  readonly step: Step;
+  readonly writes: boolean;
+  readonly part: Part | undefined;
+}
+
+/** May the order of two uses matter? Blocks of one cut have nothing in common. */
+function meet(a: Use, b: Use): boolean {
+  if (!a.writes && !b.writes) return false;
+  return !a.part || !b.part || a.part.of !== b.part.of || a.part.index === b.part.index;
+}
+
 /** Follows the buffers of one rank through its steps. */
 class RankCheck {
+  private readonly order = new Order();
+  private readonly uses = new Map<string, Use[]>();
   private readonly live = new Map<string, Layout>();
   /** What has been written, whole, or which blocks of how many. */
   private readonly written = new Map<string, true | Set<string>>();
@@ -78,7 +118,8 @@ class RankCheck {
       const at = `step ${i} (${step.kind})`;
       if (step.id !== i) return `${at} has id ${step.id}`;
       if (step.after.some((id) => id >= i || id < 0)) return `${at} waits for a later step`;
-      const problem = this.stepProblem(step);
+      this.order.add(step);
+      const problem = this.stepProblem(step) ?? this.orderProblem(step);
       if (problem !== null) return `${at} ${problem}`;
     }
     // What is left: the caller's own, the outputs, and the final states where their chain ends.
@@ -92,6 +133,22 @@ class RankCheck {
     if (leaked !== undefined) return `${leaked} is never freed`;
     const missing = promised.find((name) => this.written.get(name) !== true);
     return missing === undefined ? null : `${missing} is never written`;
+  }
+
+  /** Steps that use one buffer, one of them to write it, wait for each other. */
+  private orderProblem(step: Step): string | null {
+    for (const { name, ...rest } of usesOf(step, this.manifest)) {
+      const use: Use = { step, ...rest };
+      const before = this.uses.get(name) ?? [];
+      const racing = before.find(
+        (other) =>
+          other.step !== step && meet(other, use) && !this.order.isBefore(other.step, step),
+      );
+      if (racing) return `does not wait for step ${racing.step.id}, which uses ${name} too`;
+      // What all uses so far come before stands for them.
+      this.uses.set(name, use.writes && !use.part ? [use] : [...before, use]);
+    }
+    return null;
   }
 
   private stepProblem(step: Step): string | null {
@@ -171,6 +228,36 @@ class RankCheck {
     const blocks = (known ?? new Set()).add(`${part.index} of ${part.of}`);
     this.written.set(buffer, blocks.size === part.of ? true : blocks);
     return null;
+  }
+}
+
+/** Buffers that a step reads or writes; making and freeing one is writing it. */
+function usesOf(step: Step, manifest: Manifest) {
+  const part = "part" in step ? step.part : undefined;
+  const of = (name: string | null, writes: boolean) =>
+    name === null ? [] : [{ name, writes, part }];
+  switch (step.kind) {
+    case "alloc":
+    case "free":
+    case "recv":
+    case "allreduce":
+      return of(step.buffer, true);
+    case "send":
+      return of(step.buffer, false);
+    case "allgather":
+      return [
+        ...of(step.buffer, false),
+        ...step.into.flatMap((name) => of(name, name !== step.buffer)),
+      ];
+    case "reshard":
+      return [...of(step.buffer, false), ...of(step.into, true)];
+    case "launch": {
+      const form = manifest.forms.find(({ name }) => name === step.form)!;
+      return [
+        ...form.inputs.flatMap(({ name }) => of(step.args[name]!, false)),
+        ...form.outputs.flatMap(({ name }) => of(step.args[name]!, true)),
+      ];
+    }
   }
 }
 
