@@ -33,8 +33,9 @@ export interface EmittedForm {
 
 /** The signature and forms of an attention, without code. */
 export function manifestOf(program: Program, sharded: Sharded, source: string): Manifest {
-  const dims: Record<string, number> = {};
-  for (const [name, size] of program.dims) if (typeof size === "number") dims[name] = size;
+  const dims = Object.fromEntries(
+    [...program.dims].flatMap(([name, size]) => (typeof size === "number" ? [[name, size]] : [])),
+  ) as Record<string, number>;
   const definition = formSpec("definition", program);
   return {
     schema: schemaVersion,

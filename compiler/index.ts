@@ -156,7 +156,8 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
     const wanted = loops.filter(({ segments }) => target.segments || !segments);
     const intraNames = new IntraNames();
     const emitted = wanted.map((form) => {
-      const name = `${program.name}_${form.name}`;
+      // No name of a shader's begins with two underscores.
+      const name = `${program.name.replace(/^_+/, "")}_${form.name}`;
       const watch = options.watch?.tile?.(form.name, target.name);
       const lower = (tier: Target) => {
         const passes: string[] = ["right-product", "chunk", "fuse"];

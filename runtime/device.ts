@@ -1,5 +1,6 @@
 /** The interface of everything that computes. A device runs forms of one artifact. */
 import type { Dtype, FormSpec, KernelSpec, Manifest, Step, TensorSpec } from "./plan.ts";
+import { ownOf } from "./records.ts";
 
 /** A tensor in host memory. f16 and bf16 are held as their 16 raw bits. Row-major, contiguous. */
 export interface HostTensor {
@@ -124,7 +125,7 @@ export function isQueued(device: Device): device is QueuedDevice {
 
 /** The whole shape of a tensor for given run-time sizes. */
 export function shapeOf(spec: TensorSpec, sizes: LaunchSizes): number[] {
-  const heads = sizes.heads[spec.headsOf ?? spec.name] ?? sizes.H;
+  const heads = ownOf(sizes.heads, spec.headsOf ?? spec.name) ?? sizes.H;
   switch (spec.per) {
     case "token":
       return [sizes.cuSeqlens ? 1 : sizes.B, sizes.T, heads, ...spec.dims];
@@ -177,6 +178,6 @@ export function scalarOf(name: string, sizes: LaunchSizes): number {
     case "packed":
       return sizes.cuSeqlens ? 1 : 0;
     default:
-      return sizes.heads[name.slice("H_".length)] ?? sizes.H;
+      return ownOf(sizes.heads, name.slice("H_".length)) ?? sizes.H;
   }
 }

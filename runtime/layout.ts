@@ -1,5 +1,6 @@
 /** Which part of a tensor a rank holds, and what of it must move for the rank to hold another part. */
 import type { Dtype, Layout, Manifest, Plan, TensorSpec } from "./plan.ts";
+import { ownOf } from "./records.ts";
 
 /** Of the whole sequence: sequences, tokens of each, heads, and the head counts of tensors that have others. */
 export interface Sizes {
@@ -46,7 +47,7 @@ export function tensorBytes(spec: TensorSpec, sizes: Sizes): number {
 }
 
 function elementsPer(spec: TensorSpec, { B, T, H, heads }: Sizes): number {
-  const own = heads?.[spec.headsOf ?? spec.name] ?? H;
+  const own = ownOf(heads, spec.headsOf ?? spec.name) ?? H;
   switch (spec.per) {
     case "token":
       return B * T * own;
@@ -129,7 +130,7 @@ export function layoutProblem(
 }
 
 function countOf(spec: TensorSpec, { H, heads }: Sizes): number {
-  return heads?.[spec.headsOf ?? spec.name] ?? H;
+  return ownOf(heads, spec.headsOf ?? spec.name) ?? H;
 }
 
 function within(inner: Box, outer: Box): boolean {

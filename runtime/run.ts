@@ -29,6 +29,7 @@ import type {
 } from "./plan.ts";
 import { reshard } from "./reshard.ts";
 import { type Moving, type Transport, movesBuffers } from "./transport.ts";
+import { ownOf } from "./records.ts";
 
 /** When a step ran, in milliseconds since the ranks met. */
 export interface StepTime {
@@ -262,8 +263,8 @@ class RankRunner {
     const form = this.context.manifest.forms.find((one) => one.name === name);
     if (!form) throw new Error(`the artifact has no form ${name}`);
     const bound = [...form.inputs, ...form.outputs].map((spec) => {
-      const buffer = buffers.get(args[spec.name] ?? spec.name);
-      if (!buffer) throw new Error(`the plan uses ${args[spec.name]} before it exists`);
+      const buffer = buffers.get(ownOf(args, spec.name) ?? spec.name);
+      if (!buffer) throw new Error(`the plan uses ${ownOf(args, spec.name) ?? spec.name} before it exists`);
       return [spec.name, buffer] as const;
     });
     return this.context.device.launch(form, new Map(bound), sizes);
@@ -283,13 +284,13 @@ class RankRunner {
       blocks.set(name, await device.alloc(spec.dtype, shape, false));
     }
     for (const { name } of form?.inputs ?? []) {
-      const buffer = step.args[name] ?? name;
+      const buffer = ownOf(step.args, name) ?? name;
       await this.copyRows(this.buffer(buffer), part, blocks.get(buffer)!, undefined);
     }
     const { cuSeqlens: _, ...plain } = sizes;
     await this.launch(step, blocks, { ...plain, B: 1, H: rows });
     for (const { name } of form?.outputs ?? []) {
-      const buffer = step.args[name] ?? name;
+      const buffer = ownOf(step.args, name) ?? name;
       await this.copyRows(blocks.get(buffer)!, undefined, this.buffer(buffer), part);
     }
     for (const block of blocks.values()) device.free(block);

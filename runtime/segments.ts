@@ -6,6 +6,7 @@ import type { DeviceBuffer, LaunchSizes } from "./device.ts";
 import { shapeOf } from "./device.ts";
 import type { IntraValues } from "./intra.ts";
 import type { Dtype, FormSpec, KernelSpec, Manifest, SegmentLaunch } from "./plan.ts";
+import { ownOf } from "./records.ts";
 
 /** Tokens of a segment: of the device's choice, never cut, or given. */
 export type SegmentTokens = "auto" | "never" | number;
@@ -137,12 +138,12 @@ export async function launchSegments(
   const sizesOf = cutSegments(sizes, length);
   const between = new Map<string, DeviceBuffer>();
   const intra: IntraValues = new Map();
-  for (const launch of manifest.segments![form.name]!) {
+  for (const launch of ownOf(manifest.segments, form.name)!) {
     const whole = manifest.forms.find(({ name }) => name === launch.form)!;
     const own = launch.part === "intra" ? withoutStates(whole) : whole;
     const bound = new Map<string, DeviceBuffer>();
     for (const spec of [...own.inputs, ...own.outputs]) {
-      const name = launch.args[spec.name] ?? spec.name;
+      const name = ownOf(launch.args, spec.name) ?? spec.name;
       const shape = shapeOf(spec, sizesOf[launch.over]);
       const known = args.get(name) ?? between.get(name);
       const buffer = known ?? host.alloc(spec.dtype, shape);

@@ -7,6 +7,7 @@ import type { Device, DeviceBuffer, HostTensor, LaunchSizes } from "./device.ts"
 import { checkCuts, cutsName, cutsTensor } from "./device.ts";
 import { elementsOf, fromNumbers, toNumbers } from "./dtype.ts";
 import type { FormCode, FormSpec, TensorSpec } from "./plan.ts";
+import { ownOf } from "./records.ts";
 
 /** to[o, i] = sum over a, g of from[a, o, g, i]. */
 export interface Sum {
@@ -19,7 +20,7 @@ export interface Sum {
 /** How an output is summed up from its shares, so many of each head, or null: kernels write it as it is. */
 export function sumOf(spec: TensorSpec, sizes: LaunchSizes, shares = 1): Sum | null {
   const { B, T, heads, cuSeqlens } = sizes;
-  const own = heads[spec.headsOf ?? spec.name] ?? sizes.H;
+  const own = ownOf(heads, spec.headsOf ?? spec.name) ?? sizes.H;
   const H = sizes.H * shares;
   const inner = elementsOf(spec.dims);
   const sums: Partial<Record<TensorSpec["per"], Sum>> = {
@@ -62,7 +63,7 @@ export async function withShares(
   bound.set(cutsName, cuts);
   const shares: { sum: Sum; from: DeviceBuffer; to: DeviceBuffer }[] = [];
   for (const spec of form.outputs) {
-    const ofHead = code.shares?.[spec.name] ?? 1;
+    const ofHead = ownOf(code.shares, spec.name) ?? 1;
     const sum = sumOf(spec, sizes, ofHead);
     if (sum === null) continue;
     const { B, T, cuSeqlens } = sizes;

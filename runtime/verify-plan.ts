@@ -1,4 +1,5 @@
 /** What every plan satisfies: complete, matched, without deadlock or leak. */
+import { ownOf } from "./records.ts";
 import { cotangentsOf } from "./plan.ts";
 import { chainEnds, streams, worldSize } from "./plan.ts";
 import type { Layout, Manifest, Mesh, Part, Plan, RankPlan, Step, TensorSpec } from "./plan.ts";
@@ -189,7 +190,7 @@ class RankCheck {
         const form = this.manifest.forms.find(({ name }) => name === step.form);
         if (!form) return `launches ${step.form}, which is no form`;
         const specs = [...form.inputs, ...form.outputs];
-        const unbound = specs.find(({ name }) => step.args[name] === undefined);
+        const unbound = specs.find(({ name }) => ownOf(step.args, name) === undefined);
         if (unbound) return `gives ${step.form} no ${unbound.name}`;
         const whole = step.part && specs.find(({ per }) => per !== "state");
         if (whole) return `takes a block of ${whole.name}, which is no state`;

@@ -37,7 +37,9 @@ function roomOf(path: string): string {
   const parts = relative(root, path).split("/");
   if (parts[0] === "runtime") {
     // What plans are, what they mean of sizes, and when they are wrong.
-    return ["plan.ts", "layout.ts", "messages.ts", "verify-plan.ts"].includes(parts[1]!)
+    return ["plan.ts", "layout.ts", "messages.ts", "records.ts", "verify-plan.ts"].includes(
+      parts[1]!,
+    )
       ? "plan"
       : "runtime";
   }

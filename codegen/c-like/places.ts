@@ -25,6 +25,7 @@ const threads = side * side;
 export class PlaceWriter {
   readonly writer = new TextWriter();
   protected readonly names = new Map<StorageId, string>();
+  private readonly placesNames = new Map<StorageId, string>();
   protected readonly paramNames = new Map<string, string>();
   /** Names of what `declareBases` declares for each param. */
   protected readonly places = new Map<string, { readonly base: string; readonly stride: string }>();
@@ -56,6 +57,7 @@ export class PlaceWriter {
       "first_token",
       "own",
       "value",
+      kernel.name,
     ]);
     for (const param of kernel.params) this.taken.add(param.heads);
     for (const param of kernel.params) this.paramNames.set(param.name, this.unique(param.name));
@@ -67,12 +69,20 @@ export class PlaceWriter {
     for (const storage of kernel.storages) {
       const clash = kernel.params.some((param) => param.name === storage.name);
       const place = storage.shape.length === 2 && storage.memory === "register" ? "tile" : "value";
-      this.names.set(storage.id, this.unique(clash ? `${storage.name}_${place}` : storage.name));
+      const name = this.unique(clash ? `${storage.name}_${place}` : storage.name);
+      this.names.set(storage.id, name);
+      if ((storage.places ?? 1) > 1)
+        this.placesNames.set(storage.id, this.unique(`${name}_places`));
     }
   }
 
   nameOf(id: StorageId): string {
     return this.names.get(id)!;
+  }
+
+  /** What the memory of all places of a storage is called, where it has several. */
+  placesNameOf(id: StorageId): string {
+    return this.placesNames.get(id)!;
   }
 
   paramName(name: string): string {
@@ -144,6 +154,7 @@ export class PlaceWriter {
   decodePoint(): void {
     const { writer, dialect, kernel } = this;
     const chunks = this.chunkAxis();
+    const number = chunks === null ? "" : this.unique(`${this.variables.get(chunks.name)!}_number`);
     let rest = "point";
     const grid = [...kernel.grid].reverse();
     grid.forEach((axis, n) => {
@@ -153,7 +164,7 @@ export class PlaceWriter {
       const next = this.unique(n === grid.length - 1 ? "head_point" : "rest_point");
       writer.line(dialect.constant("int", next, dialect.quotient(rest, steps)));
       const index = `${rest} - ${next} * ${steps}`;
-      if (axis === chunks) writer.line(dialect.constant("int", `${name}_number`, index));
+      if (axis === chunks) writer.line(dialect.constant("int", number, index));
       else writer.line(dialect.constant("int", name, `(${index}) * ${axis.step}`));
       rest = next;
     });
@@ -174,11 +185,11 @@ export class PlaceWriter {
     const isPacked = `${dialect.scalar("packed")} == 1`;
     const cuts = this.paramName(cutsParam.name);
     const name = this.variables.get(chunks.name)!;
-    const found = dialect.sequenceOf!(cuts, String(chunks.step), `${name}_number`);
+    const found = dialect.sequenceOf!(cuts, String(chunks.step), number);
     writer.line(dialect.constant("offset", "batch", bare(dialect.choose(isPacked, found, row))));
     const first = `${cuts}[batch] / ${chunks.step} + ${dialect.toInt("batch")}`;
     const before = dialect.choose(isPacked, first, "0");
-    writer.line(dialect.constant("int", name, `(${name}_number - ${before}) * ${chunks.step}`));
+    writer.line(dialect.constant("int", name, `(${number} - ${before}) * ${chunks.step}`));
   }
 
   /** The axis whose points are chunks of all packed sequences, numbered as what is stored for each is. */

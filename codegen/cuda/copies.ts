@@ -154,7 +154,7 @@ export class CopyWalker extends CLikeWalker {
   private placeText(id: StorageId, number: string): string {
     const storage = this.storage(id);
     const size = placeBytesOf(storage) / (storage.dtype === "f32" ? 4 : 1);
-    return `${this.nameOf(id)}_places + ${number} * ${size}`;
+    return `${this.placesNameOf(id)} + ${number} * ${size}`;
   }
 
   /** The statements of a role, as its threads execute them. */

@@ -74,7 +74,7 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
     }
     for (const { storage, offset, bytes, before } of shared.arrays) {
       const { places = 1 } = storage;
-      const name = `${walker.nameOf(storage.id)}${places > 1 ? "_places" : ""}`;
+      const name = places > 1 ? walker.placesNameOf(storage.id) : walker.nameOf(storage.id);
       const each = `${storage.dtype}[${storage.shape.join(", ")}]`;
       const where = before === null ? "" : `, where ${walker.nameOf(before)} was`;
       const comment =

@@ -1,6 +1,7 @@
 /**
  * Names a kernel must not give to its own things: the words of C++17 (ISO/IEC 14882:2017, 5.11 and
- * 5.5), CUDA's built-in variables, and what an emitted kernel itself calls or takes.
+ * 5.5), macros of the headers that nvcc reads unasked, CUDA's built-in variables, and what an emitted
+ * kernel itself calls or takes.
  */
 import { helpers } from "./ops.ts";
 
@@ -12,8 +13,9 @@ const words = `
   signed sizeof static static_assert static_cast struct switch template this thread_local throw true try
   typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
   threadIdx blockIdx blockDim gridDim warpSize
-  expf logf sqrtf rsqrtf fabsf tanhf floorf fmaxf fminf powf
-  factor factors T H T_total token_offset
+  expf logf log1pf sqrtf rsqrtf fabsf tanhf floorf fmaxf fminf powf make_uint4 make_float2 Number
+  NULL NAN INFINITY HUGE_VAL MAXFLOAT EOF BUFSIZ RAND_MAX linux unix stdin stdout stderr errno assert alloca
+  factor factors B T H T_total token_offset packed
   lane warp memory piece bits before step other sum sums turn words pair role arrivals later first_row outer group`;
 
 export const reservedWords: ReadonlySet<string> = new Set([

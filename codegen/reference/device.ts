@@ -17,6 +17,7 @@ import type { Program } from "../../compiler/tensor/ir.ts";
 import { parseTensor } from "../../compiler/tensor/parse.ts";
 import { type NdArray, ndArray } from "../../compiler/tensor/nd-array.ts";
 import type { Rounding } from "../../compiler/tensor/rounding.ts";
+import { ownOf } from "../../runtime/records.ts";
 
 export interface ReferenceBuffer extends DeviceBuffer {
   /** Kept in float64 whatever the dtype says. */
@@ -156,7 +157,7 @@ function placeOf(
   sizes: LaunchSizes,
   first: number,
 ): { shape: number[]; start: number; rows: number; width: number; stride: number } {
-  const heads = sizes.heads[spec.headsOf ?? spec.name] ?? sizes.H;
+  const heads = ownOf(sizes.heads, spec.headsOf ?? spec.name) ?? sizes.H;
   const own = Math.floor(h / (sizes.H / heads));
   const width = elementsOf(spec.dims);
   const shape = [...spec.dims];

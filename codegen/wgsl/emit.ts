@@ -33,7 +33,10 @@ const sizesInOrder: readonly Param["per"][] = ["head", "shared", "state", "chunk
  */
 export function bindingsOf(kernel: Kernel): Binding[] {
   let bindings = kernel.params.map((param): Binding => ({ name: param.name, params: [param] }));
-  const taken = new Set([...kernel.params, ...kernel.storages].map(({ name }) => name));
+  // As a walker spells them.
+  const taken = new Set(
+    [...kernel.params, ...kernel.storages].map(({ name }) => name.replace(/^_+/, "")),
+  );
   for (const access of ["read", "write"] as const) {
     for (const dtype of ["f32", "bf16", "f16"] as const) {
       const excess = bindings.length - storageBuffers;

@@ -68,6 +68,8 @@ interface Place {
 }
 
 export class BodyChecker {
+  /** Every state met, and where it is declared. */
+  readonly states = new Map<string, Span>();
   private readonly rows = new Map<ValueId, ValueId>();
   private readonly build: TensorBuilder;
   private readonly defs: ReadonlyMap<string, DefAst>;
@@ -176,6 +178,7 @@ export class BodyChecker {
           ]),
         );
       }
+      this.states.set(name.name, name.span);
       return { name: name.name, type: { shape }, init: null };
     });
     const yields: Checked[] = [];

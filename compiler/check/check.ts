@@ -14,6 +14,7 @@ import {
 } from "../tensor/ir.ts";
 import { BodyChecker, type Scope, showShape } from "./body.ts";
 import { builtins } from "./functions.ts";
+import { reservedDim, reservedState, reservedTensor } from "./reserved.ts";
 
 export interface CheckOptions {
   /** Sizes of dims; those not given stay open. */
@@ -31,6 +32,9 @@ export interface CheckedAttention {
 export interface CheckedFile {
   readonly attentions: readonly CheckedAttention[];
 }
+
+/** What a result without a name is called. */
+const unnamedResult = "o";
 
 export type Report = (diagnostic: Diagnostic) => void;
 
@@ -112,6 +116,7 @@ class AttentionChecker {
       this.shape(type),
     );
     const values = body.attention(ast, scope);
+    this.checkTensorNames(scope, body.states);
     // After a mistake a name may only seem unused.
     for (const [name, entry] of this.mistakes > 0 ? [] : scope) {
       if (entry.used) continue;
@@ -207,7 +212,16 @@ class AttentionChecker {
           diagnose("result-not-per-token", {}, [{ span: type.span, text: showShape(shape) }]),
         );
       }
-      const label = name?.name ?? "o";
+      const label = name?.name ?? unnamedResult;
+      const param = this.ast.params.find((one) => one.name.name === label);
+      if (param && name) {
+        this.report(
+          diagnose("duplicate-name", { name: label }, [
+            { span: name.span, text: "a result" },
+            { span: param.name.span, text: "a parameter" },
+          ]),
+        );
+      }
       if (seen.has(label)) {
         const span = name?.span ?? type.span;
         this.report(diagnose("duplicate-name", { name: label }, [{ span, text: "" }]));
@@ -215,6 +229,42 @@ class AttentionChecker {
       seen.add(label);
       return { label, shape, dtype: type.dtype ?? this.options.dtype, typeSpan: type.span };
     });
+  }
+
+  /**
+   * A manifest has one space of names for tensors, the compiler's own among them. Only when all of the
+   * text is read is it known which those are.
+   */
+  private checkTensorNames(scope: Scope, states: ReadonlyMap<string, Span>): void {
+    const { params, result } = this.ast;
+    const named = [
+      ...params.map(({ name }) => ({ ...name, what: "a parameter" })),
+      ...result.items.flatMap(({ name }) => (name ? [{ ...name, what: "a result" }] : [])),
+    ];
+    const others = new Set([...scope.keys(), ...named.map(({ name }) => name), ...states.keys()]);
+    for (const { name, what, span } of named) {
+      const isDim = name !== tokenDim && this.dims.has(name);
+      this.refuse(name, what, span, isDim ? "a dim has this name" : reservedTensor(name, others));
+    }
+    const isUnnamed = result.items.some(({ name }) => name === null);
+    const clash = isUnnamed ? params.find(({ name }) => name.name === unnamedResult) : undefined;
+    if (clash) {
+      const why = "a result without a name is called so; write -> (y: [T, V])";
+      this.refuse(unnamedResult, "a parameter", clash.name.span, why);
+    }
+    const files = new Map<string, string>();
+    for (const [name, span] of states) {
+      const twin = files.get(name.toLowerCase());
+      const why = `files of \`${twin}\` have names that differ in case only`;
+      this.refuse(name, "a state", span, reservedState(name) ?? (twin === undefined ? null : why));
+      files.set(name.toLowerCase(), name);
+    }
+  }
+
+  private refuse(name: string, what: string, span: Span, why: string | null): void {
+    if (why === null) return;
+    const params = { name, what: `${what}: ${why}` };
+    this.report(diagnose("reserved-name", params, [{ span, text: "" }]));
   }
 
   /** The dims of a type, each made known to the program. */
@@ -227,10 +277,7 @@ class AttentionChecker {
         this.report(diagnose("token-axis-first", {}, [{ span, text: "" }]));
       }
       if (typeof value !== "string" || this.dims.has(value)) return;
-      if (value === "C") {
-        const what = "a dim: the compiler calls its chunks so";
-        this.report(diagnose("reserved-name", { name: value, what }, [{ span, text: "" }]));
-      }
+      this.refuse(value, "a dim", span, reservedDim(value));
       this.dims.set(
         value,
         Object.hasOwn(this.options.dims, value) ? this.options.dims[value]! : null,

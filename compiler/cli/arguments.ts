@@ -237,7 +237,7 @@ export class Arguments {
 
   /** `--dim B=1,H=8 --dim K=64` as sizes by name. */
   dims(): Record<string, number> {
-    const dims: Record<string, number> = {};
+    const dims = new Map<string, number>();
     for (const part of this.list("dim").flatMap((text) => text.split(","))) {
       const [name, text, ...rest] = part.split("=");
       const size = wholeNumber(text ?? "");
@@ -246,9 +246,10 @@ export class Arguments {
       }
       const low = name === "T" ? 0 : 1;
       if (size < low) throw new UsageError(`--dim ${name} must be at least ${low}`);
-      dims[name] = size;
+      if (dims.has(name)) throw new UsageError(`--dim ${name} is given twice`);
+      dims.set(name, size);
     }
-    return dims;
+    return Object.fromEntries(dims);
   }
 
   /** The one file the command works on. */

@@ -92,8 +92,8 @@ function sizesFromFiles(
   source: Source,
   files: ReadonlyMap<string, HostTensor>,
 ): Record<string, number> {
-  const sizes: Record<string, number> = {};
-  if (files.size === 0) return sizes;
+  const sizes = new Map<string, number>();
+  if (files.size === 0) return {};
   const checked = check(source, { dims: {}, dtype: "f32" }).value ?? [];
   const entry = args.text("entry");
   const attention = checked.find(({ name }) => entry === null || name === entry);
@@ -102,13 +102,13 @@ function sizesFromFiles(
     if (op.kind !== "input" || !file) continue;
     layoutOf(op).forEach((dim, axis) => {
       const size = file.shape[axis];
-      if (typeof dim === "string" && size !== undefined) sizes[dim] ??= size;
+      if (typeof dim === "string" && size !== undefined && !sizes.has(dim)) sizes.set(dim, size);
     });
     if (op.per !== "token") continue;
-    sizes["H"] = Math.max(sizes["H"] ?? 0, file.shape[2] ?? 0);
-    sizes[`H_${op.label}`] = file.shape[2] ?? 0;
+    sizes.set("H", Math.max(sizes.get("H") ?? 0, file.shape[2] ?? 0));
+    sizes.set(`H_${op.label}`, file.shape[2] ?? 0);
   }
-  return sizes;
+  return Object.fromEntries(sizes);
 }
 
 function layoutOf(op: Input): readonly (string | number)[] {
@@ -132,10 +132,11 @@ function completeInputs(
   const cuSeqlens = cutsOf(args, known);
   const T = cuSeqlens?.at(-1) ?? known["T"] ?? 256;
   const H = known["H"] ?? 1;
-  const heads: Record<string, number> = {};
-  for (const [name, size] of Object.entries(known)) {
-    if (name.startsWith("H_") && size > 0) heads[name.slice(2)] = size;
-  }
+  const heads = Object.fromEntries(
+    Object.entries(known).flatMap(([name, size]) =>
+      name.startsWith("H_") && size > 0 ? [[name.slice(2), size]] : [],
+    ),
+  ) as Record<string, number>;
   const sizes: LaunchSizes = {
     B: cuSeqlens ? cuSeqlens.length - 1 : (known["B"] ?? 1),
     T,

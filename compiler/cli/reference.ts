@@ -103,23 +103,25 @@ async function evaluate(
 
 export async function compareWithReference(options: CompareOptions): Promise<Comparison> {
   const { reference, numbers } = options.reference ?? (await referenceResult(options));
-  const outputs: Record<
-    string,
-    { shape: readonly number[]; rmse_ratio: number; max_abs_error: number }
-  > = {};
-  const tolerance: Record<string, number> = {};
   const inputDtypes = options.compiled.manifest.inputs.map(({ dtype }) => dtype);
-  for (const [name, tensor] of options.result.tensors) {
-    const exact = numbers.get(name)!;
-    const found = toNumbers(tensor.dtype, tensor.data);
-    outputs[name] = {
-      shape: tensor.shape,
-      rmse_ratio: rmseRatio(exact, found),
-      max_abs_error: maxAbsError(exact, found),
-    };
-    // Inputs are stored numbers in both; only what the run stores itself is rounded once more.
-    tolerance[name] = toleranceOf(name, tensor.dtype, inputDtypes);
-  }
+  const outputs = Object.fromEntries(
+    [...options.result.tensors].map(([name, { shape, dtype, data }]) => {
+      const exact = numbers.get(name)!;
+      const found = toNumbers(dtype, data);
+      const errors = {
+        rmse_ratio: rmseRatio(exact, found),
+        max_abs_error: maxAbsError(exact, found),
+      };
+      return [name, { shape, ...errors }];
+    }),
+  );
+  // Inputs are stored numbers in both; only what the run stores itself is rounded once more.
+  const tolerance = Object.fromEntries(
+    [...options.result.tensors].map(([name, { dtype }]) => [
+      name,
+      toleranceOf(name, dtype, inputDtypes),
+    ]),
+  );
   const beyond = Object.keys(outputs).filter(
     (name) => !(outputs[name]!.rmse_ratio <= tolerance[name]!),
   );

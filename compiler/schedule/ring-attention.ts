@@ -27,6 +27,7 @@ import { Unsupported } from "../support/never.ts";
 import { resultsOf } from "./heads.ts";
 import { factorOf } from "./lane.ts";
 import { StepWriter } from "./writer.ts";
+import { ownOf } from "../../runtime/records.ts";
 
 /** Throws Unsupported for states that no summaries of ranges fold into. */
 export function ringAttentionPlan(manifest: Manifest, ranks: number, backward = false): Plan {
@@ -182,7 +183,7 @@ class Turn {
       const isLast = i === this.place - 1;
       const factor = factorOf(manifest, state);
       const added = `${isGradient ? "d_" : ""}summary_${name}`;
-      const multiplied = factor && (passed[factor.name] ?? passingName(factor.name, source));
+      const multiplied = factor && (ownOf(passed, factor.name) ?? passingName(factor.name, source));
       writer.launch(`fold_${name}`, {
         [`initial_${name}`]: `${carried}_${i}_${name}`,
         [`summary_${name}`]: passed[added]!,

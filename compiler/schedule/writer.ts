@@ -16,6 +16,7 @@ import type {
   TensorSpec,
 } from "../../runtime/plan.ts";
 import { layoutFor } from "../../runtime/layout.ts";
+import { ownOf } from "../../runtime/records.ts";
 
 type WithoutId<S> = S extends Step ? Omit<S, "id" | "after"> : never;
 type NewStep = WithoutId<
@@ -63,7 +64,7 @@ export class StepWriter {
     }: { readonly part?: Part | undefined; readonly layout?: Layout } = {},
   ): void {
     const form = this.form(formName);
-    const buffer = (name: string) => renamed[name] ?? name;
+    const buffer = (name: string) => ownOf(renamed, name) ?? name;
     for (const spec of form.outputs) {
       this.alloc(buffer(spec.name), spec, "compute", layoutFor(spec, layout));
     }

@@ -72,7 +72,10 @@ export const catalogue = {
   },
   "reserved-name": {
     message: "`{name}` cannot be the name of {what}",
-    means: "T is the token axis, built-in functions keep their names, dims are sizes.",
+    means:
+      "T is the token axis, built-in functions keep their names, dims are sizes. An artifact has one space of " +
+      "names for tensors: `initial_S` and `final_S` are of a state S, `d_q` is the gradient of q, and what is " +
+      "exchanged of S (`summary_S`, `decay_S`, ...) has names of the compiler's.",
     fix: "Choose another name.",
   },
   "unused-parameter": {

@@ -389,8 +389,8 @@ export interface Program {
 /** The dim that a region's `rows` puts in place of `T`. */
 export const tokenDim = "T";
 export const chunkDim = "C";
-/** The number of chunks of a sequence, as a dim. */
-export const chunkCountDim = "N";
+/** The number of chunks of a sequence, as a dim: no name that a text can give to one of its own. */
+export const chunkCountDim = `${tokenDim}/${chunkDim}`;
 /** The number of pieces of `tokens` tokens of a sequence, as a dim: "T/256", rounded up. */
 export function pieceDim(tokens: number): Dim {
   return `${tokenDim}/${tokens}`;
@@ -398,7 +398,7 @@ export function pieceDim(tokens: number): Dim {
 /** The tokens of a piece, where the dim counts pieces; else null. */
 export function pieceOf(dim: Dim | undefined): number | null {
   const prefix = `${tokenDim}/`;
-  return typeof dim === "string" && dim.startsWith(prefix)
+  return typeof dim === "string" && dim.startsWith(prefix) && dim !== chunkCountDim
     ? Number(dim.slice(prefix.length))
     : null;
 }

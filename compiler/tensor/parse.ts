@@ -17,7 +17,7 @@ import {
   binaryFns,
   unaryFns,
 } from "./ir.ts";
-import { pieceDim } from "./ir.ts";
+import { chunkCountDim, chunkDim, pieceDim } from "./ir.ts";
 
 export function parseTensor(text: string): Program {
   return new TensorParser(new IrReader(text)).program();
@@ -94,7 +94,9 @@ class TensorParser {
     return {
       shape: reader.list("[", "]", (): Dim => {
         const word = reader.next();
-        if (reader.accept("/")) return pieceDim(reader.number());
+        if (reader.accept("/")) {
+          return reader.accept(chunkDim) ? chunkCountDim : pieceDim(reader.number());
+        }
         return /^\d+$/.test(word) ? Number(word) : word;
       }),
     };

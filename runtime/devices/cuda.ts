@@ -28,6 +28,7 @@ import { imageOf } from "./cuda-images.ts";
 import { type Cuda, type CudaLibraries, openCuda } from "./cuda-library.ts";
 import { TensorMaps, wordsToWhole } from "./cuda-maps.ts";
 import { type CudaBuffer, CudaQueue, pointerOf } from "./cuda-queue.ts";
+import { ownOf } from "../records.ts";
 
 export interface CudaOptions {
   /** Which GPU, counted from 0. */
@@ -121,7 +122,7 @@ class CudaDevice implements QueuedDevice {
     const code = artifact.manifest.targets.find((target) => target.target === "cuda");
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for cuda`);
     const { segments } = artifact.manifest;
-    const wanted = forms && new Set(forms.flatMap((form) => [form, ...partsOf(segments?.[form])]));
+    const wanted = forms && new Set(forms.flatMap((form) => [form, ...partsOf(ownOf(segments, form))]));
     const loaded = code.forms.filter(({ form }) => wanted?.has(form) ?? true);
     const kernels = loaded.flatMap((form) => form.kernels);
     const images = await Promise.all(
@@ -222,7 +223,7 @@ class CudaDevice implements QueuedDevice {
 
   /** Tokens of the segments to cut sequences into, or null. */
   private segmentLength({ form, kernels }: FormCode, sizes: LaunchSizes): number | null {
-    const launches = this.manifest!.segments?.[form];
+    const launches = ownOf(this.manifest!.segments, form);
     if (!launches || this.segment === "never") return null;
     if (this.segment !== "auto") return sizes.T > this.segment ? this.segment : null;
     const { processors } = this;
@@ -271,7 +272,7 @@ class CudaDevice implements QueuedDevice {
       const key = intraKey(work);
       if (part === "intra" && key === null) continue;
       const kept = key === null ? undefined : intra.get(key);
-      const H = sizes.H * (code.shares?.[work.name] ?? 1);
+      const H = sizes.H * (ownOf(code.shares, work.name) ?? 1);
       const shape = shapeOf(work, { ...sizes, H });
       const buffer = kept ?? this.queues.compute.alloc(work.dtype, shape, false);
       buffers.set(work.name, buffer);

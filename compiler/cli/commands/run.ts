@@ -8,6 +8,7 @@ import { decode } from "../../../runtime/decode.ts";
 import type { Device } from "../../../runtime/device.ts";
 import { orderProblem } from "../../../runtime/ordered.ts";
 import { formsOf } from "../../../runtime/plan.ts";
+import { ownOf } from "../../../runtime/records.ts";
 import { type RanksResult, type RanksRun, runRanks } from "../../../runtime/run.ts";
 import { ncclTransports } from "../../../runtime/transports/nccl.ts";
 import { planOf, scheduleNames } from "../../schedule/index.ts";
@@ -302,7 +303,7 @@ function printReport(
   }
   for (const [name, output] of Object.entries(comparison.outputs)) {
     const error = output.rmse_ratio.toExponential(2);
-    const rounding = comparison.rounding[name];
+    const rounding = ownOf(comparison.rounding, name);
     const beyond =
       rounding === undefined ? "" : `; rounding alone leaves ${rounding.toExponential(2)} RMS`;
     line(
