@@ -18,6 +18,7 @@ import {
 import { type Diagnostic, type Outcome, hasErrors } from "./support/diagnostic.ts";
 import { type Note, type Observer, Report } from "./support/pass.ts";
 import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
+import { onOneLine } from "./support/text.ts";
 import { verifyTensor } from "./tensor/verify.ts";
 import { parseSource } from "./syntax/parse.ts";
 import { columnsApart } from "./tensor/columns-apart.ts";
@@ -185,7 +186,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
       const legal = report.limitations.length === 0 ? lowered.program.kernels : [];
       const kernels = legal.map((kernel) => ({
         kernel,
-        emitted: tier.emit(kernel, { source: baseName(source.name), passes }),
+        emitted: tier.emit(kernel, { source: shownName(source.name), passes }),
       }));
       const { workspaces, shares } = lowered;
       return { form: form.name, kernels, workspaces, shares };
@@ -193,7 +194,7 @@ export function compile(source: Source, options: CompileOptions): Outcome<Compil
     targets.push(targetCode(target, emitted, files));
   }
   if (report.limitations.length > 0) return failed(firstOfEach(report.limitations));
-  const manifest = { ...manifestOf(program, sharded, baseName(source.name)), targets };
+  const manifest = { ...manifestOf(program, sharded, shownName(source.name)), targets };
   const value = { program, scans, sharded, manifest, files, notes: report.notes };
   return { value, diagnostics: checked.diagnostics };
 }
@@ -280,16 +281,21 @@ function firstOfEach(limitations: readonly Diagnostic[]): Diagnostic[] {
   });
 }
 
+/** A longer line of the text is cut in notes, which stand above every statement that it became. */
+const longestNote = 160;
+
 /** "retention.lasp:6  return (scores @ v) / sqrt(K)" for the line an op came from. */
 export function notesOf(source: Source): (op: Op) => string | null {
-  const name = baseName(source.name);
+  const name = shownName(source.name);
   return ({ span }) => {
     if (span.end === 0) return null;
     const { line } = positionOf(source.text, span.start);
-    return `${name}:${line}  ${lineAt(source.text, span.start)}`;
+    const text = lineAt(source.text, span.start);
+    return `${name}:${line}  ${text.length > longestNote ? `${text.slice(0, longestNote)} ...` : text}`;
   };
 }
 
-function baseName(path: string): string {
-  return path.slice(Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\")) + 1);
+/** The file's own name as other files may show it: on one line, whatever it holds. */
+function shownName(path: string): string {
+  return onOneLine(path.slice(Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\")) + 1));
 }

@@ -6,6 +6,7 @@
  * of every thread. Products read their factors from shared memory; see tile/passes/stage-operands.ts.
  */
 import { CompilerBug } from "../../compiler/support/never.ts";
+import { lineComment } from "../../compiler/support/text.ts";
 import type { SumDirection } from "../../compiler/tensor/ir.ts";
 import type {
   Axis,
@@ -47,7 +48,7 @@ export class CLikeWalker extends PlaceWriter {
 
   /** Says the source line of a statement, unless it was said last; what is said last now. */
   protected noted({ note }: Stmt, above: string | null): string | null {
-    if (note !== null && note !== above) this.writer.line(`// ${note}`);
+    if (note !== null && note !== above) this.writer.line(lineComment("//", note));
     return note ?? above;
   }
 

@@ -10,6 +10,7 @@
 import type { Kernel, Loop, Stmt } from "../../compiler/tile/ir.ts";
 import type { EmitContext, EmittedKernel } from "../../compiler/tile/target.ts";
 import { CompilerBug, assertNever } from "../../compiler/support/never.ts";
+import { lineComment } from "../../compiler/support/text.ts";
 import { load, store } from "./buffers.ts";
 import type { Llvm } from "./builder.ts";
 import { KernelContext, type Layout } from "./context.ts";
@@ -29,7 +30,7 @@ export function emitCpu(
   context.forEachPoint(() => writer.statements(kernel.body));
   const body = writer.withNotes(withoutModuleHead(context.b.print()));
   const head = [
-    `; ${kernel.name}, from ${source}, for the CPU`,
+    lineComment(";", `${kernel.name}, from ${source}, for the CPU`),
     `; passes: ${passes.join(", ")}`,
     ...storageLines(kernel, context.layout),
   ];
@@ -89,7 +90,7 @@ class StatementWriter {
   withNotes(text: string): string {
     return text.replace(/^(part\d+):/gm, (label, name: string) => {
       const note = this.notes.get(name);
-      return note === undefined ? label : `; ${note}\n${label}`;
+      return note === undefined ? label : `${lineComment(";", note)}\n${label}`;
     });
   }
 

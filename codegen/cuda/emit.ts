@@ -3,6 +3,7 @@
  * axis with room for them. Kernels with 16-bit tiles in shared memory multiply on tensor cores
  * (fragments.ts), others in float32. No headers: the text is for NVRTC and nvcc alike.
  */
+import { lineComment } from "../../compiler/support/text.ts";
 import { registerPressure } from "../../compiler/tile/pressure.ts";
 import type { Kernel, Param, Storage } from "../../compiler/tile/ir.ts";
 import { mayBeAbsent, mayBeUnwanted, servesPacked } from "../../compiler/tile/ir.ts";
@@ -98,7 +99,7 @@ export function emitCuda(kernel: Kernel, context: EmitContext): EmittedKernel {
   writer.line("}");
   const factors = used.has("multiply_to_parts") ? "16-bit and tf32" : "16-bit";
   const head = [
-    `// ${kernel.name}, from ${context.source}`,
+    lineComment("//", `${kernel.name}, from ${context.source}`),
     `// cuda: sm_80 and newer, ${kernel.threads} threads, ${shared.sizeBytes} B ${isDynamic ? "dynamic " : ""}shared memory`,
     `// arithmetic: ${onTensorCores ? `products of ${factors} factors with float32 sums, the rest float32` : "float32"}`,
     `// passes: ${context.passes.join(", ")}`,

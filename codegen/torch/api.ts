@@ -2,7 +2,7 @@
 import { TextWriter } from "../../compiler/support/text.ts";
 import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
 import { modules } from "./files.ts";
-import { pythonName } from "./names.ts";
+import { docText, pythonName } from "./names.ts";
 
 /** What the function takes beside the definition's own inputs. */
 const extras = [
@@ -54,7 +54,7 @@ export function printApi(options: ApiOptions): string {
   const state = stateType(manifest);
   const hasState = manifest.states.length > 0;
   const writer = new TextWriter("    ");
-  writer.line(`"""${manifest.name}, compiled by laspc from ${manifest.source}."""`).line();
+  writer.line(`"""${manifest.name}, compiled by laspc from ${docText(manifest.source)}."""`).line();
   writer.line("from __future__ import annotations").line();
   if (manifest.states.length > 1) writer.line("from collections.abc import Mapping").line();
   if (hasState) writer.line("from typing import TYPE_CHECKING").line();
@@ -125,7 +125,7 @@ function docString(
   writer.line(`"""${headline(manifest, definition)}`).line();
   writer.line("The definition, for one sequence and one head:").line();
   writer.indent(() => {
-    for (const line of definition.trimEnd().split("\n")) writer.line(escaped(line).trimEnd());
+    for (const line of docText(definition).trimEnd().split("\n")) writer.line(line.trimEnd());
   });
   writer.line();
   writer.line(
@@ -207,12 +207,7 @@ function groupText(writer: TextWriter): void {
 /** The definition's first comment line, or its name. */
 function headline({ name }: Manifest, definition: string): string {
   const comment = /^\s*\/\/\s*(.*)$/m.exec(definition)?.[1];
-  return escaped(comment ?? `The attention ${name}.`);
-}
-
-/** Text inside a doc string. */
-function escaped(text: string): string {
-  return text.replaceAll("\\", "\\\\").replaceAll('"""', '\\"\\"\\"');
+  return docText(comment ?? `The attention ${name}.`);
 }
 
 const axes = { token: ["B", "T", "heads"], head: ["heads"], shared: [], state: [], chunk: [] };

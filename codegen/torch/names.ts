@@ -1,5 +1,8 @@
 /** Names for Python: unique, and no word of the language (Python 3.14, 2.3.1) or of the file they stand in. */
 
+import { lineEnd } from "../../compiler/support/span.ts";
+import { onOneLine } from "../../compiler/support/text.ts";
+
 const words = `
   False None True and as assert async await break class continue def del elif else except finally for
   from global if import in is lambda nonlocal not or pass raise return try while with
@@ -12,6 +15,12 @@ export function pythonName(wanted: string, taken: ReadonlySet<string> = new Set<
   let name = wanted;
   while (pythonWords.has(name) || taken.has(name)) name = `${name}_`;
   return name;
+}
+
+/** A user's text inside a doc string, as Python reads it back, each of its lines a line. */
+export function docText(text: string): string {
+  const quoted = text.replaceAll("\\", "\\\\").replaceAll('"', '\\"');
+  return quoted.split(lineEnd).map(onOneLine).join("\n");
 }
 
 /** Gives each value of a function a name of its own. */

@@ -18,7 +18,7 @@
  * Needs: no scan, scan-state or delta (`chunk` or `tokens.ts` before). Total on every other program.
  */
 import { CompilerBug, assertNever } from "../../compiler/support/never.ts";
-import { TextWriter } from "../../compiler/support/text.ts";
+import { TextWriter, lineComment } from "../../compiler/support/text.ts";
 import {
   type Chunks,
   type Dim,
@@ -200,7 +200,7 @@ class FunctionPrinter {
   /** The source line, where it is another than that of the statement before. */
   private note(op: Op): void {
     const note = this.options.noteOf(op);
-    if (note !== null && note !== this.lastNote) this.writer.line(`# ${note}`);
+    if (note !== null && note !== this.lastNote) this.writer.line(lineComment("#", note));
     if (note !== null) this.lastNote = note;
   }
 

@@ -1,4 +1,5 @@
 /** The papers of a generated package: README.md and pyproject.toml. */
+import { codeBlock, codeSpan } from "../../compiler/support/text.ts";
 import type { Manifest } from "../../runtime/plan.ts";
 import { argumentNames, functionName, shapeText, stateText } from "./api.ts";
 
@@ -61,11 +62,9 @@ sequences. A state is the one after its token: the final state of one call is th
 `;
   return `# ${packageName}
 
-${manifest.name} for PyTorch, compiled by laspc from ${manifest.source}.
+${manifest.name} for PyTorch, compiled by laspc from ${codeSpan(manifest.source)}.
 
-\`\`\`
-${definition.trimEnd()}
-\`\`\`
+${codeBlock(definition.trimEnd())}
 
 ## Use
 

@@ -1,4 +1,5 @@
 /** Tile kernel to WGSL: one workgroup of 16 x 16 invocations for each grid point. */
+import { lineComment } from "../../compiler/support/text.ts";
 import type { MapFn } from "../../compiler/tensor/ir.ts";
 import type { Kernel, Param } from "../../compiler/tile/ir.ts";
 import { servesPacked } from "../../compiler/tile/ir.ts";
@@ -107,7 +108,7 @@ export function emitWgsl(kernel: Kernel, context: EmitContext): EmittedKernel {
   writer.block(") {", body);
   const sharedBytes = shared.reduce((sum, { elements }) => sum + elements * 4, 0);
   const head = [
-    `// ${kernel.name}, from ${context.source}`,
+    lineComment("//", `${kernel.name}, from ${context.source}`),
     `// wgsl: ${kernel.threads} invocations, ${sharedBytes} of 16384 B workgroup memory, f32 arithmetic`,
     `// passes: ${context.passes.join(", ")}`,
     "",

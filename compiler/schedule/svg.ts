@@ -1,4 +1,5 @@
 /** A plan as an SVG timeline: a lane for each rank's computing and transfers, arrows for messages. */
+import { xmlText } from "../support/text.ts";
 import type { Plan, Step } from "../../runtime/plan.ts";
 import { messagesOf } from "../../runtime/messages.ts";
 
@@ -82,7 +83,7 @@ export function planToSvg(plan: Plan, times: readonly Timed[] = unitTimes(plan))
   const parts = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${left + width + 20} ${Math.ceil(height)}" font-family="sans-serif" font-size="11">`,
     `<rect width="100%" height="100%" fill="white"/>`,
-    `<text x="10" y="18" font-size="13">${escape(plan.name)}: compute above, transfer below</text>`,
+    `<text x="10" y="18" font-size="13">${xmlText(plan.name)}: compute above, transfer below</text>`,
   ];
   const stepOf = (time: Timed) => plan.ranks[time.rank]!.steps[time.step]!;
   for (const { rank } of plan.ranks) {
@@ -93,12 +94,12 @@ export function planToSvg(plan: Plan, times: readonly Timed[] = unitTimes(plan))
     if (time.end <= time.start) continue;
     const [from, to] = [x(time.start), x(time.end)];
     const label = step.kind === "launch" ? step.form : step.kind;
-    const title = `<title>${escape(`${label} ${"buffer" in step ? step.buffer : ""}`.trim())}</title>`;
+    const title = `<title>${xmlText(`${label} ${"buffer" in step ? step.buffer : ""}`.trim())}</title>`;
     const box = `x="${from.toFixed(1)}" y="${y(time.rank, step.stream)}" width="${Math.max(1, to - from).toFixed(1)}" height="${lane - 4}"`;
     parts.push(`<rect ${box} rx="2" fill="${colors[step.kind]}">${title}</rect>`);
     if (to - from > 6.5 * label.length) {
       const at = `x="${(from + 4).toFixed(1)}" y="${y(time.rank, step.stream) + 13}"`;
-      parts.push(`<text ${at} fill="white">${escape(label)}</text>`);
+      parts.push(`<text ${at} fill="white">${xmlText(label)}</text>`);
     }
   }
   parts.push(...arrows(plan, times, x, y), "</svg>");
@@ -126,8 +127,4 @@ function arrows(
     }
   }
   return lines;
-}
-
-function escape(text: string): string {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }

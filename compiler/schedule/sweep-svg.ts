@@ -1,4 +1,5 @@
 /** A sweep as SVG: for each number of devices tokens per second above, and below bytes of a device, over the length. */
+import { xmlText } from "../support/text.ts";
 import { scheduleNames } from "./index.ts";
 import type { DeviceSpeed } from "./fabrics.ts";
 import type { Sweep, SweepPoint } from "./sweep.ts";
@@ -47,7 +48,7 @@ export function sweepToSvg({ points }: Sweep, speed: DeviceSpeed, title: string)
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${total.join(" ")}" font-family="sans-serif" font-size="11">`,
     `<rect width="100%" height="100%" fill="white"/>`,
-    `<text x="10" y="18" font-size="13">${title}</text>`,
+    `<text x="10" y="18" font-size="13">${xmlText(title)}</text>`,
     ...legend,
     ...panels,
     "</svg>\n",

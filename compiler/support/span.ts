@@ -19,17 +19,19 @@ export interface Position {
   readonly column: number;
 }
 
+/** What ends a line, as the lexer has it. */
+export const lineEnd = /\r\n|\r|\n/g;
+
 export function positionOf(text: string, offset: number): Position {
-  const before = text.slice(0, offset);
-  const line = before.split("\n").length;
-  return { line, column: offset - before.lastIndexOf("\n") };
+  const starts = [...text.slice(0, offset).matchAll(lineEnd)].map((at) => at.index + at[0].length);
+  return { line: starts.length + 1, column: offset - (starts.at(-1) ?? 0) + 1 };
 }
 
 /** The whole line, trimmed, that holds an offset. */
 export function lineAt(text: string, offset: number): string {
-  const start = text.lastIndexOf("\n", offset - 1) + 1;
-  const end = text.indexOf("\n", offset);
-  return text.slice(start, end < 0 ? text.length : end).trim();
+  const { column } = positionOf(text, offset);
+  const [line = ""] = text.slice(offset - column + 1).split(lineEnd, 1);
+  return line.trim();
 }
 
 export function joinSpans(a: Span, b: Span): Span {

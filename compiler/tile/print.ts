@@ -1,5 +1,5 @@
 /** Tile programs as text; `parse.ts` reads it back. */
-import { TextWriter } from "../support/text.ts";
+import { TextWriter, lineComment } from "../support/text.ts";
 import { numberText } from "../tensor/print.ts";
 import type { SumDirection } from "../tensor/ir.ts";
 import type {
@@ -72,7 +72,7 @@ function storageText({ memory, name, dtype, shape, pad, places }: Storage): stri
 function printBody(body: readonly Stmt[], nameOf: NameOf, writer: TextWriter): void {
   let note: string | null = null;
   for (const stmt of body) {
-    const fresh = stmt.note === note ? "" : `  // ${stmt.note ?? ""}`.trimEnd();
+    const fresh = stmt.note === note ? "" : `  ${lineComment("//", stmt.note ?? "")}`.trimEnd();
     note = stmt.note;
     if (stmt.kind === "loop") {
       const direction = stmt.reverse ? " reverse" : "";

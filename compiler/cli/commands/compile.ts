@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import type { Manifest } from "../../../runtime/plan.ts";
 import type { Architecture } from "../../../codegen/cuda/target.ts";
+import { codeSpan } from "../../support/text.ts";
 import type { Compiled } from "../../index.ts";
 import { sealManifest } from "../../../runtime/artifact.ts";
 import { planOf } from "../../schedule/index.ts";
@@ -20,6 +21,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const emit = args.choice("emit", ["artifact", "torch"], "artifact");
   const isPackage = emit !== "artifact";
   if (isPackage) checkPackageOptions(args);
+  const ranks = args.integer("devices", 1, 1);
   const source = await readSource(args.file("compile"));
   const started = performance.now();
   const targets = isPackage ? "cuda" : args.text("target");
@@ -34,7 +36,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     },
   );
   const folder = args.text("out") ?? `${compiled.manifest.name}${isPackage ? "_pkg" : ""}`;
-  const files = isPackage ? torchFiles(source, compiled, folder) : artifactFiles(compiled, args);
+  const files = isPackage ? torchFiles(source, compiled, folder) : artifactFiles(compiled, ranks);
   await writeTogether(new Map([...files].map(([path, text]) => [join(folder, path), text])));
   say(`compiled ${compiled.manifest.name} in ${(performance.now() - started).toFixed(0)} ms`);
   for (const note of compiled.notes) say(`  ${note.pass}: ${note.message}`);
@@ -57,9 +59,8 @@ function checkPackageOptions(args: Arguments): void {
   if (folder !== null) packageName(folder);
 }
 
-/** The artifact: kernels, plans, manifest. */
-function artifactFiles(compiled: Compiled, args: Arguments): Map<string, string> {
-  const ranks = args.integer("devices", 1, 1);
+/** The artifact: kernels, plans for one device and for `ranks`, manifest. */
+export function artifactFiles(compiled: Compiled, ranks: number): Map<string, string> {
   const plans = [...new Set([1, ranks])].map((n) => planOf(compiled.manifest, "ring", n));
   const manifest: Manifest = { ...compiled.manifest, plans };
   const files = new Map(compiled.files);
@@ -115,7 +116,7 @@ function readme(manifest: Manifest): string {
   });
   return `# ${manifest.name}
 
-Compiled by laspc from ${manifest.source}. \`manifest.json\` names every kernel, its arguments in order and its
+Compiled by laspc from ${codeSpan(manifest.source)}. \`manifest.json\` names every kernel, its arguments in order and its
 grid; T, B and H are run-time sizes. Decays are natural logarithms; states are float32, [B, H, K, V], the
 state after the range's last token.
 
