@@ -17,7 +17,7 @@ import {
 } from "./pipeline.ts";
 import { type Diagnostic, type Outcome, hasErrors } from "./support/diagnostic.ts";
 import { type Note, type Observer, Report } from "./support/pass.ts";
-import { type Source, type Span, lineAt, positionOf } from "./support/span.ts";
+import { type Source, type Span, lineAt, lineStarts, positionOf } from "./support/span.ts";
 import { onOneLine } from "./support/text.ts";
 import { verifyTensor } from "./tensor/verify.ts";
 import { parseSource } from "./syntax/parse.ts";
@@ -287,10 +287,11 @@ const longestNote = 160;
 /** "retention.lasp:6  return (scores @ v) / sqrt(K)" for the line an op came from. */
 export function notesOf(source: Source): (op: Op) => string | null {
   const name = shownName(source.name);
+  const starts = lineStarts(source.text);
   return ({ span }) => {
     if (span.end === 0) return null;
-    const { line } = positionOf(source.text, span.start);
-    const text = lineAt(source.text, span.start);
+    const { line } = positionOf(source.text, span.start, starts);
+    const text = lineAt(source.text, span.start, starts);
     return `${name}:${line}  ${text.length > longestNote ? `${text.slice(0, longestNote)} ...` : text}`;
   };
 }

@@ -15,6 +15,7 @@ import type {
 import type { Origin, RegionOwner, TensorBuilder } from "../tensor/build.ts";
 import { type BinaryFn, type Dim, type ValueId, tokenDim } from "../tensor/ir.ts";
 import { broadcastShape, sameShape } from "../tensor/types.ts";
+import { deepestNesting } from "../syntax/limits.ts";
 import type { Report } from "./check.ts";
 import {
   builtins,
@@ -56,6 +57,9 @@ const operators = {
   "==": "eq",
 } as const satisfies Record<Exclude<BinaryOperator, "@">, BinaryFn>;
 
+/** Expressions of an attention, those of its functions counted at each call. */
+const mostExpressions = 10_000;
+
 /** Where an expression stands: which names it sees, and whether it is one token's. */
 interface Place {
   readonly scope: Scope;
@@ -70,6 +74,7 @@ interface Place {
 export class BodyChecker {
   /** Every state met, and where it is declared. */
   readonly states = new Map<string, Span>();
+  private expressions = 0;
   private readonly rows = new Map<ValueId, ValueId>();
   private readonly build: TensorBuilder;
   private readonly defs: ReadonlyMap<string, DefAst>;
@@ -266,7 +271,17 @@ export class BodyChecker {
 
   // --- expressions --------------------------------------------------------------------------
 
+  /** Beyond the limit, in functions that are put in place again and again, there is no end to come to. */
+  private isBeyond(span: Span): boolean {
+    if (++this.expressions === mostExpressions + 1) {
+      const why = `with its functions put in place an attention has more than ${mostExpressions} expressions`;
+      this.report(diagnose("unsupported-length", { why }, [{ span, text: "" }]));
+    }
+    return this.expressions > mostExpressions;
+  }
+
   private expr(expr: ExprAst, place: Place, name: string | null = null): ValueId | null {
+    if (this.isBeyond(place.call ?? expr.span)) return null;
     const at: Origin = { name, span: place.call ?? expr.span };
     switch (expr.kind) {
       case "number":
@@ -564,6 +579,13 @@ export class BodyChecker {
           { span: expr.span, text: "called here" },
           { span: def.name.span, text: "defined here" },
         ]),
+      );
+      return null;
+    }
+    if (place.defs.length === deepestNesting) {
+      const why = `more than ${deepestNesting} functions call one another`;
+      this.report(
+        diagnose("unsupported-length", { why }, [{ span: place.call ?? expr.span, text: "" }]),
       );
       return null;
     }

@@ -10,8 +10,10 @@ import {
   type Output,
   type Per,
   type Program,
+  allOps,
   tokenDim,
 } from "../tensor/ir.ts";
+import { mostMistakes } from "../syntax/limits.ts";
 import { BodyChecker, type Scope, showShape } from "./body.ts";
 import { builtins } from "./functions.ts";
 import { reservedDim, reservedState, reservedTensor } from "./reserved.ts";
@@ -33,6 +35,9 @@ export interface CheckedFile {
   readonly attentions: readonly CheckedAttention[];
 }
 
+/** What compiles in seconds, and within a stack: passes recurse along values that depend on one another. */
+const mostOperations = 400;
+
 /** What a result without a name is called. */
 const unnamedResult = "o";
 
@@ -45,7 +50,10 @@ export function checkFile(
   options: CheckOptions,
 ): Outcome<CheckedFile> {
   const diagnostics: Diagnostic[] = [];
-  const report: Report = (diagnostic) => diagnostics.push(diagnostic);
+  const report: Report = (diagnostic) => {
+    const alike = diagnostics.filter(({ severity }) => severity === diagnostic.severity);
+    if (alike.length < mostMistakes) diagnostics.push(diagnostic);
+  };
   const defs = new Map<string, DefAst>();
   const seen = new Map<string, Span>();
   for (const item of file.items) {
@@ -70,10 +78,11 @@ export function checkFile(
   }
   const attentions = file.items.flatMap((item) => {
     if (item.kind !== "attention") return [];
-    const before = diagnostics.filter(isError).length;
-    const program = new AttentionChecker(item, defs, options, report).run();
-    const good = program !== null && diagnostics.filter(isError).length === before;
-    return good ? [{ name: item.name.name, program, span: item.name.span }] : [];
+    const checker = new AttentionChecker(item, defs, options, report);
+    const program = checker.run();
+    return program !== null && checker.mistakes === 0
+      ? [{ name: item.name.name, program, span: item.name.span }]
+      : [];
   });
   return { value: { attentions }, diagnostics };
 }
@@ -89,7 +98,7 @@ class AttentionChecker {
   private readonly defs: ReadonlyMap<string, DefAst>;
   private readonly options: CheckOptions;
   private readonly report: Report;
-  private mistakes = 0;
+  mistakes = 0;
 
   constructor(
     ast: AttentionAst,
@@ -158,7 +167,13 @@ class AttentionChecker {
       }
       outputs.push({ label, value: id, dtype, per: "token" });
     });
-    return outputs.length === results.length ? this.build.finish(outputs) : null;
+    if (outputs.length !== results.length) return null;
+    const program = this.build.finish(outputs);
+    const count = [...allOps(program.ops)].length;
+    if (count <= mostOperations) return program;
+    const why = `${ast.name.name} becomes ${count} operations, and ${mostOperations} are the most`;
+    report(diagnose("unsupported-length", { why }, [{ span: ast.name.span, text: "" }]));
+    return null;
   }
 
   private declare(param: ParamAst, scope: Scope): void {

@@ -61,7 +61,14 @@ const optionTypes = {
   "check-inputs": "boolean",
 } as const satisfies Record<string, "boolean" | "string">;
 export type OptionName = keyof typeof optionTypes;
-const repeatable: readonly OptionName[] = ["dim", "input"];
+const isRepeatable = (name: string) => name === "dim" || name === "input";
+
+/** Ranks of a plan at most: it has steps for each of them, of an all-gather for each pair, all of which are verified. */
+export const mostRanks = 256;
+/** Kernels count tokens, heads and sequences in 32 bits. */
+const mostOfCall = 2 ** 31 - 1;
+/** Columns of heads; no target has room for what is larger. */
+const mostOfHead = 65536;
 
 export class Arguments {
   readonly positionals: readonly string[];
@@ -71,10 +78,13 @@ export class Arguments {
 
   constructor(argv: readonly string[], takes: readonly OptionName[], command: string) {
     const options = Object.fromEntries(
-      takes.map((name) => [name, { type: optionTypes[name], multiple: repeatable.includes(name) }]),
+      takes.map((name) => [name, { type: optionTypes[name], multiple: isRepeatable(name) }]),
     );
     try {
-      const parsed = parseArgs({ args: [...argv], options, allowPositionals: true });
+      const parsed = parseArgs({ args: [...argv], options, allowPositionals: true, tokens: true });
+      const given = parsed.tokens.flatMap((token) => (token.kind === "option" ? [token.name] : []));
+      const twice = given.find((name, i) => !isRepeatable(name) && given.indexOf(name) !== i);
+      if (twice !== undefined) throw new Error(`Option '--${twice}' is given twice`);
       this.positionals = parsed.positionals;
       this.values = parsed.values as typeof this.values;
     } catch (error) {
@@ -106,6 +116,7 @@ export class Arguments {
     if (value === null || value < low) {
       throw new UsageError(`--${name} takes a whole number of at least ${low}, not \`${text}\``);
     }
+    if (name === "devices") checkRanks(value);
     return value;
   }
 
@@ -186,14 +197,17 @@ export class Arguments {
     const text = this.text("mesh");
     if (text === null) return { seq: this.integer("devices", otherwise, 1), data: 1 };
     const mesh: Record<string, number> = { seq: 1, data: 1 };
+    const axes = new Set<string>();
     for (const part of text.split(",")) {
       const [, axis, size] = /^(seq|data)=(\d+)$/.exec(part) ?? [];
-      if (axis === undefined || Number(size) < 1) {
+      if (axis === undefined || Number(size) < 1 || axes.has(axis)) {
         throw new UsageError(`--mesh takes seq=N,data=N, not \`${text}\``);
       }
+      axes.add(axis);
       mesh[axis] = Number(size);
     }
     const ranks = mesh["seq"]! * mesh["data"]!;
+    checkRanks(ranks);
     if (this.text("devices") !== null && this.integer("devices", ranks, 1) !== ranks) {
       throw new UsageError(
         `--mesh ${text} is ${ranks} devices, not --devices ${this.text("devices")}`,
@@ -208,9 +222,11 @@ export class Arguments {
     for (const part of this.text("sweep")?.split(",") ?? []) {
       const [, axis, low, high] = /^(T|devices)=(\d+[KM]?)(?:\.\.(\d+[KM]?))?$/.exec(part) ?? [];
       const [from, to] = [sizeOf(low), sizeOf(high ?? low)];
-      if (axis === undefined || from < 1 || to < from) {
+      if (axis === undefined || from < 1 || to < from || Object.hasOwn(axes, axis)) {
         throw new UsageError(`--sweep takes T=2K..4096K,devices=16..128, not \`${part}\``);
       }
+      if (axis === "devices") checkRanks(to);
+      else if (to > mostOfCall) throw new UsageError(`--sweep T goes to ${mostOfCall} at most`);
       const doublings = Math.floor(Math.log2(to / from));
       axes[axis] = Array.from({ length: doublings + 1 }, (_, i) => from * 2 ** i);
     }
@@ -246,6 +262,8 @@ export class Arguments {
       }
       const low = name === "T" ? 0 : 1;
       if (size < low) throw new UsageError(`--dim ${name} must be at least ${low}`);
+      const most = /^(?:[TBH]|H_\w+)$/.test(name) ? mostOfCall : mostOfHead;
+      if (size > most) throw new UsageError(`--dim ${name} is at most ${most}, not ${size}`);
       if (dims.has(name)) throw new UsageError(`--dim ${name} is given twice`);
       dims.set(name, size);
     }
@@ -260,6 +278,11 @@ export class Arguments {
     }
     return file;
   }
+}
+
+function checkRanks(ranks: number): void {
+  if (ranks > mostRanks)
+    throw new UsageError(`${ranks} devices are asked for; ${mostRanks} are the most`);
 }
 
 /** `2K` is 2048; NaN for what is not a size. */

@@ -1,7 +1,8 @@
 /** Inputs from files or a seed, outputs to files. */
+import { totalmem } from "node:os";
 import { basename, extname, join } from "node:path";
 import { type HostTensor, type LaunchSizes, shapeOf } from "../../runtime/device.ts";
-import { fromNumbers, toNumbers } from "../../runtime/dtype.ts";
+import { bytesOf, fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import { npyHeadBytes, npyLayout, readNpy, writeNpy } from "../../runtime/npy.ts";
 import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
 import { randomTensor } from "../../runtime/random.ts";
@@ -39,7 +40,10 @@ export async function gatherInputs(args: Arguments, source: Source): Promise<Dat
     const [name, path] = text.includes("=")
       ? (text.split(/=(.*)/s) as [string, string])
       : [null, text];
-    for (const [label, tensor] of await readTensors(path, name)) files.set(label, tensor);
+    for (const [label, tensor] of await readTensors(path, name)) {
+      if (files.has(label)) throw new UsageError(`--input gives ${label} twice`);
+      files.set(label, tensor);
+    }
   }
   const given = args.dims();
   const known = { ...sizesFromFiles(args, source, files), ...given };
@@ -170,6 +174,7 @@ function completeInputs(
       );
     }
   }
+  checkMemory([...all, ...manifest.outputs], sizes);
   const inputs = new Map<string, HostTensor>();
   for (const spec of specs.values()) {
     const shape = shapeOf(spec, sizes);
@@ -182,12 +187,22 @@ function completeInputs(
   return { inputs, sizes };
 }
 
+/** Throws where the tensors of a call alone are more than this machine has memory for. */
+function checkMemory(specs: readonly TensorSpec[], sizes: LaunchSizes): void {
+  const bytes = specs.reduce((sum, spec) => sum + bytesOf(spec.dtype, shapeOf(spec, sizes)), 0);
+  if (bytes <= totalmem()) return;
+  const gib = (count: number) => `${(count / 2 ** 30).toFixed(1)} GiB`;
+  throw new UserError(
+    `the tensors of this call take ${gib(bytes)}, and this machine has ${gib(totalmem())} of memory`,
+  );
+}
+
 /** `--cu-seqlens 0,5,5,70`: where packed sequences begin, and the end of the last. */
 function cutsOf(args: Arguments, known: Readonly<Record<string, number>>): number[] | null {
   const text = args.text("cu-seqlens");
   if (text === null) return null;
-  const cuts = text.split(",").map(Number);
-  const isSorted = cuts.every((cut, i) => Number.isInteger(cut) && cut >= (cuts[i - 1] ?? 0));
+  const cuts = text.split(",").map((cut) => (/^\d+$/.test(cut) ? Number(cut) : NaN));
+  const isSorted = cuts.every((cut, i) => Number.isSafeInteger(cut) && cut >= (cuts[i - 1] ?? 0));
   if (cuts.length < 2 || cuts[0] !== 0 || !isSorted) {
     throw new UsageError(`--cu-seqlens is 0 and then cuts that never fall, not \`${text}\``);
   }

@@ -6,10 +6,10 @@ import type { Dtype } from "../tensor/ir.ts";
 import type { Target } from "../tile/target.ts";
 import type { Source } from "../support/span.ts";
 import { type Diagnostic, hasErrors } from "../support/diagnostic.ts";
-import { type Compiled, compile } from "../index.ts";
+import { type Compiled, check, compile } from "../index.ts";
 import { renderDiagnostic } from "../syntax/render.ts";
 import { whileTemporary } from "../../runtime/temporary.ts";
-import { type Arguments, UserError } from "./arguments.ts";
+import { type Arguments, UsageError, UserError } from "./arguments.ts";
 import { readText } from "./reading.ts";
 
 export async function readSource(path: string): Promise<Source> {
@@ -101,7 +101,7 @@ export async function compileFile(
     cacheStates?: number | null;
   } = {},
 ): Promise<Compiled> {
-  const { T: _T, B: _B, H: _H, ...dims } = args.dims();
+  const dims = dimsOf(source, args);
   const outcome = compile(source, {
     dims: { ...extra.dims, ...dims },
     dtype: extra.dtype ?? args.dtype(),
@@ -118,6 +118,32 @@ export async function compileFile(
     throw new UserError(`${source.name}: ${count} error${count === 1 ? "" : "s"}`);
   }
   return outcome.value;
+}
+
+/**
+ * The sizes that `--dim` gives to dims of the text. Those of the call (T, B, H, and H_NAME of an input) may stand
+ * beside them. **Errors:** a UsageError for a dim that the file does not have.
+ */
+export function dimsOf(source: Source, args: Arguments): Record<string, number> {
+  const given = args.dims();
+  const entry = args.text("entry");
+  const attentions = (check(source, { dims: {}, dtype: "f32" }).value ?? []).filter(
+    ({ name }) => entry === null || name === entry,
+  );
+  const own = new Set(attentions.flatMap(({ program }) => [...program.dims.keys()]));
+  const heads = attentions.flatMap(({ program }) =>
+    program.ops.flatMap((op) => (op.kind === "input" ? [`H_${op.label}`] : [])),
+  );
+  const known = new Set(["T", "B", "H", ...own, ...heads]);
+  const strange = Object.keys(given).find((name) => !known.has(name));
+  // Of a text with mistakes no more is known than what it reports.
+  if (strange !== undefined && attentions.length > 0) {
+    const names = [...known].filter((name) => !name.startsWith("H_")).join(", ");
+    throw new UsageError(`--dim ${strange}: ${source.name} has no such dim; it has ${names}`);
+  }
+  return Object.fromEntries(
+    Object.entries(given).filter(([name]) => name !== "T" && own.has(name)),
+  );
 }
 
 /** The artifact's files as a device reads them. */

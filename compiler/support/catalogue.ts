@@ -276,6 +276,13 @@ export const catalogue = {
     means: "A state is read with a query: `q @ S`, which becomes a scan.",
     fix: "Read it as `q @ S`.",
   },
+  "unsupported-length": {
+    message: "{why}",
+    means:
+      "A text has limits: 262144 characters, words of 64, 64 brackets and signs inside one another, 256 operators " +
+      "that wait for one another, and 400 operations of an attention, its functions put in place.",
+    fix: "Give parts of it names, or split the attention.",
+  },
   "unsupported-size": {
     message: "{why}",
     means: "The target has no room for tiles of these sizes.",

@@ -22,16 +22,26 @@ export interface Position {
 /** What ends a line, as the lexer has it. */
 export const lineEnd = /\r\n|\r|\n/g;
 
-export function positionOf(text: string, offset: number): Position {
-  const starts = [...text.slice(0, offset).matchAll(lineEnd)].map((at) => at.index + at[0].length);
-  return { line: starts.length + 1, column: offset - (starts.at(-1) ?? 0) + 1 };
+/** Where the lines of a text begin. */
+export function lineStarts(text: string): readonly number[] {
+  return [0, ...[...text.matchAll(lineEnd)].map((at) => at.index + at[0].length)];
+}
+
+/** `starts`: where lines begin, for whoever asks more than once. */
+export function positionOf(text: string, offset: number, starts = lineStarts(text)): Position {
+  let [line, beyond] = [0, starts.length];
+  while (beyond - line > 1) {
+    const middle = (line + beyond) >> 1;
+    if (starts[middle]! <= offset) line = middle;
+    else beyond = middle;
+  }
+  return { line: line + 1, column: offset - starts[line]! + 1 };
 }
 
 /** The whole line, trimmed, that holds an offset. */
-export function lineAt(text: string, offset: number): string {
-  const { column } = positionOf(text, offset);
-  const [line = ""] = text.slice(offset - column + 1).split(lineEnd, 1);
-  return line.trim();
+export function lineAt(text: string, offset: number, starts = lineStarts(text)): string {
+  const { line } = positionOf(text, offset, starts);
+  return text.slice(starts[line - 1], starts[line]).trim();
 }
 
 export function joinSpans(a: Span, b: Span): Span {

@@ -2,9 +2,10 @@
 import type { ILexingError, IRecognitionException, IToken } from "chevrotain";
 import { diagnose } from "../support/catalogue.ts";
 import type { Diagnostic, Outcome } from "../support/diagnostic.ts";
-import { type Source, type Span, positionOf } from "../support/span.ts";
+import { type Source, type Span, lineStarts, positionOf } from "../support/span.ts";
 import type { FileAst } from "./ast.ts";
 import { buildFile } from "./build-ast.ts";
+import { depthProblem, lengthProblem, mostMistakes, wordProblems } from "./limits.ts";
 import { LaspParser } from "./grammar.ts";
 import { lexer } from "./tokens.ts";
 
@@ -28,13 +29,22 @@ export function parseSource(source: Source): Outcome<FileAst> {
 }
 
 export function parseWithComments(source: Source): Outcome<Parsed> {
+  const nothing = (...diagnostics: readonly Diagnostic[]): Outcome<Parsed> => ({
+    value: { file: { kind: "file", items: [], span: { start: 0, end: 0 } }, comments: [] },
+    diagnostics: diagnostics.slice(0, mostMistakes),
+  });
+  const tooLong = lengthProblem(source);
+  if (tooLong) return nothing(tooLong);
   const lexed = lexer.tokenize(source.text);
-  const diagnostics: Diagnostic[] = lexed.errors.map((error) => lexingError(error, source));
+  const unreadable = wordProblems(lexed.tokens);
+  if (unreadable.length > 0) return nothing(...unreadable);
+  const diagnostics = lexed.errors.slice(0, mostMistakes).map((one) => lexingError(one, source));
+  const starts = lineStarts(source.text);
   parser.input = lexed.tokens;
   const cst = parser.file();
-  for (const error of parser.errors) {
+  for (const error of parser.errors.slice(0, mostMistakes)) {
     const mistake = syntaxError(error, source);
-    if (!isEcho(mistake, diagnostics, source)) diagnostics.push(mistake);
+    if (!isEcho(mistake, diagnostics, source, starts)) diagnostics.push(mistake);
   }
   const file = buildFile(cst, source.text, (code, span, found) =>
     diagnostics.push(diagnose(code, { found }, [{ span, text: "" }])),
@@ -43,17 +53,24 @@ export function parseWithComments(source: Source): Outcome<Parsed> {
     text: token.image,
     span: spanOf(token, source),
   }));
+  const tooDeep = depthProblem(file);
+  if (tooDeep) return nothing(tooDeep);
   diagnostics.sort((a, b) => a.labels[0]!.span.start - b.labels[0]!.span.start);
-  return { value: { file, comments }, diagnostics };
+  return { value: { file, comments }, diagnostics: diagnostics.slice(0, mostMistakes) };
 }
 
 /**
  * Recovery stumbles over what the first mistake left: another one on the same line, or a bracket that
  * now closes too much, says nothing new.
  */
-function isEcho(mistake: Diagnostic, before: readonly Diagnostic[], source: Source): boolean {
+function isEcho(
+  mistake: Diagnostic,
+  before: readonly Diagnostic[],
+  source: Source,
+  starts: readonly number[],
+): boolean {
   const at = (diagnostic: Diagnostic) => diagnostic.labels[0]!.span.start;
-  const lineOf = (diagnostic: Diagnostic) => positionOf(source.text, at(diagnostic)).line;
+  const lineOf = (diagnostic: Diagnostic) => positionOf(source.text, at(diagnostic), starts).line;
   const earlier = before.filter((other) => at(other) <= at(mistake));
   if (earlier.some((other) => lineOf(other) === lineOf(mistake))) return true;
   return earlier.length > 0 && source.text[at(mistake)] === "}";

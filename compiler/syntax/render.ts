@@ -43,7 +43,9 @@ export function renderDiagnostic(
         const mark = (at.isPrimary ? "^" : "-").repeat(at.length);
         const gutter = paint.blue(`${" ".repeat(width + 1)} |`);
         const shown = at.isPrimary ? tone(mark) : paint.blue(mark);
-        lines.push(`${gutter} ${" ".repeat(at.column - 1)}${shown} ${onOneLine(at.label.text)}`.trimEnd());
+        lines.push(
+          `${gutter} ${" ".repeat(at.column - 1)}${shown} ${onOneLine(at.label.text)}`.trimEnd(),
+        );
       }
     }
   }

@@ -82,6 +82,21 @@ describe("exit codes", () => {
     [2, ["run", retention, "--mesh", "seq=2,model=2", ...small]],
     [2, ["run", retention, "--mesh", "seq=2,data=2", "--devices", "3", ...small]],
     [1, ["explain", "no-such-code"]],
+    [2, ["check", retention, "--dim", "Q=4"]],
+    [2, ["compile", retention, "--dim", "constructor=4"]],
+    [2, ["compile", retention, "--dim", "K=64,,V=64"]],
+    [2, ["compile", retention, "--dim", "K=64", "--dim", "K=64"]],
+    [2, ["compile", retention, "--target", "cuda,,wgsl"]],
+    [2, ["compile", retention, "--target", "wgsl,wgsl"]],
+    [2, ["run", retention, "--seed", "1", "--seed", "2", ...small]],
+    [2, ["run", retention, "--cu-seqlens", "0,,5", "--device", "reference", "--dim", "K=4,V=4"]],
+    [2, ["run", retention, "--dim", "T=99999999999"]],
+    [1, ["run", retention, "--dim", "T=2147483647,H=64,K=64,V=64", "--device", "reference"]],
+    [2, ["run", retention, "--dim", "K=1000000000"]],
+    [2, ["plan", retention, "--devices", "1000000000"]],
+    [2, ["plan", retention, "--mesh", "seq=99999,data=99999"]],
+    [2, ["plan", retention, "--mesh", "seq=2,seq=2"]],
+    [2, ["verify", retention, "--device", "reference,,cpu"]],
   ])("%d for %j", (status, args) => {
     const run = laspc(...args);
     expect(run.status, run.stderr).toBe(status);

@@ -8,7 +8,7 @@ import { parseSource } from "../../syntax/parse.ts";
 import { Arguments } from "../arguments.ts";
 import { gatherInputs } from "../data.ts";
 import { deviceNames, openDevice, targetsFor } from "../devices.ts";
-import { compileFile, median, readSource, say } from "../files.ts";
+import { compileFile, dimsOf, median, readSource, say } from "../files.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
@@ -147,9 +147,9 @@ async function benchCompiler(
     });
     return median(times);
   };
+  const dims = dimsOf(source, args);
   const parseMs = time(() => void parseSource({ name: "bench", text }));
-  const checkMs = time(() => void check(source, { dims: args.dims(), dtype: args.dtype() }));
-  const { T: _T, B: _B, H: _H, ...dims } = args.dims();
+  const checkMs = time(() => void check(source, { dims, dtype: args.dtype() }));
   const targets = await targetsFor(["webgpu", "cuda"]);
   const options = {
     dims: { K: 64, V: 64, ...dims },

@@ -3,7 +3,7 @@ import { check, limitationsOf } from "../../index.ts";
 import { hasErrors } from "../../support/diagnostic.ts";
 import { positionOf } from "../../support/span.ts";
 import { Arguments, UsageError } from "../arguments.ts";
-import { readSource, sayDiagnostics } from "../files.ts";
+import { dimsOf, readSource, sayDiagnostics } from "../files.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(argv, ["dim", "dtype", "json"], "check");
@@ -13,7 +13,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   for (const file of args.positionals) {
     const source = await readSource(file);
     const { value, diagnostics: mistakes } = check(source, {
-      dims: args.dims(),
+      dims: dimsOf(source, args),
       dtype: args.dtype(),
     });
     const limitations = hasErrors(mistakes) ? [] : (value ?? []).flatMap(limitationsOf);

@@ -82,7 +82,9 @@ async function chosenTargets(text: string | null, architecture: Architecture): P
       }
       return found;
     });
-    return Promise.all([...new Set(names)].map((name) => loadTarget(name, architecture)));
+    const twice = names.find((name, i) => names.indexOf(name) !== i);
+    if (twice !== undefined) throw new UsageError(`--target names ${twice} twice`);
+    return Promise.all(names.map((name) => loadTarget(name, architecture)));
   }
   const targets: Target[] = [];
   for (const name of targetNames) {

@@ -7,7 +7,7 @@ import { printTensor } from "../../tensor/print.ts";
 import { printTile } from "../../tile/print.ts";
 import { Arguments, UserError } from "../arguments.ts";
 import { loadTarget, targetNames } from "../devices.ts";
-import { readSource, sayDiagnostics } from "../files.ts";
+import { dimsOf, readSource, sayDiagnostics } from "../files.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
   const args = new Arguments(
@@ -26,7 +26,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const after = args.text("after");
   const wanted = args.text("form") ?? "forward";
   const target = await loadTarget(args.choice("target", targetNames, "wgsl"));
-  const { T: _T, B: _B, H: _H, ...dims } = args.dims();
+  const dims = dimsOf(source, args);
   const seen: { level: string; form: string | null; pass: string; text: string }[] = [];
   const outcome = compile(source, {
     dims: { K: 64, V: 64, ...dims },

@@ -3,7 +3,7 @@ import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { formsOf } from "../../../runtime/plan.ts";
 import { runRanks } from "../../../runtime/run.ts";
 import { planOf, exchangeNames } from "../../schedule/index.ts";
-import { Arguments, UserError } from "../arguments.ts";
+import { Arguments, UsageError, UserError } from "../arguments.ts";
 import { gatherInputs } from "../data.ts";
 import { type DeviceName, deviceNames, openDevice, targetsFor } from "../devices.ts";
 import { compileFile, readSource, say } from "../files.ts";
@@ -19,7 +19,13 @@ export async function run(argv: readonly string[]): Promise<number> {
     "verify",
   );
   const source = await readSource(args.file("verify"));
-  const named = args.text("device")?.split(",") ?? ["reference", "cpu", "webgpu", "cuda"];
+  const named: readonly string[] = args.text("device")?.split(",") ?? deviceNames;
+  const strange = named.find(
+    (name, i) => !deviceNames.some((known) => known === name) || named.indexOf(name) !== i,
+  );
+  if (strange !== undefined) {
+    throw new UsageError(`--device names ${deviceNames.join(", ")}, each once, not \`${strange}\``);
+  }
   const rows: object[] = [];
   let ok = true;
   for (const name of deviceNames.filter((known) => named.includes(known))) {
