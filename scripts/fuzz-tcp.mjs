@@ -28,7 +28,7 @@ function bytesOf(call, use, size) {
 }
 const numberOf = (call, use, below) => bytesOf(call, use, 4).readUInt32BE() % below;
 
-const prefix = Buffer.from([...Buffer.from("LASP"), 0, 0, 0, 1]);
+const prefix = Buffer.from([...Buffer.from("LASP"), 0, 0, 0, 2]);
 const attacks = {
   random: (call) => bytesOf(call, "bytes", numberOf(call, "size", 400)),
   oversized: (call) => bytesOf(call, "bytes", 2 ** 18),
@@ -42,6 +42,8 @@ const attacks = {
   "its own greeting": null,
 };
 const names = Object.keys(attacks);
+/** The verdict "another token", and no proof. */
+const refusal = Buffer.concat([Buffer.from([0, 0, 0, 1]), Buffer.alloc(32)]);
 
 let refused = 0;
 let peakBytes = 0;
@@ -58,9 +60,9 @@ function call(number) {
       if (hangsUp) socket.end(bytes);
       else socket.write(bytes);
     });
-    let heardBytes = 0;
+    let heard = Buffer.alloc(0);
     socket.on("data", (bytes) => {
-      heardBytes += bytes.length;
+      heard = Buffer.concat([heard, bytes]);
       if (!attack) socket.write(Buffer.concat([bytes, bytes]));
     });
     socket.on("error", () => {});
@@ -68,8 +70,9 @@ function call(number) {
     const timer = setTimeout(() => socket.destroy(), 100);
     socket.on("close", () => {
       clearTimeout(timer);
-      // A greeting is 40 bytes, and all that a stranger gets.
-      if (heardBytes <= 40) refused += 1;
+      // A greeting of 40 bytes and a refusal that proves nothing are all that a stranger gets.
+      const answer = heard.subarray(40);
+      if (answer.equals(refusal.subarray(0, answer.length))) refused += 1;
       peakBytes = Math.max(peakBytes, process.memoryUsage.rss());
       resolve();
     });

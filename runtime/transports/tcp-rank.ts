@@ -23,8 +23,10 @@ export interface TcpRun extends WorkersRun {
   readonly bind: string;
   readonly token: string;
   readonly connectTimeoutMs?: number;
-  /** More that must be the same on all ranks, such as the seed of their inputs. */
+  /** More that must be the same on all ranks, by what it is called: { seed: "7" }. */
   readonly description?: Readonly<Record<string, string>>;
+  /** Told who called and was refused, and why. */
+  readonly onRefused?: (text: string) => void;
   readonly signal?: AbortSignal;
   /** Which of this host's ranks this one is; null: its number of all. */
   readonly localRank?: number | null;
@@ -79,7 +81,7 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
     const memory = bytes.buffer as SharedArrayBuffer;
     if (kind === "message") {
       near[from]!.postMessage({ kind: "bytes", tag, memory } satisfies RankMessage);
-    } else if (kind === "result") store(from, { numbers: fromJson(bytes) });
+    } else if (kind === "result") store(from, { numbers: numbersOf(bytes) });
     else if (kind === "tensors") store(from, { tensors: readSafetensors(bytes.slice()) });
     else if (kind === "done" && from === 0) finish();
   };
@@ -90,10 +92,12 @@ export async function runRankOverTcp(run: TcpRun): Promise<RanksResult | null> {
     bind: run.bind,
     token: run.token,
     timeoutMs: run.connectTimeoutMs ?? defaultTimeoutMs,
-    description: { ...descriptionOf(run), ...run.description },
+    // What people chose comes first, then what follows from it.
+    description: { ...run.description, ...descriptionOf(run) },
     limits: limitsOf(run),
     onFrame,
     onFailure: (failure) => lose(failure),
+    ...(run.onRefused ? { onRefused: run.onRefused } : {}),
     ...(run.signal ? { signal: run.signal } : {}),
   }).catch((error: unknown) => {
     closePorts();
@@ -203,16 +207,37 @@ async function inTime<T>(promise: Promise<T>, timeMs: number): Promise<T | null>
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-function descriptionOf({ manifest, plan, sizes }: TcpRun): Record<string, string> {
-  const hash = (value: unknown) =>
-    createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);
+/** What a rank says of its run. **Errors:** the bytes say something else. */
+function numbersOf(bytes: Uint8Array): Numbers {
+  const said = fromJson(bytes) as Numbers;
+  const areNumbers = (...values: readonly unknown[]) => values.every(Number.isFinite);
+  const isRight =
+    areNumbers(said?.bytesSent, said?.messagesSent, said?.startedMs) &&
+    Array.isArray(said.times) &&
+    said.times.every((of) => areNumbers(of?.rank, of?.step, of?.startMs, of?.endMs));
+  if (!isRight) throw new Error("it does not say what it has sent and when");
+  return said;
+}
+
+/** What all ranks must have alike, whole inputs before they are cut among it. */
+function descriptionOf({ manifest, plan, sizes, inputs }: TcpRun): Record<string, string> {
   const { B, H, T } = sizes;
-  return {
+  const description: Record<string, string> = {
     ranks: String(worldSize(plan.mesh)),
-    program: `${manifest.name} ${hash(manifest)}`,
-    plan: `${plan.schedule} ${hash(plan)}`,
-    sizes: `B=${B}, H=${H}, T=${T} ${hash(sizes)}`,
+    sizes: `B=${B}, H=${H}, T=${T} ${digestOf(JSON.stringify(sizes))}`,
+    manifest: `${manifest.name} ${digestOf(JSON.stringify(manifest))}`,
+    plan: `${plan.schedule} ${digestOf(JSON.stringify(plan))}`,
   };
+  for (const [name, { dtype, shape, data }] of inputs) {
+    const content = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    description[`input ${name}`] = `${dtype}[${shape.join(", ")}] ${digestOf(content)}`;
+  }
+  return description;
+}
+
+/** A short name of a content: 64 bits, which differ by chance once in 2^64 times. */
+export function digestOf(content: string | Uint8Array): string {
+  return createHash("sha256").update(content).digest("hex").slice(0, 16);
 }
 
 /** No buffer of a rank is larger than that of the whole sequence would be. */

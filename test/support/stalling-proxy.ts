@@ -1,6 +1,17 @@
-/** A link that stalls: connections to it stay open, and it passes on what a test lets it. */
+/**
+ * A link that stalls: connections to it stay open, and it passes on what a test lets it. Ranks without a token take that
+ * for a peer whose messages stall: who sees the handshake can make the seals, and so seal what is left.
+ */
 import { type Server, type Socket, connect, createServer } from "node:net";
-import { type FrameKind, frameKinds } from "../../runtime/transports/tcp/wire.ts";
+import { handshakeBytes, handshakeOf } from "../../runtime/transports/tcp/handshake.ts";
+import {
+  type Seals,
+  piecesOf,
+  sealBytes,
+  sealedBytes,
+  sealsOf,
+} from "../../runtime/transports/tcp/seal.ts";
+import { type FrameKind, frameKinds, headerBytes } from "../../runtime/transports/tcp/wire.ts";
 
 /**
  *   nothing      what the callers say is taken and goes nowhere, their proofs too
@@ -11,9 +22,11 @@ import { type FrameKind, frameKinds } from "../../runtime/transports/tcp/wire.ts
  */
 export type Stall = "nothing" | "freeze" | "heartbeats" | "drip" | "no-results";
 
-/** Bytes before the first frame: what the caller sends, and what the listener. */
-const handshakeBytes = { caller: 80, listener: 72 };
-const headerBytes = 16;
+/** What both ends have said before frames. */
+interface Greetings {
+  caller: Buffer;
+  listener: Buffer;
+}
 
 export class StallingProxy {
   /** When something that should have passed first did not, as `performance.now()` counts. */
@@ -26,6 +39,7 @@ export class StallingProxy {
     this.stall = stall;
     this.server = createServer((caller) => {
       const listener = connect({ port: target, host: "127.0.0.1" });
+      const greetings = { caller: Buffer.alloc(0), listener: Buffer.alloc(0) };
       for (const [from, to, side] of [
         [caller, listener, "caller"],
         [listener, caller, "listener"],
@@ -33,7 +47,7 @@ export class StallingProxy {
         this.sockets.add(from);
         // Of what is frozen no end is heard either.
         from.on("error", () => {}).on("close", () => this.isFrozen || to.destroySoon());
-        this.pump(from, to, side);
+        this.pump(from, to, side, greetings);
       }
     });
   }
@@ -51,42 +65,52 @@ export class StallingProxy {
     for (const socket of this.sockets) socket.destroy();
   }
 
-  private pump(from: Socket, to: Socket, side: keyof typeof handshakeBytes): void {
+  private pump(from: Socket, to: Socket, side: keyof Greetings, greetings: Greetings): void {
     let waiting = Buffer.alloc(0);
-    let greeting = handshakeBytes[side];
+    let seals: Seals | null = null;
     let slow = Promise.resolve();
     from.on("data", (bytes: Buffer) => {
       waiting = Buffer.concat([waiting, bytes]);
-      if (greeting > 0) {
-        const head = waiting.subarray(0, greeting);
+      const missing = handshakeBytes[side] - greetings[side].byteLength;
+      if (missing > 0) {
+        const head = waiting.subarray(0, missing);
         waiting = waiting.subarray(head.byteLength);
-        greeting -= head.byteLength;
+        greetings[side] = Buffer.concat([greetings[side], head]);
         if (this.stall === "nothing" && side === "caller") this.stalledMs ??= performance.now();
         else to.write(head);
       }
       for (let frame = takeFrame(waiting); frame !== null; frame = takeFrame(waiting)) {
-        waiting = waiting.subarray(frame.byteLength);
-        const taken = frame;
-        slow = slow.then(() => this.pass(taken, to));
+        waiting = waiting.subarray(sealedSizeOf(frame.header));
+        seals ??= sealsOf("", handshakeOf(greetings.listener, greetings.caller));
+        const seal = seals[side];
+        slow = slow.then(() =>
+          this.pass(frame, to, (pieces) =>
+            Buffer.concat(pieces.flatMap((piece) => [piece, seal.next(piece)])),
+          ),
+        );
       }
     });
   }
 
-  private async pass(frame: Buffer, to: Socket): Promise<void> {
-    const kind = frameKinds[frame.readUInt32BE(0)]!;
+  private async pass(
+    { header, pieces }: SealedFrame,
+    to: Socket,
+    sealed: (pieces: readonly Uint8Array[]) => Buffer,
+  ): Promise<void> {
+    const kind = frameKinds[header.readUInt32BE(0)]!;
     // What is empty only says that a rank is ready.
-    const isMeeting = kind === "message" && frame.byteLength === headerBytes;
+    const isMeeting = kind === "message" && pieces.length === 0;
     const isHeld = heldKinds[this.stall].includes(kind) && !isMeeting;
     if (isHeld) this.stalledMs ??= performance.now();
     if (this.stall === "drip" && isHeld) {
-      for (const byte of frame) {
+      for (const byte of sealed([header, ...pieces])) {
         if (to.destroyed) return;
         to.write(Uint8Array.of(byte));
         await new Promise((resolve) => setTimeout(resolve, 100));
       }
       return;
     }
-    if (!isHeld && !this.isFrozen) to.write(frame);
+    if (!isHeld && !this.isFrozen) to.write(sealed([header, ...pieces]));
   }
 
   private get isFrozen(): boolean {
@@ -102,9 +126,27 @@ const heldKinds: Readonly<Record<Stall, readonly FrameKind[]>> = {
   "no-results": ["result", "tensors"],
 };
 
-/** The first whole frame of some bytes, or null. */
-function takeFrame(bytes: Buffer): Buffer | null {
-  if (bytes.byteLength < headerBytes) return null;
-  const size = headerBytes + Number(bytes.readBigUInt64BE(8));
-  return bytes.byteLength < size ? null : bytes.subarray(0, size);
+interface SealedFrame {
+  readonly header: Buffer;
+  readonly pieces: readonly Uint8Array[];
+}
+
+/** The first whole frame of some sealed bytes, or null. */
+function takeFrame(bytes: Buffer): SealedFrame | null {
+  if (bytes.byteLength < headerBytes || bytes.byteLength < sealedSizeOf(bytes)) return null;
+  const pieces: Uint8Array[] = [];
+  let at = headerBytes + sealBytes;
+  for (const { byteLength } of piecesOf(new Uint8Array(lengthOf(bytes)))) {
+    pieces.push(bytes.subarray(at, at + byteLength));
+    at += byteLength + sealBytes;
+  }
+  return { header: bytes.subarray(0, headerBytes), pieces };
+}
+
+function lengthOf(header: Buffer): number {
+  return Number(header.readBigUInt64BE(8));
+}
+
+function sealedSizeOf(header: Buffer): number {
+  return sealedBytes(headerBytes) + sealedBytes(lengthOf(header));
 }

@@ -1,6 +1,6 @@
 /** laspc run: compile and execute, on one device or a ring of them; --verify against the reference. */
 import { availableParallelism } from "node:os";
-import { RankError, runRankOverTcp } from "../../../runtime/transports/tcp-rank.ts";
+import { RankError, digestOf, runRankOverTcp } from "../../../runtime/transports/tcp-rank.ts";
 import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
 import { slowTransport } from "../../../runtime/transports/slow.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
@@ -13,6 +13,7 @@ import { type RanksResult, type RanksRun, runRanks } from "../../../runtime/run.
 import { ncclTransports } from "../../../runtime/transports/nccl.ts";
 import { planOf, scheduleNames } from "../../schedule/index.ts";
 import { planToSvg } from "../../schedule/svg.ts";
+import { printTensor } from "../../tensor/print.ts";
 import { chosenSchedule } from "../simulation.ts";
 import { type Fabric, fabrics } from "../../schedule/fabrics.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
@@ -191,7 +192,14 @@ export async function run(argv: readonly string[]): Promise<number> {
             bind: args.text("bind") ?? "127.0.0.1",
             token: process.env["LASPC_TOKEN"] ?? "",
             connectTimeoutMs: args.seconds("connect-timeout", 60) * 1000,
-            description: { seed: String(args.integer("seed", 0)) },
+            description: {
+              program: `${manifest.name} ${digestOf(printTensor(compiled.program))}`,
+              dtype: args.dtype(),
+              seed: String(args.integer("seed", 0)),
+              schedule: plan.schedule,
+              backward: backward ? "on" : "off",
+            },
+            onRefused: (text) => say(`laspc: rank ${launch.rank}: ${text}`),
             signal: lostSignal(),
             localRank: localRankHere(),
             nccl: isNccl,

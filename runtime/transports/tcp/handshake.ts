@@ -3,19 +3,31 @@
  *
  *   listener   "LASP" version  nonce                     40 bytes
  *   caller     "LASP" version  from to  nonce  proof     80 bytes
- *   listener   proof                                     32 bytes
+ *   listener   verdict  proof                            36 bytes
  *
- * A proof is HMAC-SHA256 by the token over the prover's role, both nonces and both ranks, so none can be sent back or
- * used twice. Everything has a fixed size: what a stranger can make a rank keep is these bytes.
+ * A proof is HMAC-SHA256 by the token over the prover's role, both nonces and both ranks, the listener's over its verdict
+ * too, so none can be sent back or used twice. Everything has a fixed size: what a stranger can make a rank keep is these
+ * bytes. Who is refused hears why; to a stranger the listener proves nothing.
  */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import { type Seals, sealsOf } from "./seal.ts";
 import type { ByteReader } from "./wire.ts";
 
-export const protocolVersion = 1;
+export const protocolVersion = 2;
 
 const magic = Buffer.from("LASP");
-const [nonceBytes, proofBytes] = [32, 32];
-const prefixBytes = 8;
+const [nonceBytes, proofBytes, prefixBytes, verdictBytes] = [32, 32, 8, 4];
+/** What each end sends before frames. */
+export const handshakeBytes = {
+  caller: prefixBytes + 8 + nonceBytes + proofBytes,
+  listener: prefixBytes + nonceBytes + verdictBytes + proofBytes,
+};
+
+/** What a listener answers. A place in this list is its number on the wire. */
+const verdicts = ["welcome", "token", "taken", "unexpected"] as const;
+export type Verdict = (typeof verdicts)[number];
+
+const falseToken = "it does not share this rank's token (LASPC_TOKEN)";
 
 function prefix(): Buffer {
   const bytes = Buffer.alloc(prefixBytes);
@@ -33,60 +45,79 @@ function checkPrefix(bytes: Buffer): void {
   }
 }
 
-function proofOf(token: string, role: "caller" | "listener", ...parts: Buffer[]): Buffer {
-  const hmac = createHmac("sha256", token).update(`laspc ${protocolVersion} ${role}\n`);
-  for (const part of parts) hmac.update(part);
-  return hmac.digest();
+/** Both nonces, the listener's first, and both ranks: what no other connection has. */
+export function handshakeOf(greeting: Buffer, call: Buffer): Buffer {
+  const nonceAt = prefixBytes + 8;
+  return Buffer.concat([
+    greeting.subarray(prefixBytes, prefixBytes + nonceBytes),
+    call.subarray(nonceAt, nonceAt + nonceBytes),
+    call.subarray(prefixBytes, nonceAt),
+  ]);
 }
 
-/** The caller's part. **Errors:** the other end is no rank, or the tokens differ. */
+function proofOf(token: string, role: string, handshake: Buffer): Buffer {
+  const start = `laspc ${protocolVersion} ${role}\n`;
+  return createHmac("sha256", token).update(start).update(handshake).digest();
+}
+
+/** The caller's part. **Errors:** the other end is no rank, or it refuses this one: a `RefusedError`. */
 export async function callRank(
   reader: ByteReader,
   { from, to, token }: { readonly from: number; readonly to: number; readonly token: string },
-): Promise<void> {
+): Promise<Seals> {
   const greeting = await reader.bytes(prefixBytes + nonceBytes);
   checkPrefix(greeting);
-  const theirs = greeting.subarray(prefixBytes);
-  const ranks = Buffer.alloc(8);
-  ranks.writeUInt32BE(from, 0);
-  ranks.writeUInt32BE(to, 4);
-  const ours = randomBytes(nonceBytes);
-  const proof = proofOf(token, "caller", theirs, ours, ranks);
-  reader.socket.write(Buffer.concat([prefix(), ranks, ours, proof]));
-  const answer = await reader.bytes(proofBytes).catch(() => null);
-  const expected = proofOf(token, "listener", theirs, ours, ranks);
-  if (answer === null || !timingSafeEqual(answer, expected)) {
-    throw new RefusedError("it does not share this rank's token (LASPC_TOKEN)");
+  const call = Buffer.concat([prefix(), Buffer.alloc(8), randomBytes(nonceBytes)]);
+  call.writeUInt32BE(from, prefixBytes);
+  call.writeUInt32BE(to, prefixBytes + 4);
+  const handshake = handshakeOf(greeting, call);
+  reader.socket.write(Buffer.concat([call, proofOf(token, "caller", handshake)]));
+  const answer = await reader.bytes(verdictBytes + proofBytes);
+  const verdict = verdicts[answer.readUInt32BE(0)];
+  if (verdict === undefined || verdict === "token") throw new RefusedError(falseToken);
+  const proof = answer.subarray(verdictBytes);
+  if (!timingSafeEqual(proof, proofOf(token, `listener ${verdict}`, handshake))) {
+    throw new RefusedError(falseToken);
   }
+  if (verdict === "taken") throw new RefusedError(`another rank ${from} is there already`);
+  if (verdict === "unexpected") throw new RefusedError(`it waits for no rank ${from}`);
+  return sealsOf(token, handshake);
 }
 
-/** The listener closed without an answer, as it does for a false token, and when it ends; or answered falsely. */
+/** One end does not take the other. */
 export class RefusedError extends Error {}
 
-/** The listener's part: the caller's rank. **Errors:** a stranger. */
+export interface Answering {
+  readonly token: string;
+  /** What becomes of who knows the token. It is asked once for each caller, and its word holds. */
+  readonly admit: (from: number, to: number) => Exclude<Verdict, "token">;
+}
+
+/** The listener's part: the caller's rank. **Errors:** a stranger; a caller that is refused: a `RefusedError`. */
 export async function answerRank(
   reader: ByteReader,
-  {
-    rank,
-    ranks: count,
-    token,
-  }: { readonly rank: number; readonly ranks: number; readonly token: string },
-): Promise<number> {
-  const ours = randomBytes(nonceBytes);
-  reader.socket.write(Buffer.concat([prefix(), ours]));
-  const call = await reader.bytes(prefixBytes + 8 + nonceBytes + proofBytes);
+  { token, admit }: Answering,
+): Promise<{ readonly from: number; readonly seals: Seals }> {
+  const greeting = Buffer.concat([prefix(), randomBytes(nonceBytes)]);
+  reader.socket.write(greeting);
+  const call = await reader.bytes(handshakeBytes.caller);
   checkPrefix(call);
-  const ranks = call.subarray(prefixBytes, prefixBytes + 8);
-  const theirs = call.subarray(prefixBytes + 8, prefixBytes + 8 + nonceBytes);
-  const proof = call.subarray(prefixBytes + 8 + nonceBytes);
-  if (!timingSafeEqual(proof, proofOf(token, "caller", ours, theirs, ranks))) {
-    throw new Error("it does not share this rank's token (LASPC_TOKEN)");
-  }
-  const [from, to] = [ranks.readUInt32BE(0), ranks.readUInt32BE(4)];
-  // A caller with the token that miscounts the ranks is told so by what the ranks compare next.
-  if (to !== rank || from === rank)
-    throw new Error(`rank ${from} called rank ${to} at rank ${rank}`);
-  if (from >= count) throw new Error(`there is no rank ${from} of ${count}`);
-  reader.socket.write(proofOf(token, "listener", ours, theirs, ranks));
-  return from;
+  const handshake = handshakeOf(greeting, call);
+  const [from, to] = [call.readUInt32BE(prefixBytes), call.readUInt32BE(prefixBytes + 4)];
+  const isKnown = timingSafeEqual(
+    call.subarray(handshakeBytes.caller - proofBytes),
+    proofOf(token, "caller", handshake),
+  );
+  const verdict = isKnown ? admit(from, to) : "token";
+  const answer = Buffer.alloc(verdictBytes + proofBytes);
+  answer.writeUInt32BE(verdicts.indexOf(verdict), 0);
+  if (isKnown) proofOf(token, `listener ${verdict}`, handshake).copy(answer, verdictBytes);
+  reader.socket.write(answer);
+  if (verdict === "welcome") return { from, seals: sealsOf(token, handshake) };
+  const whys = {
+    token: "does not share this rank's token (LASPC_TOKEN)",
+    taken: `came when rank ${from} was there already`,
+    unexpected: "is none that this rank waits for",
+  };
+  throw new RefusedError(`that says it is rank ${from} ${whys[verdict]}`);
 }

@@ -1,6 +1,7 @@
 /** A rank's connections to its peers: frames out, frames in, heartbeats, and one failure for all. */
 import { failureOf } from "../../mailbox.ts";
-import { type ByteReader, type Frame, type FrameKind, writeFrame } from "./wire.ts";
+import { printable } from "../../printable.ts";
+import type { Channel, Frame, FrameKind } from "./wire.ts";
 
 /** A peer that says nothing for so long counts as lost, in milliseconds. */
 export const silenceMs = 6000;
@@ -19,7 +20,7 @@ export interface LinksOptions {
 
 export class Links {
   private readonly options: LinksOptions;
-  private readonly peers = new Map<number, ByteReader>();
+  private readonly peers = new Map<number, Channel>();
   /** Peers that have said they are done: they may go. */
   private readonly left = new Set<number>();
   private readonly heartbeat: NodeJS.Timeout;
@@ -45,36 +46,40 @@ export class Links {
   }
 
   /** Takes over a connection whose other end has shown itself to be `peer`. */
-  add(peer: number, reader: ByteReader): void {
-    this.peers.set(peer, reader);
-    reader.socket.setNoDelay(true);
-    void this.pump(peer, reader);
+  add(peer: number, channel: Channel): void {
+    this.peers.set(peer, channel);
+    channel.socket.setNoDelay(true);
+    void this.pump(peer, channel);
   }
 
-  private async pump(peer: number, reader: ByteReader): Promise<void> {
+  private async pump(peer: number, channel: Channel): Promise<void> {
     const limitOf = (kind: FrameKind) =>
       kind === "message" || kind === "tensors" ? this.options.limits[kind] : controlBytes;
     try {
       while (!this.closing && this.failure === null) {
-        const frame = await reader.frame(limitOf);
-        if (frame.kind === "abort")
-          return this.fail(new Error(Buffer.from(frame.bytes).toString()));
+        const frame = await channel.read(limitOf);
+        if (frame.kind === "abort") {
+          return this.fail(new Error(printable(Buffer.from(frame.bytes).toString())));
+        }
         if (frame.kind === "done") this.left.add(peer);
         if (frame.kind !== "ping") this.options.onFrame(peer, frame);
       }
     } catch (error) {
-      if (!this.left.has(peer)) this.fail(failureOf(peer, (error as Error).message));
+      if (!this.left.has(peer)) {
+        // What is wrong with a peer's frame may quote it.
+        this.fail(failureOf(peer, printable((error as Error).message)));
+      }
     }
   }
 
   private beat(): void {
     const now = performance.now();
-    for (const [peer, reader] of this.peers) {
+    for (const [peer, channel] of this.peers) {
       if (this.left.has(peer)) continue;
-      if (now - reader.heardMs > silenceMs) {
+      if (now - channel.reader.heardMs > silenceMs) {
         return this.fail(failureOf(peer, `nothing came from it for ${silenceMs / 1000} s`));
       }
-      writeFrame(reader.socket, "ping", 0, new Uint8Array()).catch(() => {});
+      channel.write("ping", 0, new Uint8Array()).catch(() => {});
     }
   }
 
@@ -83,15 +88,15 @@ export class Links {
     if (this.failure) throw this.failure;
     const peer = this.peers.get(to);
     if (!peer) throw new Error(`there is no connection to rank ${to}`);
-    await writeFrame(peer.socket, kind, tag, bytes).catch((error: Error) => {
+    await peer.write(kind, tag, bytes).catch((error: Error) => {
       throw this.failure ?? failureOf(to, error.message);
     });
   }
 
   /** Tells every peer that this rank needs nothing more of it, and closes. */
   async leave(): Promise<void> {
-    const told = [...this.peers.values()].map(({ socket }) =>
-      socket.writable ? writeFrame(socket, "done", 0, new Uint8Array()).catch(() => {}) : null,
+    const told = [...this.peers.values()].map((peer) =>
+      peer.socket.writable ? peer.write("done", 0, new Uint8Array()).catch(() => {}) : null,
     );
     await this.close(Promise.all(told));
   }
@@ -106,8 +111,8 @@ export class Links {
   /** Tells every peer, and closes. */
   async abort(reason: string): Promise<void> {
     const bytes = Buffer.from(failureOf(this.options.rank, reason).message).subarray(0, 4096);
-    const told = [...this.peers.values()].map(({ socket }) =>
-      socket.writable ? writeFrame(socket, "abort", 0, bytes).catch(() => {}) : null,
+    const told = [...this.peers.values()].map((peer) =>
+      peer.socket.writable ? peer.write("abort", 0, bytes).catch(() => {}) : null,
     );
     await this.close(Promise.all(told));
   }

@@ -5,9 +5,11 @@
 import { lookup } from "node:dns/promises";
 import { type Server, type Socket, connect, createServer } from "node:net";
 import { failureOf } from "../../mailbox.ts";
-import { RefusedError, answerRank, callRank } from "./handshake.ts";
+import { printable } from "../../printable.ts";
+import { RefusedError, type Verdict, answerRank, callRank } from "./handshake.ts";
+import { type Address, type Hello, helloOf, peersOf } from "./hello.ts";
 import { Links, type LinksOptions } from "./links.ts";
-import { ByteReader, type Frame, fromJson, toJson } from "./wire.ts";
+import { ByteReader, Channel, type Frame, toJson } from "./wire.ts";
 
 export interface RendezvousOptions extends LinksOptions {
   readonly ranks: number;
@@ -22,18 +24,10 @@ export interface RendezvousOptions extends LinksOptions {
   readonly timeoutMs: number;
   /** What must be the same on all ranks, by what it is called: { sizes: "B=1, T=64" }. */
   readonly description: Readonly<Record<string, string>>;
+  /** Told who called and was refused, and why; the wait goes on. */
+  readonly onRefused?: (text: string) => void;
   /** Ends the wait, with the reason. */
   readonly signal?: AbortSignal;
-}
-
-interface Address {
-  readonly host: string;
-  readonly port: number;
-}
-
-interface Hello {
-  readonly description: Readonly<Record<string, string>>;
-  readonly port: number;
 }
 
 const handshakeMs = 5000;
@@ -42,6 +36,8 @@ const answerMs = 3000;
 const retryMs = 100;
 /** Connections that have not shown who they are; the oldest goes when there are more. */
 const mostStrangers = 64;
+/** Callers that were refused and are spoken of: strangers shall not fill the terminal. */
+const mostRefusals = 8;
 
 /**
  * Connects this rank with all others.
@@ -66,9 +62,12 @@ class Rendezvous {
   private readonly options: RendezvousOptions;
   private readonly server: Server;
   private readonly strangers = new Set<Socket>();
+  /** Ranks that have called this one. */
+  private readonly callers = new Set<number>();
+  private readonly refusals = new Set<string>();
   private readonly hellos = new Map<number, Hello & Address>();
   private readonly changed: () => void;
-  private peers: readonly Address[] | null = null;
+  private peers: readonly (Address | null)[] | null = null;
   private failure: Error | null = null;
   /** A call that nobody has answered yet. */
   private calling: Socket | null = null;
@@ -146,7 +145,8 @@ class Rendezvous {
     // Before rank 0 is there nobody can know of the others.
     const expected = rank > 0 && !this.links.has(0) ? [0] : all;
     const missing = expected.filter((peer) => !came(peer));
-    return `rank ${missing.join(", ")} did not come within ${timeoutMs / 1000} s`;
+    const late = `rank ${missing.join(", ")} did not come within ${timeoutMs / 1000} s`;
+    return [late, ...this.refusals].join("; ");
   }
 
   /** Listens: rank 0 where all look for it, others at any port. */
@@ -171,21 +171,39 @@ class Rendezvous {
     const timer = setTimeout(() => socket.destroy(), handshakeMs);
     try {
       const reader = new ByteReader(socket);
-      const from = await answerRank(reader, this.options);
-      if (this.links.has(from)) throw new Error(`rank ${from} is here already`);
-      this.links.add(from, reader);
+      const admit = (from: number, to: number) => this.admit(from, to);
+      const { from, seals } = await answerRank(reader, { token: this.options.token, admit });
+      const ends = { incoming: seals.caller, outgoing: seals.listener };
+      this.links.add(from, new Channel(reader, ends));
       this.changed();
-    } catch {
-      socket.destroy();
+    } catch (error) {
+      if (error instanceof RefusedError) this.noteRefusal(socket, error.message);
+      // What was answered is still sent.
+      socket.destroySoon();
     } finally {
       clearTimeout(timer);
       this.strangers.delete(socket);
     }
   }
 
+  /** Each of the ranks above this one is let in once; then nobody is. */
+  private admit(from: number, to: number): Exclude<Verdict, "token"> {
+    const { rank, ranks } = this.options;
+    if (to !== rank || from <= rank || from >= ranks) return "unexpected";
+    if (this.callers.has(from)) return "taken";
+    this.callers.add(from);
+    return "welcome";
+  }
+
+  private noteRefusal(socket: Socket, message: string): void {
+    const text = `a caller at ${socket.remoteAddress ?? "an address that is gone"} ${message}`;
+    if (this.refusals.has(text) || this.refusals.size >= mostRefusals) return;
+    this.refusals.add(text);
+    this.options.onRefused?.(text);
+  }
+
   private async call(peer: number, { host, port }: Address): Promise<void> {
     const { rank, token } = this.options;
-    let refusals = 0;
     while (this.failure === null) {
       const socket = (this.calling = connect({ host, port }));
       let isSilent = false;
@@ -195,19 +213,15 @@ class Rendezvous {
       }, answerMs);
       const reader = new ByteReader(socket);
       try {
-        await callRank(reader, { from: rank, to: peer, token });
-        this.links.add(peer, reader);
+        const seals = await callRank(reader, { from: rank, to: peer, token });
+        const ends = { incoming: seals.listener, outgoing: seals.caller };
+        this.links.add(peer, new Channel(reader, ends));
         return;
       } catch (error) {
         socket.destroy();
         const { message } = error as Error;
-        // Nobody there yet, or a link that lets nothing through; anything else will not get better.
-        // One that closes without an answer may just be ending; a false token is refused again.
-        if (error instanceof RefusedError && !isSilent) refusals += 1;
-        const mayCome =
-          isSilent ||
-          message === "its connection closed" ||
-          (error instanceof RefusedError && refusals < 2);
+        // Nobody there yet, one that just ends, or a link that lets nothing through; anything else will not get better.
+        const mayCome = isSilent || message === "its connection closed";
         if (!mayCome && this.failure === null) {
           throw new Error(`rank ${peer} at ${host}:${port}: ${message}`, { cause: error });
         }
@@ -226,25 +240,28 @@ class Rendezvous {
     const isPeers = from === 0 && frame.kind === "peers" && this.peers === null;
     if (isHello) {
       const host = this.links.addressOf(from);
-      this.hellos.set(from, { host, ...fromJson<Hello>(frame.bytes) });
-    } else if (isPeers) this.peers = fromJson<Address[]>(frame.bytes);
+      this.hellos.set(from, { host, ...helloOf(frame.bytes) });
+    } else if (isPeers) this.peers = peersOf(frame.bytes, this.options.ranks);
     else return this.options.onFrame(from, frame);
     this.changed();
   }
 
-  /** Throws when a rank runs something else than rank 0 does. */
+  /** Throws when a rank runs something else than rank 0 does, with all that differs. */
   private compare(): void {
     const ours = this.options.description;
-    for (const [peer, { description }] of [...this.hellos].sort(([a], [b]) => a - b)) {
-      for (const [name, value] of Object.entries(ours)) {
-        const theirs = description[name] ?? "none";
-        if (theirs !== value) {
-          const text = `it runs with ${name} ${theirs}, rank 0 with ${name} ${value}`;
-          throw failureOf(peer, text);
-        }
-      }
+    for (const [peer, { description: theirs }] of [...this.hellos].sort(([a], [b]) => a - b)) {
+      const names = [...new Set([...Object.keys(ours), ...Object.keys(theirs)])];
+      const differing = names.filter((name) => valueOf(theirs, name) !== valueOf(ours, name));
+      if (differing.length === 0) continue;
+      const list = (of: Hello["description"]) =>
+        differing.map((name) => `${name} ${valueOf(of, name)}`).join(" and ");
+      throw failureOf(peer, printable(`it runs with ${list(theirs)}, rank 0 with ${list(ours)}`));
     }
   }
+}
+
+function valueOf(description: Hello["description"], name: string): string {
+  return Object.hasOwn(description, name) ? description[name]! : "none";
 }
 
 /** Without a token nobody but this machine may call. */
