@@ -187,9 +187,15 @@ export class PlaceWriter {
     const name = this.variables.get(chunks.name)!;
     const found = dialect.sequenceOf!(cuts, String(chunks.step), number);
     writer.line(dialect.constant("offset", "batch", bare(dialect.choose(isPacked, found, row))));
-    const first = `${cuts}[batch] / ${chunks.step} + ${dialect.toInt("batch")}`;
+    const first = `${this.cutAt("batch")} / ${chunks.step} + ${dialect.toInt("batch")}`;
     const before = dialect.choose(isPacked, first, "0");
     writer.line(dialect.constant("int", name, `(${number} - ${before}) * ${chunks.step}`));
+  }
+
+  /** Where a packed sequence begins, inside the tensors whatever the caller's cuts are: nobody has checked them. */
+  private cutAt(index: string): string {
+    const cut = `${this.paramName(cutsParam.name)}[${index}]`;
+    return `min(max(${cut}, 0), ${this.dialect.scalar("T")})`;
   }
 
   /** The axis whose points are chunks of all packed sequences, numbered as what is stored for each is. */
@@ -277,25 +283,15 @@ export class PlaceWriter {
     const isPacked = servesPacked(this.kernel);
     if (hasTokens && isPacked) {
       // This sequence's tokens: a row of the batch, or between two cuts.
-      const cuts = this.paramName(cutsParam.name);
       const packed = dialect.scalar("packed");
-      const at = (index: string) => `${cuts}[${index}]`;
+      const begin = this.unique("begin");
       const choose = (a: string, b: string) => dialect.choose(`${packed} == 1`, a, b);
       writer.line(dialect.constant("int", "sequence", `${dialect.toInt("batch")} * ${packed}`));
-      writer.line(
-        dialect.constant(
-          "int",
-          "tokens",
-          choose(`${at("sequence + 1")} - ${at("sequence")}`, dialect.scalar("T")),
-        ),
-      );
-      writer.line(
-        dialect.constant(
-          "offset",
-          "first_token",
-          choose(dialect.toOffset(at("sequence")), `batch * ${dialect.scalar("T")}`),
-        ),
-      );
+      writer.line(dialect.constant("int", begin, this.cutAt("sequence")));
+      const own = `max(${this.cutAt("sequence + 1")}, ${begin}) - ${begin}`;
+      writer.line(dialect.constant("int", "tokens", choose(own, dialect.scalar("T"))));
+      const first = choose(dialect.toOffset(begin), `batch * ${dialect.scalar("T")}`);
+      writer.line(dialect.constant("offset", "first_token", first));
     }
     if (hasTokens && isPacked) this.skipBeyondSequence();
     for (const param of this.kernel.params) {
@@ -350,7 +346,9 @@ export class PlaceWriter {
     for (const { name, extent } of this.kernel.grid) {
       if (extent !== "T") continue;
       const start = this.variables.get(name)!;
-      this.writer.block(`if (${start} >= tokens) {`, () => this.writer.line("return;"));
+      // Of cuts that fall a chunk may have been found before its sequence.
+      const before = this.chunkAxis() === null ? "" : `${start} < 0 || `;
+      this.writer.block(`if (${before}${start} >= tokens) {`, () => this.writer.line("return;"));
     }
   }
 

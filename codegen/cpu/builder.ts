@@ -192,11 +192,13 @@ export class Builder {
   }
 
   /** x, but not below `low` nor above `high`. */
-  clamp(x: Int, low: number, high: number): Int {
-    if (typeof x === "number") return Math.max(low, Math.min(x, high));
+  clamp(x: Int, low: Int, high: Int): Int {
+    if (typeof x === "number" && typeof low === "number" && typeof high === "number") {
+      return Math.max(low, Math.min(x, high));
+    }
     const { b } = this;
-    const [bottom, top] = [this.value(low), this.value(high)];
-    const raised = b.CreateSelect(b.CreateICmpSLT(x, bottom), bottom, x);
+    const [given, bottom, top] = [this.value(x), this.value(low), this.value(high)];
+    const raised = b.CreateSelect(b.CreateICmpSLT(given, bottom), bottom, given);
     return b.CreateSelect(b.CreateICmpSGT(raised, top), top, raised);
   }
 

@@ -132,7 +132,7 @@ export class KernelContext {
 
   /**
    * This point's sequence: a row of the batch, or of packed sequences what lies between two cuts. Without
-   * a branch: `packed` is 0 or 1, and the first two cuts can always be read.
+   * a branch: `packed` is 0 or 1, and the first two cuts can always be read. What they say stays inside the tensors.
    */
   private openSequence(): void {
     const { b, kernel } = this;
@@ -143,8 +143,8 @@ export class KernelContext {
     const packed = this.runtime("packed");
     const array = this.atEntry(() => b.loadBytes(this.args.buffers, cuts, cutsParam.name));
     const at = b.multiply(this.batch, packed);
-    const begin = b.loadNarrowInt(array, at);
-    const end = b.loadNarrowInt(array, b.add(at, 1));
+    const begin = b.clamp(b.loadNarrowInt(array, at), 0, T);
+    const end = b.clamp(b.loadNarrowInt(array, b.add(at, 1)), begin, T);
     const dense = b.subtract(1, packed);
     this.sequence = {
       first: b.add(b.multiply(begin, packed), b.multiply(dense, this.sequence.first)),

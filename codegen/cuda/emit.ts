@@ -337,7 +337,7 @@ function dialectFor(walker: () => CLikeWalker, use: Use, onTensorCores: boolean)
     isWanted: (param) =>
       mayBeUnwanted(param) ? `${walker().paramName(param.name)} != nullptr` : null,
     start: () => null,
-    sequenceOf: (cuts, step, chunk) => `${use("sequence_of")}(${cuts}, B, ${step}, ${chunk})`,
+    sequenceOf: (cuts, step, chunk) => `${use("sequence_of")}(${cuts}, B, T, ${step}, ${chunk})`,
     write: (param, index, value) => {
       const bits =
         param.dtype === "f32" ? value : `${use(`to_${param.dtype as "f16" | "bf16"}`)}(${value})`;

@@ -13,7 +13,7 @@ const words = `
   signed sizeof static static_assert static_cast struct switch template this thread_local throw true try
   typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
   threadIdx blockIdx blockDim gridDim warpSize
-  expf logf log1pf sqrtf rsqrtf fabsf tanhf floorf fmaxf fminf powf make_uint4 make_float2 Number
+  expf logf log1pf sqrtf rsqrtf fabsf tanhf floorf fmaxf fminf powf min max make_uint4 make_float2 Number
   NULL NAN INFINITY HUGE_VAL MAXFLOAT EOF BUFSIZ RAND_MAX linux unix stdin stdout stderr errno assert alloca
   factor factors B T H T_total token_offset packed
   lane warp memory piece bits before step other sum sums turn words pair role arrivals later first_row outer group`;
