@@ -27,7 +27,7 @@ import type {
   Wait,
   Window,
 } from "../../compiler/tile/ir.ts";
-import { servesPacked } from "../../compiler/tile/ir.ts";
+import { servesPacked, sumParts } from "../../compiler/tile/ir.ts";
 import { PlaceWriter, side } from "./places.ts";
 import { bare } from "./text.ts";
 
@@ -476,10 +476,23 @@ export class CLikeWalker extends PlaceWriter {
         ? [exclusive ? "row + 1" : "row", last]
         : [first, exclusive ? "row" : "row + 1"];
       writer.block(`${dialect.loop("inner", from!, to!, "1")} {`, () => {
-        writer.line(`value += ${this.nameOf(src)}[inner];`);
+        writer.line(`value += ${this.term(stmt, `${this.nameOf(src)}[inner]`)};`);
       });
       writer.line(`${this.nameOf(dst)}[row] = value;`);
     });
+  }
+
+  /** What an element adds to a sum; a part of it is computed in lines of its own. */
+  protected term({ part }: CumSumStmt, own: string): string {
+    if (!part) return own;
+    const { writer, dialect } = this;
+    const { quantum, deepest } = sumParts;
+    const floor = dialect.float(deepest);
+    writer.line(dialect.constant("float", "own", own));
+    writer.line(dialect.constant("float", "each", dialect.choose(`own < ${floor}`, floor, "own")));
+    const steps = `each * ${dialect.float(1 / quantum)} + ${dialect.float(0.5)}`;
+    const coarse = `${dialect.call("floor", [steps])} * ${dialect.float(quantum)}`;
+    return part === "coarse" ? coarse : `each - ${coarse}`;
   }
 
   /** Every thread solves columns of its own, row after row. */

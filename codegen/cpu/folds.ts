@@ -1,8 +1,16 @@
 /** Statements that combine elements of a row or column: reduce, cumsum, solve, rotate-half. */
-import type { CumSumStmt, ReduceStmt, RotateHalfStmt, SolveStmt } from "../../compiler/tile/ir.ts";
-import type { SumDirection } from "../../compiler/tensor/ir.ts";
+import {
+  type CumSumStmt,
+  type ReduceStmt,
+  type RotateHalfStmt,
+  type SolveStmt,
+  type SumPart,
+  sumParts,
+} from "../../compiler/tile/ir.ts";
+import type { MapFn, SumDirection } from "../../compiler/tensor/ir.ts";
 import { type Int, type Value, lanes } from "./builder.ts";
 import type { KernelContext } from "./context.ts";
+import { applyFn } from "./ops.ts";
 
 export function emitReduce(context: KernelContext, stmt: ReduceStmt): void {
   const { b } = context;
@@ -69,9 +77,11 @@ export function emitCumSum(context: KernelContext, stmt: CumSumStmt): void {
     sumBlocks(stmt, block, 2 * block, zero, load, store);
   };
   if (!isTile) {
+    if (stmt.part) takeParts(context, stmt, stmt.part);
+    const terms = stmt.part ? dst : src;
     sumUp(
       b.float(0),
-      (at) => b.loadFloat(context.element(src, 0, at)),
+      (at) => b.loadFloat(context.element(terms, 0, at)),
       (value, at) => b.storeFloat(value, context.element(dst, 0, at)),
     );
     return;
@@ -82,6 +92,23 @@ export function emitCumSum(context: KernelContext, stmt: CumSumStmt): void {
       (at) => b.call("laspc_load", context.element(src, at, col)),
       (value, at) => b.call("laspc_store", value, context.element(dst, at, col)),
     );
+  });
+}
+
+/** dst = a part of each element of src, still to be summed up. */
+function takeParts(context: KernelContext, stmt: CumSumStmt, part: SumPart): void {
+  const { b } = context;
+  const [dst, src] = [context.place(stmt.dst), context.place(stmt.src)];
+  const { quantum, deepest } = sumParts;
+  const fn = (name: MapFn, ...args: Value[]) => applyFn(b, name, args);
+  b.loop(0, src.cols, lanes, "col", (col) => {
+    const own = b.call("laspc_load", context.element(src, 0, col));
+    const floor = b.splat(deepest);
+    const each = fn("select", fn("lt", own, floor), floor, own);
+    const steps = fn("add", fn("mul", each, b.splat(1 / quantum)), b.splat(0.5));
+    const coarse = fn("mul", fn("floor", steps), b.splat(quantum));
+    const value = part === "coarse" ? coarse : fn("sub", each, coarse);
+    b.call("laspc_store", value, context.element(dst, 0, col));
   });
 }
 

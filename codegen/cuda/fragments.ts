@@ -442,8 +442,9 @@ export class FragmentWalker extends CopyWalker {
       writer.line(`float sums[${each}], value = 0.0f;`);
       this.fixedLoop("i", each, () => {
         writer.line(row);
-        const own = `${this.nameOf(src)}[row]`;
-        writer.line(`value += ${isWhole ? own : `${inside} ? ${own} : 0.0f`};`);
+        const held = `${this.nameOf(src)}[row]`;
+        const own = this.term(stmt, isWhole ? held : `${inside} ? ${held} : 0.0f`);
+        writer.line(`value += ${own};`);
         writer.line("sums[i] = value;");
       });
       this.fixedLoop("step", Math.log2(lanes), () => {

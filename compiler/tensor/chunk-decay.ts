@@ -24,6 +24,7 @@
  */
 import type { Span } from "../support/span.ts";
 import type { TensorBuilder } from "./build.ts";
+import { bounded } from "./log-decay.ts";
 import { type DecayAxis, type Dtype, type SumDirection, type ValueId, chunkDim } from "./ir.ts";
 
 export class ChunkDecay {
@@ -89,7 +90,7 @@ export class ChunkDecay {
     const perToken = build.shapeOf(log).length > 0;
     this.each = perToken
       ? build.add({ kind: "rows", arg: log }, { name: build.opOf(log)?.name ?? null })
-      : log;
+      : bounded(build, log);
   }
 
   /** Is it one number for all tokens? Then sums of it are products with a count. */

@@ -3,14 +3,36 @@
  *
  * A decay written as exp(...), sigmoid(...), a product, a quotient, a power or a positive constant
  * gives an exact logarithm. Any other expression must be known to be positive or zero (from declared
- * ranges); then its logarithm is taken, floored at the smallest normal float32 so that a decay of
- * exactly 0 forgets everything and stays finite.
+ * ranges); then its logarithm is taken, and a decay below the smallest normal float32 forgets everything.
  */
 import type { TensorBuilder } from "./build.ts";
 import type { ValueId } from "./ir.ts";
 
-/** log(2^-126): below it exp gives a float32 zero for every practical purpose. */
+/** A log decay that forgets everything: exp of it is exactly 0, in float64 too, and sums of a chunk's stay finite. */
+export const forgetting = -1024;
+
 const smallestNormal = 2 ** -126;
+
+/** A constant log decay where it is no deeper than `forgetting`. Not a maximum: that might lose a NaN. */
+export function bounded(build: TensorBuilder, log: ValueId): ValueId {
+  if (rangeOf(build, log).low >= forgetting) return log;
+  const op = build.opOf(log);
+  const origin = op ? { name: op.name ?? "log_decay", span: op.span } : {};
+  const floor = build.const(forgetting);
+  const isDeeper = build.map("lt", [log, floor], { ...origin, name: null });
+  return build.map("select", [isDeeper, floor, log], origin);
+}
+
+/** A log decay with its logarithms of what may be 0 taken as `logOf` does: with finite gradients. */
+export function withoutPoles(build: TensorBuilder, log: ValueId): ValueId {
+  const op = build.opOf(log);
+  if (op?.kind !== "map") return log;
+  if (op.fn === "log") return logOf(build, op.args[0]!) ?? log;
+  if (!["add", "sub", "mul", "select"].includes(op.fn)) return log;
+  const args = op.args.map((arg) => withoutPoles(build, arg));
+  const isSame = args.every((arg, i) => arg === op.args[i]);
+  return isSame ? log : build.map(op.fn, args, { name: op.name, span: op.span });
+}
 
 /** The value of log(`decay`), or null when `decay` cannot be shown to be >= 0. */
 export function logOf(build: TensorBuilder, decay: ValueId): ValueId | null {
@@ -27,7 +49,7 @@ export function logOf(build: TensorBuilder, decay: ValueId): ValueId | null {
     const [a, b] = op.args as [ValueId, ValueId];
     switch (op.fn) {
       case "exp":
-        return a;
+        return withoutPoles(build, a);
       case "sigmoid": {
         // log sigmoid(x) = -softplus(-x), exact also where sigmoid underflows.
         const negated = build.map("neg", [a], origin);
@@ -60,11 +82,11 @@ export function logOf(build: TensorBuilder, decay: ValueId): ValueId | null {
   }
   const range = rangeOf(build, decay);
   if (!(range.low >= 0)) return null;
-  const floored =
-    range.low >= smallestNormal
-      ? decay
-      : build.map("max", [decay, build.const(smallestNormal)], origin);
-  return build.map("log", [floored], origin);
+  if (range.low >= smallestNormal) return build.map("log", [decay], origin);
+  const least = build.const(smallestNormal);
+  const log = build.map("log", [build.map("max", [decay, least], origin)], origin);
+  const isKeeping = build.map("ge", [decay, least], origin);
+  return build.map("select", [isKeeping, log, build.const(forgetting)], origin);
 }
 
 interface Interval {
@@ -100,6 +122,8 @@ export function rangeOf(build: TensorBuilder, value: ValueId): Interval {
   switch (op.fn) {
     case "exp":
       return monotone(Math.exp);
+    case "log":
+      return a.low > 0 ? monotone(Math.log) : anything;
     case "sigmoid":
       return monotone((x) => 1 / (1 + Math.exp(-x)));
     case "softplus":

@@ -17,7 +17,7 @@ import type {
   View,
   Window,
 } from "./ir.ts";
-import { columnAxis } from "./ir.ts";
+import { type SumPart, columnAxis, sumParts } from "./ir.ts";
 
 /** Run-time integers: B, T, H, T_total, token_offset, packed, and H_<name> where it is not H. */
 export type TileSizes = Readonly<Record<string, number>>;
@@ -329,7 +329,7 @@ class Point {
         let sum = 0;
         for (let step = 0; step < block; step++) {
           const at = (first + (reverse ? block - 1 - step : step)) * cols + col;
-          const own = from[at]!;
+          const own = stmt.part ? partOf(stmt.part, from[at]!) : from[at]!;
           to[at] = exclusive ? sum : sum + own;
           sum += own;
         }
@@ -409,4 +409,11 @@ class Point {
 
 function folding(fn: "sum" | "max"): { start: number; of: (a: number, b: number) => number } {
   return fn === "sum" ? { start: 0, of: (a, b) => a + b } : { start: -Infinity, of: Math.max };
+}
+
+function partOf(part: SumPart, value: number): number {
+  const { quantum, deepest } = sumParts;
+  const each = value < deepest ? deepest : value;
+  const coarse = Math.floor(each / quantum + 0.5) * quantum;
+  return part === "coarse" ? coarse : each - coarse;
 }

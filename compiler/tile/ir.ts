@@ -262,13 +262,25 @@ export interface Join extends StmtBase {
   readonly src: StorageId;
 }
 /**
+ * Sums of log decays in two parts, so that their differences keep their digits where strong decays stand beside weak
+ * ones: "coarse" are the elements rounded to multiples of `quantum`, which float32 adds and subtracts exactly, "fine"
+ * is what rounding left. What lies below `deepest` counts as that: exp of it is exactly 0, in float64 too.
+ */
+export type SumPart = "coarse" | "fine";
+export const sumParts = {
+  /** Sums of a chunk's multiples of it, 128 elements at most, have no more than float32's 24 bits. */
+  quantum: 2 ** -7,
+  deepest: -1024,
+} as const;
+/**
  * Prefix sum of a vector, or down the rows of a tile; `reverse`: suffix sum; `exclusive`: without the own
  * element. With `block` sums start anew at every multiple of it, and with `earlier` blocks 0, 2, 4, ... are summed
  * up that way. On GPU targets dst and src are shared (stage-operands), or the target sums in registers, where src may be a
- * shared tile in bf16.
+ * shared tile in bf16. `part` (of a whole vector): of a part of each element.
  */
 export interface CumSumStmt extends StmtBase, SumDirection {
   readonly kind: "cumsum";
+  readonly part?: SumPart;
   readonly block: number | null;
   readonly earlier?: SumDirection;
   readonly dst: StorageId;

@@ -10,18 +10,20 @@ import { CompilerBug, assertNever } from "../support/never.ts";
 import type {
   BlockMask,
   Causal,
+  CumSum,
   Dim,
   MapFn,
   MapOp,
   MatMul,
   Op,
   RegionParam,
+  SumDirection,
   TensorType,
   ValueId,
 } from "../tensor/ir.ts";
 import { evaluateFn } from "../tensor/functions.ts";
 import { chunkDim, operands, tokenDim } from "../tensor/ir.ts";
-import type { Axis, Expr, Index, Stmt, Storage, StorageId, View } from "./ir.ts";
+import type { Axis, Expr, Index, Stmt, Storage, StorageId, SumPart, View } from "./ir.ts";
 import { type Padding, paddingOf } from "./padding.ts";
 import { inTurns } from "./term-order.ts";
 
@@ -78,6 +80,8 @@ export class KernelLowering {
   private readonly cells = new Map<ValueId, Cell>();
   /** Copies with their padding filled, by value, axes and filling. */
   private readonly masked = new Map<string, Cell>();
+  /** The parts of log decays' sums, by the log decay, the part and the direction. */
+  private readonly partialSums = new Map<string, Storage>();
   private readonly uses = new Map<ValueId, number>();
   private readonly isVarying = new Map<ValueId, boolean>();
   /** Of values the place of the last product that they come of. */
@@ -259,6 +263,11 @@ export class KernelLowering {
         return kept.map((padding) => (padding === "data" ? "finite" : padding));
       }
       case "cumsum": {
+        const joined = this.joinedSums(op, phase);
+        if (joined !== null) {
+          this.emit(phase, note, { kind: "map", dst, expr: joined });
+          return ["sums"];
+        }
         const src = this.cleaned(op.arg, [0], phase, 0);
         const { reverse, exclusive, block, earlier } = op;
         const how = { reverse, exclusive, block, ...(earlier && { earlier }) };
@@ -685,30 +694,47 @@ export class KernelLowering {
       const { storage } = this.materialize(log, phase);
       return call("mul", [this.readStorage(storage, "same"), steps]);
     }
-    const sum = this.cumsumOf(op, phase).storage;
-    const between = call("sub", [this.readStorage(sum, "row"), this.readStorage(sum, "col")]);
-    if (!strict) return between;
-    const own = this.materialize(log, phase).storage;
-    return call("sub", [between, this.readStorage(own, "row")]);
+    const between = (part: SumPart) => {
+      const sum = (exclusive: boolean, at: Axis) => {
+        return this.readStorage(this.partialSum(log, part, { reverse, exclusive }, phase), at);
+      };
+      return call("sub", [sum(strict, "row"), sum(false, "col")]);
+    };
+    return call("add", [between("coarse"), between("fine")]);
   }
 
-  /** The prefix sum that a mask's decays are taken from, shared with the program's own if it has one. */
-  private cumsumOf({ logDecay, reverse }: Causal, phase: Phase): Cell {
-    const log = logDecay!;
-    for (const op of this.source.ops.values()) {
-      const isPrefix = op.kind === "cumsum" && op.reverse === reverse && !op.exclusive;
-      if (isPrefix && op.arg === log && op.block === null) return this.materialize(op.id, phase);
-    }
-    const key = `${log}:sum:${reverse}`;
-    const known = this.masked.get(key);
+  /**
+   * Sums of a log decay that a mask's decays are differences of, in two parts (`SumPart`): the difference of whole
+   * sums would keep no digits of a weak gate behind a strong one.
+   */
+  private partialSum(
+    log: ValueId,
+    part: SumPart,
+    { reverse, exclusive }: SumDirection,
+    phase: Phase,
+  ): Storage {
+    const key = `${log} ${part} ${reverse} ${exclusive}`;
+    const known = this.partialSums.get(key);
     if (known) return known;
     const src = this.cleaned(log, [0], phase, 0).storage.id;
-    const storage = this.newStorage("log_decay_sum", this.typeOf(log), log);
-    const how = { reverse, exclusive: false, block: null };
+    const name = `log_decay_${part}${exclusive ? "_before" : ""}`;
+    const storage = this.newStorage(name, this.typeOf(log), log);
+    const how = { reverse, exclusive, block: null, part };
     this.emit(phase, this.noteOf(log), { kind: "cumsum", dst: storage.id, src, ...how });
-    const cell: Cell = { storage, padding: ["finite"] };
-    this.masked.set(key, cell);
-    return cell;
+    this.partialSums.set(key, storage);
+    return storage;
+  }
+
+  /** The sums of a log decay whose parts a mask needs too, from these. */
+  private joinedSums(op: CumSum, phase: Phase): Expr | null {
+    const isMasked = [...this.source.ops.values()].some(
+      (mask) => mask.kind === "causal" && mask.logDecay === op.arg && mask.reverse === op.reverse,
+    );
+    if (!isMasked || op.block !== null) return null;
+    const parts = (["coarse", "fine"] as const).map((part) =>
+      this.readStorage(this.partialSum(op.arg, part, op, phase), "same"),
+    );
+    return call("add", parts);
   }
 
   // --- padding ------------------------------------------------------------------------------

@@ -231,6 +231,7 @@ class TileParser {
         const dst = this.named();
         reader.expect("=");
         const src = this.named();
+        const part = (["coarse", "fine"] as const).find((word) => reader.accept(word));
         const reverse = reader.accept("reverse");
         const exclusive = reader.accept("exclusive");
         const block = reader.accept("block") ? reader.number() : null;
@@ -241,7 +242,7 @@ class TileParser {
             }
           : null;
         const sum = { kind, dst, src, reverse, exclusive, block, note } as const;
-        return earlier ? { ...sum, earlier } : sum;
+        return { ...sum, ...(part && { part }), ...(earlier && { earlier }) };
       }
       case "solve": {
         const dst = this.named();

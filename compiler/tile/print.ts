@@ -126,6 +126,7 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
     case "cumsum":
       return [
         `cumsum ${nameOf(stmt.dst)} = ${nameOf(stmt.src)}`,
+        ...(stmt.part ? [stmt.part] : []),
         ...(stmt.reverse ? ["reverse"] : []),
         ...(stmt.exclusive ? ["exclusive"] : []),
         ...(stmt.block === null ? [] : [`block ${stmt.block}`]),

@@ -281,6 +281,9 @@ class Checker {
           if (stmt.earlier && (stmt.block === null || src.length !== 2)) {
             throw new Problem("only blocks of a tile's rows are earlier");
           }
+          if (stmt.part && (stmt.block !== null || src.length !== 1)) {
+            throw new Problem("only sums of whole vectors have parts");
+          }
           return;
         }
         this.checkApart(stmt.dst, [stmt.src]);

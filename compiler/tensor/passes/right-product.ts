@@ -28,6 +28,7 @@ import {
   type ValueId,
   tokenDim,
 } from "../ir.ts";
+import { withoutPoles } from "../log-decay.ts";
 import { Rewriter, originOf } from "../rewrite.ts";
 import { type ScoreTerm, factorScores, isSquare } from "../scores.ts";
 import { simplify } from "./simplify.ts";
@@ -138,7 +139,12 @@ class RightProduct {
     if (term.negative) q = build.map("neg", [q], origin);
     const decays = term.causal ?? [];
     const logDecay =
-      decays.length === 0 ? null : decays.reduce((a, b) => build.map("add", [a, b], origin));
+      decays.length === 0
+        ? null
+        : withoutPoles(
+            build,
+            decays.reduce((a, b) => build.map("add", [a, b], origin)),
+          );
     const state = this.nameState("S");
     const causal = term.causal !== null;
     const kind = !causal
