@@ -4,17 +4,75 @@ import { elementsOf, newData, toBits } from "./dtype.ts";
 import type { TensorSpec } from "./plan.ts";
 
 /**
- * Normal numbers, or inside the tensor's declared range: uniform between two bounds, folded off a
- * single one. The same (seed, name, shape) gives the same numbers whatever else is drawn.
+ * How inputs are drawn. `declared`: normal, or inside the declared range. The others differ from it for gates, which
+ * are inputs with a range up to 0 (logs of decays) or from 0 to 1: `weak` close to the end that keeps a state, `zero`
+ * at it, `mixed` of all strengths side by side, from the one end to the other; and `constant` has the same row for
+ * all tokens.
  */
-export function randomTensor(spec: TensorSpec, shape: readonly number[], seed: number): HostTensor {
-  const next = uniformStream(hash(`${seed}/${spec.name}`));
-  const normal = normalStream(next);
-  const draw = drawer(spec.range, next, normal);
+export const draws = ["declared", "weak", "zero", "mixed", "constant"] as const;
+export type Draw = (typeof draws)[number];
+
+/**
+ * Normal numbers, or inside the tensor's declared range: uniform between two bounds, folded off a
+ * single one. The same (seed, name, shape, draw) gives the same numbers whatever else is drawn.
+ */
+export function randomTensor(
+  spec: TensorSpec,
+  shape: readonly number[],
+  seed: number,
+  draw: Draw = "declared",
+): HostTensor {
+  const next = streamOf(`${seed}/${spec.name}`);
+  const own = drawer(spec.range, next, normalStream(next));
+  const number = isGate(spec.range) ? (gateDrawers[draw]?.(spec.range, next, own) ?? own) : own;
   const { dtype } = spec;
   const data = newData(dtype, elementsOf(shape));
-  for (let i = 0; i < data.length; i++) data[i] = dtype === "f32" ? draw() : toBits(dtype, draw());
+  for (let i = 0; i < data.length; i++) {
+    data[i] = dtype === "f32" ? number() : toBits(dtype, number());
+  }
+  if (draw === "constant" && spec.per === "token") repeatRows(data, shape);
   return { dtype, shape, data };
+}
+
+type Range = NonNullable<TensorSpec["range"]>;
+
+function isGate(range: TensorSpec["range"]): range is Range {
+  return range !== null && (range.high === 0 || (range.low === 0 && range.high === 1));
+}
+
+/** The nearest number to `x` that lies inside the range, in any dtype. */
+function inside({ low, high, lowOpen, highOpen }: Range, x: number): number {
+  const [least, most] = [lowOpen ? low + 2 ** -8 : low, highOpen ? high - 2 ** -8 : high];
+  return Math.max(least, Math.min(most, x));
+}
+
+type GateDrawer = (range: Range, next: () => number, declared: () => number) => () => number;
+
+const gateDrawers: Partial<Record<Draw, GateDrawer>> = {
+  weak: (range, next) => () => inside(range, range.high - next() / 100),
+  zero: (range) => () => inside(range, range.high),
+  mixed: (range, next, declared) => {
+    const width = (times: number) => inside(range, range.high - times * next());
+    const strengths = [
+      () => inside(range, range.high),
+      () => width(1 / 100),
+      declared,
+      () => width(1e2),
+      () => width(1e4),
+      () => width(1e6),
+      // The other end: a state is forgotten there, exactly where the range has it.
+      () => inside(range, range.lowOpen && range.low === -Infinity ? -1e6 : range.low),
+    ];
+    return () => strengths[Math.floor(strengths.length * next())]!();
+  },
+};
+
+/** Each row of tokens, [B, T, ...], becomes a copy of the first. */
+function repeatRows(data: HostTensor["data"], [, T, ...rest]: readonly number[]): void {
+  const width = elementsOf(rest);
+  for (let at = width; at < data.length; at += width) {
+    if ((at / width) % T! !== 0) data.copyWithin(at, at - width, at);
+  }
 }
 
 function drawer(
@@ -31,6 +89,11 @@ function drawer(
   if (Number.isFinite(high)) return () => high - Math.abs(normal());
   if (Number.isFinite(low)) return () => low + Math.abs(normal());
   return normal;
+}
+
+/** Numbers inside (0, 1), the same for the same text. */
+export function streamOf(text: string): () => number {
+  return uniformStream(hash(text));
 }
 
 /** FNV-1a. */

@@ -25,6 +25,8 @@ export interface Comparison {
   readonly tolerance: Readonly<Record<string, number>>;
   /** Of outputs beyond it: an RMS error that rounding alone leaves, the worst of those looked at. */
   readonly rounding: Readonly<Record<string, number>>;
+  /** Outputs beyond both. */
+  readonly wrong: readonly string[];
 }
 
 export interface CompareOptions {
@@ -131,8 +133,8 @@ export async function compareWithReference(options: CompareOptions): Promise<Com
   };
   const errors = new Map(beyond.map((name) => [name, errorOf(name)]));
   const rounding = beyond.length === 0 ? {} : await roundingOf(options, numbers, errors);
-  const ok = beyond.every((name) => errors.get(name)! <= rounding[name]!);
-  return { ok, reference, outputs, tolerance, rounding };
+  const wrong = beyond.filter((name) => !(errors.get(name)! <= rounding[name]!));
+  return { ok: wrong.length === 0, reference, outputs, tolerance, rounding, wrong };
 }
 
 /**

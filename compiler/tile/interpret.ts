@@ -22,10 +22,16 @@ import { type SumPart, columnAxis, sumParts } from "./ir.ts";
 /** Run-time integers: B, T, H, T_total, token_offset, packed, and H_<name> where it is not H. */
 export type TileSizes = Readonly<Record<string, number>>;
 
-/** Runs all kernels in order; `buffers` hold whole tensors by name and are written in place. */
-export function interpretTile(
+/** In float64 numbers mean what they say; in float32 every number that is stored is rounded. */
+export type Numbers = Float64Array | Float32Array;
+
+/**
+ * Runs all kernels in order; `buffers` hold whole tensors by name and are written in place. Storages hold numbers as
+ * the buffers do.
+ */
+export function interpretTile<Own extends Numbers>(
   program: TileProgram,
-  buffers: ReadonlyMap<string, Float64Array>,
+  buffers: ReadonlyMap<string, Own>,
   sizes: TileSizes,
 ): void {
   for (const kernel of program.kernels) {
@@ -37,7 +43,7 @@ export function interpretTile(
 
 function runAxes(
   kernel: Kernel,
-  buffers: ReadonlyMap<string, Float64Array>,
+  buffers: ReadonlyMap<string, Numbers>,
   sizes: TileSizes,
   point: number,
   depth: number,
@@ -58,26 +64,26 @@ function runAxes(
 
 /** One grid point: its storages and variables. */
 class Point {
-  private readonly data: Float64Array[];
+  private readonly data: Numbers[];
   private readonly kernel: Kernel;
-  private readonly buffers: ReadonlyMap<string, Float64Array>;
+  private readonly buffers: ReadonlyMap<string, Numbers>;
   private readonly sizes: TileSizes;
   /** Where packed sequences begin; null: each row of the batch is one. */
-  private readonly cuts: Float64Array | null;
+  private readonly cuts: Numbers | null;
   private readonly firstToken: number;
   private readonly tokens: number;
   private readonly batch: number;
   private readonly head: number;
   private readonly variables: Map<string, number>;
   /** What storages of several places hold in those they have later, the next one first. */
-  private readonly later: readonly Float64Array[][];
+  private readonly later: readonly Numbers[][];
   /** Is this the first turn of the innermost loop, and how many are behind it? */
   private isFirstTurn = true;
   private turnsLeft = 0;
 
   constructor(
     kernel: Kernel,
-    buffers: ReadonlyMap<string, Float64Array>,
+    buffers: ReadonlyMap<string, Numbers>,
     sizes: TileSizes,
     point: number,
     variables: Map<string, number>,
@@ -91,8 +97,10 @@ class Point {
     this.tokens = this.cuts === null ? sizes["T"]! : this.cuts[this.batch + 1]! - this.firstToken;
     this.head = point % sizes["H"]!;
     this.variables = variables;
+    const [first] = buffers.values();
+    const make = first instanceof Float32Array ? Float32Array : Float64Array;
     const place = ({ shape }: Storage) =>
-      new Float64Array(shape.reduce((product, n) => product * n, 1)).fill(NaN);
+      new make(shape.reduce((product, n) => product * n, 1)).fill(NaN);
     this.data = kernel.storages.map(place);
     this.later = kernel.storages.map((storage) =>
       Array.from({ length: (storage.places ?? 1) - 1 }, () => place(storage)),

@@ -13,11 +13,10 @@ import { type CompileOptions, type Compiled, compile } from "../../compiler/inde
 import { type ScheduleName, planOf } from "../../compiler/schedule/index.ts";
 import type { Source } from "../../compiler/support/span.ts";
 import type { Device, HostTensor, LaunchSizes } from "../../runtime/device.ts";
-import { shapeOf } from "../../runtime/device.ts";
-import { randomTensor } from "../../runtime/random.ts";
-import { type Mesh, cotangentsOf, formsOf } from "../../runtime/plan.ts";
+import { type Mesh, formsOf } from "../../runtime/plan.ts";
 import { type RanksResult, runRanks } from "../../runtime/run.ts";
 import { inProcessTransports } from "../../runtime/transports/in-process.ts";
+import { randomInputs } from "./inputs.ts";
 
 const folder = join(import.meta.dirname, "../../dsl-examples");
 
@@ -61,24 +60,6 @@ export function compileExample(name: string, options: Partial<CompileOptions> = 
 
 export function sizesOf(sizes: Partial<LaunchSizes> & { T: number }): LaunchSizes {
   return { B: 1, H: 2, T_total: sizes.T, token_offset: 0, heads: {}, ...sizes };
-}
-
-export function randomInputs(
-  { manifest }: Compiled,
-  sizes: LaunchSizes,
-  options: { seed?: number; initial?: boolean } = {},
-): Map<string, HostTensor> {
-  const { seed = 1, initial = false } = options;
-  const states = manifest.states.map((state) => ({
-    name: `initial_${state.name}`,
-    per: "state" as const,
-    dtype: "f32" as const,
-    dims: state.dims,
-    dimNames: state.dims.map(String),
-    range: null,
-  }));
-  const specs = [...manifest.inputs, ...(initial ? states : []), ...cotangentsOf(manifest)];
-  return new Map(specs.map((spec) => [spec.name, randomTensor(spec, shapeOf(spec, sizes), seed)]));
 }
 
 /** What `runRing` launches, by any number of devices beyond one. */
@@ -137,4 +118,4 @@ export async function compare(
   return compareWithReference({ ...options, result, reference: await reference });
 }
 
-export { artifactOf, referencePrograms };
+export { artifactOf, randomInputs, referencePrograms };

@@ -1,0 +1,39 @@
+/** 300 random rules, seeded, each run two ways against float64; `npm run fuzz` runs as many as there is time for. */
+import { expect, test } from "vitest";
+import { findDevice } from "../support/devices.ts";
+import { type CellDevice, drawCell, runCell } from "./cell.ts";
+import { Dice } from "./dice.ts";
+import { drawRule } from "./grammar.ts";
+
+const [first, count, cellsEach] = [20261130, 300, 2];
+/** More refusals than this share would mean that the generator tests too little. */
+const mostRefused = 1 / 3;
+/** Native code takes seconds to compile: so many of all runs. */
+const nativeShare = 1 / 60;
+
+const interpreted: readonly CellDevice[] = ["tile-cpu", "tile-wgsl", "tile-cuda"];
+const { available } = findDevice("cpu");
+
+// In parts, so that workers share them.
+const parts = 4;
+test.concurrent.each(Array.from({ length: parts }, (_, i) => i))(
+  "part %i: no wrong number, and few refusals",
+  async (part) => {
+    let refused = 0;
+    const failed: string[] = [];
+    for (let seed = first + part; seed < first + count; seed += parts) {
+      const dice = new Dice(`cells ${seed}`);
+      const rule = drawRule(seed);
+      for (let i = 0; i < cellsEach; i++) {
+        const isNative = available && dice.chance(nativeShare);
+        const cell = drawCell(dice, isNative ? ["cpu"] : interpreted);
+        const outcome = await runCell(rule, cell);
+        if (outcome.kind === "refused") refused++;
+        else if (outcome.kind !== "ok") failed.push(`${seed}, ${i}: ${outcome.what}`);
+      }
+    }
+    expect(refused).toBeLessThan((mostRefused * count * cellsEach) / parts);
+    // One by one: npm run fuzz -- --seed SEED --count 1
+    expect(failed).toEqual([]);
+  },
+);
