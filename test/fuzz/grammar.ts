@@ -70,18 +70,22 @@ const rowFunctions = [
   "softmax(X)",
   "X / sqrt(D)",
 ];
-const endings = ["O", "O", "O / sqrt(V)", "rmsnorm(O)", "O / (1 + rowmax(abs(O)))", "tanh(O) + O"];
+/** Of one or two numbers a norm leaves a sign, and of its gradient only rounding. */
+const norms = /norm|softmax/;
+const fewest = 3;
+const endings = ["O", "O", "O / sqrt(V)", "l2norm(O, 1)", "O / (1 + rowmax(abs(O)))", "tanh(O) + O"];
 
 /** Draws a rule. */
 export function drawRule(seed: string | number): Rule {
   const dice = new Dice(`rule ${seed}`);
   const size = () => (dice.chance(0.2) ? dice.pick([1, 2, 16]) : 3 + dice.below(18));
   const dims = { K: size(), V: size() };
-  return { text: new RuleWriter(dice).write(), dims };
+  return { text: new RuleWriter(dice, dims).write(), dims };
 }
 
 class RuleWriter {
   private readonly dice: Dice;
+  private readonly dims: Rule["dims"];
   private readonly used = new Set<Parameter>();
   private readonly lines: string[] = [];
   /** Rows [T, dim] and numbers [T] that states gave, by name. */
@@ -90,8 +94,9 @@ class RuleWriter {
   /** How many states there are. */
   private count = 0;
 
-  constructor(dice: Dice) {
+  constructor(dice: Dice, dims: Rule["dims"]) {
     this.dice = dice;
+    this.dims = dims;
   }
 
   write(): string {
@@ -104,6 +109,12 @@ class RuleWriter {
       .join("");
     const body = [...this.lines, result].map((line) => `  ${line}\n`).join("");
     return `attention rule(\n${signature}) -> [T, V] {\n${body}}\n`;
+  }
+
+  /** One of these templates that suits rows of a dim. */
+  private template(list: readonly string[], dim: Dim): string {
+    const isFew = this.dims[dim] < fewest;
+    return this.dice.pick(isFew ? list.filter((one) => !norms.test(one)) : list);
   }
 
   private param(name: Parameter): string {
@@ -139,7 +150,7 @@ class RuleWriter {
     const name = `h${this.count}`;
     const text = dice.chance(0.4) ? this.product(key, value) : this.recurrence(key, value);
     this.lines.push(`${name} = ${text}`);
-    const ending = dice.pick(endings);
+    const ending = this.template(endings, value);
     if (ending !== "O") {
       this.lines.push(`o${this.count} = ${ending.replaceAll("O", name)}`);
       this.reads[value].push(`o${this.count}`);
@@ -154,13 +165,14 @@ class RuleWriter {
     const reads = this.reads[dim];
     if (reads.length > 0 && dice.chance(0.5)) {
       const read = dice.pick(reads);
-      return dice.chance(0.5) ? dice.pick([`l2norm(${read})`, `tanh(${read})`]) : read;
+      const bounded = this.template(["l2norm(X, 1)", "tanh(X)"], dim).replaceAll("X", read);
+      return dice.chance(0.5) ? bounded : read;
     }
     if (dice.chance(0.15)) return this.tokenless(dim, isToken);
     const plain = this.param(dice.pick(rowParameters[dim]));
     if (dice.chance(0.4)) return plain;
     if (dice.chance(0.2)) return `${plain} * ${this.param(dice.pick(vectors[dim]))}`;
-    return `(${dice.pick(rowFunctions).replaceAll("X", plain).replaceAll("D", dim)})`;
+    return `(${this.template(rowFunctions, dim).replaceAll("X", plain).replaceAll("D", dim)})`;
   }
 
   /** What is the same for all tokens. */
@@ -321,7 +333,10 @@ class RuleWriter {
     const strength = () =>
       dice.pick([() => this.param("beta"), () => "0.5", () => `sigmoid(${this.number()})`])();
     const correction = () => {
-      const k = `l2norm(${this.row(key, false)})`;
+      const k = this.template(["l2norm(X)", "(0.6 * tanh(X))"], key).replace(
+        "X",
+        this.row(key, false),
+      );
       const forms = [
         () => `${S} = ${S} + ${strength()} * outer(${k}, ${this.row(value, false)} - ${k} @ ${S})`,
         () =>
