@@ -36,7 +36,8 @@ export function randomTensor(
 
 type Range = NonNullable<TensorSpec["range"]>;
 
-function isGate(range: TensorSpec["range"]): range is Range {
+/** Is it the log of a decay, or a factor from 0 to 1? */
+export function isGate(range: TensorSpec["range"]): range is Range {
   return range !== null && (range.high === 0 || (range.low === 0 && range.high === 1));
 }
 

@@ -5,7 +5,7 @@ import { type HostTensor, type LaunchSizes, shapeOf } from "../../runtime/device
 import { bytesOf, fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import { npyHeadBytes, npyLayout, readNpy, writeNpy } from "../../runtime/npy.ts";
 import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
-import { randomTensor } from "../../runtime/random.ts";
+import { type Draw, randomTensor } from "../../runtime/random.ts";
 import { cotangentsOf } from "../../runtime/plan.ts";
 import {
   readSafetensors,
@@ -23,14 +23,24 @@ import { type InputFile, withInputFile } from "./reading.ts";
 export interface Data {
   /** Sizes that the input files tell, for dims nobody gave. */
   readonly dims: Readonly<Record<string, number>>;
+  /** Is there any input from a file? */
+  readonly hasFiles: boolean;
   /** All inputs, those without a file drawn from the seed, and the run-time sizes. */
   readonly complete: (
     compiled: Compiled,
-    T?: number,
+    options?: CompleteOptions,
   ) => {
     readonly inputs: ReadonlyMap<string, HostTensor>;
     readonly sizes: LaunchSizes;
   };
+}
+
+export interface CompleteOptions {
+  /** Tokens, whatever was asked for. */
+  readonly T?: number;
+  /** Tokens at most, but of packed sequences. */
+  readonly longest?: number;
+  readonly draw?: Draw;
 }
 
 /** Reads `--input q=q.npy` and `--input all.safetensors`. */
@@ -49,8 +59,8 @@ export async function gatherInputs(args: Arguments, source: Source): Promise<Dat
   const known = { ...sizesFromFiles(args, source, files), ...given };
   return {
     dims: known,
-    complete: ({ manifest }, T) =>
-      completeInputs(args, manifest, files, T === undefined ? known : { ...known, T }),
+    hasFiles: files.size > 0,
+    complete: ({ manifest }, options = {}) => completeInputs(args, manifest, files, known, options),
   };
 }
 
@@ -132,9 +142,10 @@ function completeInputs(
   manifest: Manifest,
   files: ReadonlyMap<string, HostTensor>,
   known: Readonly<Record<string, number>>,
+  { T: wanted, longest = Infinity, draw = "declared" }: CompleteOptions,
 ) {
   const cuSeqlens = cutsOf(args, known);
-  const T = cuSeqlens?.at(-1) ?? known["T"] ?? 256;
+  const T = cuSeqlens?.at(-1) ?? wanted ?? Math.min(known["T"] ?? 256, longest);
   const H = known["H"] ?? 1;
   const heads = Object.fromEntries(
     Object.entries(known).flatMap(([name, size]) =>
@@ -181,7 +192,7 @@ function completeInputs(
     const file = files.get(spec.name);
     if (file) inputs.set(spec.name, fitted(spec, file, shape));
     else if (!spec.name.startsWith("initial_")) {
-      inputs.set(spec.name, randomTensor(spec, shape, args.integer("seed", 0)));
+      inputs.set(spec.name, randomTensor(spec, shape, args.integer("seed", 0), draw));
     }
   }
   return { inputs, sizes };

@@ -533,7 +533,7 @@ describe("the rest", () => {
       "K=4,V=4",
     );
     expect(status).toBe(0);
-    expect(stdout).toContain("ok (54 runs)");
+    expect(stdout).toContain("ok (106 runs)");
   });
 });
 

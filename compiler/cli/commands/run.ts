@@ -5,7 +5,7 @@ import { runRanksInWorkers } from "../../../runtime/transports/worker.ts";
 import { slowTransport } from "../../../runtime/transports/slow.ts";
 import { inProcessTransports } from "../../../runtime/transports/in-process.ts";
 import { decode } from "../../../runtime/decode.ts";
-import type { Device } from "../../../runtime/device.ts";
+import type { Device, HostTensor, LaunchSizes } from "../../../runtime/device.ts";
 import { orderProblem } from "../../../runtime/ordered.ts";
 import { formsOf } from "../../../runtime/plan.ts";
 import { ownOf } from "../../../runtime/records.ts";
@@ -22,6 +22,7 @@ import { launchHere, localRankHere, lostSignal, startRanks } from "../launch.ts"
 import { compileFile, readSource, say, writeWhole } from "../files.ts";
 import { type Data, checkRanges, gatherInputs, writeOutputs } from "../data.ts";
 import { patiently } from "../patience.ts";
+import { type DrawnRun, verifyDraws } from "../draws.ts";
 import { type Comparison, compareWithReference } from "../reference.ts";
 
 export async function run(argv: readonly string[]): Promise<number> {
@@ -133,8 +134,9 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   const warmup = args.integer("warmup", 0, 0);
   const forms = steps > 0 ? ["forward", "step"] : formsOf(plan.ranks);
+  const isHere = transport === "in-process" || transport === "nccl-in-process";
   const devices: Device[] = [];
-  if (transport === "in-process" || transport === "nccl-in-process") {
+  if (isHere) {
     const opened = new Map<string, Device>();
     for (const [rank, name] of names.entries()) {
       const of = isNccl ? { ordinal: rank } : {};
@@ -149,22 +151,30 @@ export async function run(argv: readonly string[]): Promise<number> {
       devices.push(opened.get(key)!);
     }
   }
+  /** In this process. */
+  const execute = async (
+    own: ReadonlyMap<string, HostTensor>,
+    ownSizes: LaunchSizes,
+    turns: number,
+  ): Promise<RanksResult> => {
+    const of = { plan, manifest, devices, inputs: own, sizes: ownSizes, warmup: turns };
+    if (steps > 0) {
+      const tensors = await decode({ ...of, device: devices[0]!, steps, deterministic });
+      return { tensors, bytesSent: [0], messagesSent: [0], times: [] };
+    }
+    if (transport === "nccl-in-process") return runOnGpus(of, timeoutMs);
+    const link = args.link();
+    const transports = inProcessTransports(ranks, { timeoutMs }).map((one) =>
+      link ? slowTransport(one, link) : one,
+    );
+    return runRanks({ ...of, transports });
+  };
   const begun = performance.now();
   let result: RanksResult | null;
   try {
-    if (steps > 0) {
-      const tensors = await decode({
-        manifest,
-        device: devices[0]!,
-        inputs,
-        sizes,
-        steps,
-        deterministic,
-      });
-      result = { tensors, bytesSent: [0], messagesSent: [0], times: [] };
-    } else if (transport === "nccl-in-process") {
-      result = await runOnGpus({ plan, manifest, devices, inputs, sizes, warmup }, timeoutMs);
-    } else if (transport !== "in-process") {
+    if (isHere) {
+      result = await patiently("running", say, () => execute(inputs, sizes, warmup));
+    } else {
       // Each rank has a device of its own, so the cores are shared out between them.
       const share = threads ?? Math.max(1, Math.floor(availableParallelism() / ranks));
       const options = { threads: share, poison, segment };
@@ -205,13 +215,6 @@ export async function run(argv: readonly string[]): Promise<number> {
             nccl: isNccl,
           })
         : await runRanksInWorkers(job);
-    } else {
-      const link = args.link();
-      const transports = inProcessTransports(ranks, { timeoutMs }).map((one) =>
-        link ? slowTransport(one, link) : one,
-      );
-      const job = { plan, manifest, devices, transports, inputs, sizes, warmup };
-      result = await patiently("running", say, () => runRanks(job));
     }
   } catch (error) {
     const { message } = error as Error;
@@ -224,7 +227,6 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   if (result === null) return 0;
   const wallMs = performance.now() - begun;
-  await Promise.all([...new Set(devices)].map((device) => device.close()));
   const stepsMs = Math.max(0, ...result.times.map(({ endMs }) => endMs));
   const total = result.bytesSent.reduce((a, b) => a + b, 0);
   say(
@@ -241,9 +243,18 @@ export async function run(argv: readonly string[]): Promise<number> {
     say(`drew ${timeline}`);
   }
   let comparison: Comparison | null = null;
+  let drawn: Awaited<ReturnType<typeof verifyDraws>> = {};
   if (args.flag("verify")) {
     comparison = await compareWithReference({ compiled, inputs, sizes, result, say });
+    if (isHere) {
+      drawn = await verifyDraws(compiled, data, (own, of) =>
+        execute(own, of, 0).catch((error: unknown) => {
+          throw new UserError((error as Error).message);
+        }),
+      );
+    }
   }
+  await Promise.all([...new Set(devices)].map((device) => device.close()));
   const output = args.text("output");
   if (output !== null) await writeOutputs(output, result.tensors);
   const report = {
@@ -260,7 +271,8 @@ export async function run(argv: readonly string[]): Promise<number> {
     bytes_sent_per_rank: result.bytesSent,
     messages_sent_per_rank: result.messagesSent,
     wall_ms: Math.round(wallMs * 1000) / 1000,
-    ok: comparison ? comparison.ok : true,
+    ...(Object.keys(drawn).length > 0 ? { draws: drawn } : {}),
+    ok: (comparison?.ok ?? true) && Object.values(drawn).every(({ ok }) => ok),
     ...(comparison ? { reference: comparison.reference, tolerance: comparison.tolerance } : {}),
     ...(comparison && Object.keys(comparison.rounding).length > 0
       ? { rounding: comparison.rounding }
@@ -294,6 +306,7 @@ function printReport(
   report: {
     readonly entry: string;
     readonly bytes_sent_per_rank: readonly number[];
+    readonly draws?: Readonly<Record<string, DrawnRun>>;
     readonly ok: boolean;
     outputs: object;
   },
@@ -316,6 +329,11 @@ function printReport(
       rounding === undefined ? "" : `; rounding alone leaves ${rounding.toExponential(2)} RMS`;
     line(
       `${name}: [${output.shape.join(", ")}]  rmse ratio ${error}, tolerance ${comparison.tolerance[name]}${beyond}`,
+    );
+  }
+  for (const [draw, { ok, rmse_ratio: ratio }] of Object.entries(report.draws ?? {})) {
+    line(
+      `inputs drawn ${draw}: ${ok ? "ok" : "WRONG"}, worst rmse ratio ${ratio.toExponential(2)}`,
     );
   }
   line(
