@@ -73,7 +73,14 @@ const rowFunctions = [
 /** Of one or two numbers a norm leaves a sign, and of its gradient only rounding. */
 const norms = /norm|softmax/;
 const fewest = 3;
-const endings = ["O", "O", "O / sqrt(V)", "l2norm(O, 1)", "O / (1 + rowmax(abs(O)))", "tanh(O) + O"];
+const endings = [
+  "O",
+  "O",
+  "O / sqrt(V)",
+  "l2norm(O, 1)",
+  "O / (1 + rowmax(abs(O)))",
+  "tanh(O) + O",
+];
 
 /** Draws a rule. */
 export function drawRule(seed: string | number): Rule {
