@@ -264,7 +264,8 @@ class RankRunner {
     if (!form) throw new Error(`the artifact has no form ${name}`);
     const bound = [...form.inputs, ...form.outputs].map((spec) => {
       const buffer = buffers.get(ownOf(args, spec.name) ?? spec.name);
-      if (!buffer) throw new Error(`the plan uses ${ownOf(args, spec.name) ?? spec.name} before it exists`);
+      if (!buffer)
+        throw new Error(`the plan uses ${ownOf(args, spec.name) ?? spec.name} before it exists`);
       return [spec.name, buffer] as const;
     });
     return this.context.device.launch(form, new Map(bound), sizes);

@@ -302,7 +302,8 @@ test("rules of such names compile, run as the reference says, and their files ar
         expect(await problem(files.get(file)!, entry), `${what} ${file}`).toBeNull();
       }
     }
-    for (const [path, text] of files) if (/_(?:forward|backward)(?:_1)?\.cu$/.test(path)) cuda.set(`${what} ${path}`, text);
+    for (const [path, text] of files)
+      if (/_(?:forward|backward)(?:_1)?\.cu$/.test(path)) cuda.set(`${what} ${path}`, text);
     for (const [path, text] of torchFiles(source, compiled, "made")) {
       if (path.endsWith(".py")) python.set(`${what} ${path}`, text);
     }

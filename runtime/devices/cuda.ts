@@ -122,7 +122,8 @@ class CudaDevice implements QueuedDevice {
     const code = artifact.manifest.targets.find((target) => target.target === "cuda");
     if (!code) throw new Error(`the artifact of ${artifact.manifest.name} has no code for cuda`);
     const { segments } = artifact.manifest;
-    const wanted = forms && new Set(forms.flatMap((form) => [form, ...partsOf(ownOf(segments, form))]));
+    const wanted =
+      forms && new Set(forms.flatMap((form) => [form, ...partsOf(ownOf(segments, form))]));
     const loaded = code.forms.filter(({ form }) => wanted?.has(form) ?? true);
     const kernels = loaded.flatMap((form) => form.kernels);
     const images = await Promise.all(
