@@ -56,6 +56,7 @@ test("every file that a document names exists", () => {
     "CONTRIBUTING.md",
     "AGENTS.md",
     "docs/architecture.md",
+    "docs/gpu-checks.md",
     "docs/language.md",
     "docs/pytorch.md",
   ];
