@@ -101,12 +101,12 @@ function parsed(text) {
 /** The output, or the plan of `verify`, that is farthest off. */
 function worstOf({ outputs, tolerance, rounding = {}, runs }) {
   if (runs) {
-    const worst = runs.reduce((a, b) => (worse(a.rmse_ratio, b.rmse_ratio) ? b : a));
+    // JSON has no NaN, but null.
+    const ratio = runs
+      .map(({ rmse_ratio: own }) => own ?? NaN)
+      .reduce((a, b) => (worse(a, b) ? b : a));
     const wrong = runs.filter(({ ok }) => !ok).map(({ T, plan }) => `T = ${T} ${plan}`);
-    return {
-      ratio: worst.rmse_ratio,
-      text: `${worst.rmse_ratio.toExponential(1)} ${wrong.join("; ")}`,
-    };
+    return { ratio, text: `${ratio.toExponential(1)} ${wrong.join("; ")}` };
   }
   // Those beyond their tolerance are told apart from the rest.
   const within = Object.entries(outputs).filter(([name]) => rounding[name] === undefined);
@@ -123,9 +123,9 @@ function worstOf({ outputs, tolerance, rounding = {}, runs }) {
   };
 }
 
-/** Is b, which may be NaN, larger than a? */
+/** Is b larger than a, or the first NaN? */
 function worse(a, b) {
-  return !(b <= a);
+  return !Number.isNaN(a) && !(b <= a);
 }
 
 function lastOf({ stderr }) {
