@@ -70,7 +70,7 @@ function manifestOf(per: "token" | "chunk"): Manifest {
     per,
     dtype: "bf16",
     dims: per === "token" ? [cols] : [rows, cols],
-    dimNames: per === "token" ? ["K"] : ["C", "K"],
+    dimNames: per === "token" ? ["K"] : [String(rows), "K"],
     range: null,
     ...(per === "chunk" && { chunk: rows }),
   });
