@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { createServer } from "node:net";
 import { type Launch, launchOf, localRankOf } from "../../runtime/launch.ts";
+import { inWorkFolder } from "../../runtime/temporary.ts";
 import { UsageError } from "./arguments.ts";
 import { say } from "./files.ts";
 
@@ -30,9 +31,15 @@ export function localRankHere(): number | null {
 }
 
 /** Starts `laspc run ...argv` once for each rank, waits for all, and gives the exit code. */
-export async function startRanks(ranks: number, argv: readonly string[]): Promise<number> {
+export function startRanks(ranks: number, argv: readonly string[]): Promise<number> {
+  // Their devices are in threads, which hear of no signal: what they leave goes with this folder.
+  return inWorkFolder((work) => startIn(work, ranks, argv));
+}
+
+async function startIn(work: string, ranks: number, argv: readonly string[]): Promise<number> {
   const env = {
     ...process.env,
+    TMPDIR: work,
     WORLD_SIZE: String(ranks),
     MASTER_ADDR: "127.0.0.1",
     MASTER_PORT: String(await freePort()),

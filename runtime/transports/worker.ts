@@ -17,6 +17,7 @@ import type { SegmentTokens } from "../segments.ts";
 import type { Manifest, RankPlan } from "../plan.ts";
 import type { SlowLink } from "./slow.ts";
 import { Mailbox, failureOf, firstCause } from "../mailbox.ts";
+import { inWorkFolder } from "../temporary.ts";
 import { type WatchedTransport, defaultTimeoutMs } from "../transport.ts";
 
 /** What goes through the ports between ranks' threads. */
@@ -145,29 +146,32 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
     });
   checkSizes(run);
   const whole = { ...run, mesh: run.plan.mesh };
-  const reports = await Promise.all(
-    run.plan.ranks.map((plan, rank) => {
-      const job: RankJob = {
-        plan,
-        ranks,
-        manifest: run.manifest,
-        files: run.files,
-        device: run.devices[rank]!,
-        options: { ...run.options, localRank: rank },
-        inputs: rankInputs(whole, rank),
-        sizes: rankSizes(run.sizes, run.plan.mesh, rank),
-        warmup: run.warmup ?? 0,
-        ports: ports[rank]!,
-        link: run.link ?? null,
-        timeoutMs: run.timeoutMs ?? defaultTimeoutMs,
-      };
-      const { report } = startRank(run.entry, job);
-      return report.then((found) => {
-        if (!found.ok && found.died) abortOthers(rank, failureOf(rank, found.died).message);
-        return found;
-      });
-    }),
-  );
+  const start = (env: NodeJS.ProcessEnv) =>
+    Promise.all(
+      run.plan.ranks.map((plan, rank) => {
+        const job: RankJob = {
+          plan,
+          ranks,
+          manifest: run.manifest,
+          files: run.files,
+          device: run.devices[rank]!,
+          options: { ...run.options, localRank: rank },
+          inputs: rankInputs(whole, rank),
+          sizes: rankSizes(run.sizes, run.plan.mesh, rank),
+          warmup: run.warmup ?? 0,
+          ports: ports[rank]!,
+          link: run.link ?? null,
+          timeoutMs: run.timeoutMs ?? defaultTimeoutMs,
+        };
+        const { report } = startRank(run.entry, job, env);
+        return report.then((found) => {
+          if (!found.ok && found.died) abortOthers(rank, failureOf(rank, found.died).message);
+          return found;
+        });
+      }),
+    );
+  // Threads hear of no signal: what they leave in a folder of this one goes with it.
+  const reports = await inWorkFolder((work) => start({ ...process.env, TMPDIR: work }));
   for (const port of controls) port.close();
   const failures = reports.flatMap((report) => (report.ok ? [] : [report.error]));
   if (failures.length > 0) throw new Error(firstCause(failures));
@@ -176,9 +180,10 @@ export async function runRanksInWorkers(run: WorkersRun): Promise<RanksResult> {
 }
 
 /** A rank in a thread. A thread that dies without a report gets one that says so. */
-export function startRank(entry: URL, job: RankJob) {
+export function startRank(entry: URL, job: RankJob, env: NodeJS.ProcessEnv = process.env) {
   const { rank } = job.plan;
-  const worker = new Worker(entry, { workerData: job, transferList: [...job.ports] as never });
+  const transferList = [...job.ports] as never;
+  const worker = new Worker(entry, { workerData: job, transferList, env });
   let onStep = (_step: string) => {};
   const report = new Promise<RankReport>((resolve) => {
     const died = (why: string) => resolve({ ok: false, error: `rank ${rank}: ${why}`, died: why });
