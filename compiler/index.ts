@@ -78,9 +78,11 @@ export function check(
   const torn = parsed.value.items.filter(({ span }) =>
     parsed.diagnostics.some(({ labels: [at] }) => isInside(at!.span, span)),
   );
+  // What it made up besides has no place.
   const kept = checked.diagnostics.filter(
     ({ code, labels: [at] }) =>
-      !shakyCodes.has(code) || !torn.some(({ span }) => isInside(at!.span, span)),
+      (parsed.diagnostics.length === 0 || at!.span.end > at!.span.start) &&
+      (!shakyCodes.has(code) || !torn.some(({ span }) => isInside(at!.span, span))),
   );
   const diagnostics = [...parsed.diagnostics, ...kept];
   return { value: checked.value?.attentions ?? null, diagnostics };

@@ -46,9 +46,10 @@ export function parseWithComments(source: Source): Outcome<Parsed> {
     const mistake = syntaxError(error, source);
     if (!isEcho(mistake, diagnostics, source, starts)) diagnostics.push(mistake);
   }
-  const file = buildFile(cst, source.text, (code, span, found) =>
-    diagnostics.push(diagnose(code, { found }, [{ span, text: "" }])),
-  );
+  const file = buildFile(cst, source.text, (code, span, found) => {
+    // What recovery put in has no place, and was told as missing.
+    if (span.end > span.start) diagnostics.push(diagnose(code, { found }, [{ span, text: "" }]));
+  });
   const comments = (lexed.groups["comments"] ?? []).map((token) => ({
     text: token.image,
     span: spanOf(token, source),
