@@ -269,7 +269,7 @@ function rules(every: number): { names: Names; variant: number }[] {
 }
 
 const dtypes = ["f32", "bf16", "f16"] as const;
-const every = Number(process.env["LASPC_NAMES_EVERY"] ?? 12);
+const every = Number(process.env["LASPC_NAMES_EVERY"] ?? 24);
 
 test("rules of such names compile, run as the reference says, and their files are valid", async () => {
   const problem = await openValidator();
