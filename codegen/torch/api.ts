@@ -146,9 +146,12 @@ function docString(
       "    one behind the other in one row (B = 1); sequence i is the tokens cu_seqlens[i] to",
     );
     writer.line(
-      "    cu_seqlens[i + 1]. Begins with 0, never falls, ends with T. On a GPU its numbers are",
+      "    cu_seqlens[i + 1]. Begins with 0, never falls, ends with T. On a GPU its numbers are not",
     );
-    writer.line("    not checked, since that would wait for the GPU.");
+    writer.line(
+      "    checked, since that would wait for it: kernels stay inside the tensors whatever they are.",
+    );
+    writer.line("    LASPC_CHECK_CUTS=1 in the environment checks them, and waits.");
     if (hasPositions) {
       writer.line(
         "token_offset: how many tokens of the sequence came before these, for positions when",

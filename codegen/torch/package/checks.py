@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Optional, Sequence
+import os
+from typing import Mapping, Optional, Sequence, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .signature import CallSizes, Signature, Spec
 
 DEVICES = ("cpu", "cuda", "meta")
+
+Given = TypeVar("Given")
+
+
+def under_autocast(specs: Sequence[Spec], given: Sequence[Given], device_type: str) -> list[Given]:
+    """The tensors as autocast has them: those stored in its dtype like a matmul's, those stored in float32 like a softmax's.
+
+    As with PyTorch's own operators float64 is left alone; and so is what the package has in neither of the two.
+    """
+    if device_type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device_type):
+        return list(given)
+    known = (torch.float32, torch.get_autocast_dtype(device_type))
+    return [
+        x.to(spec.dtype)
+        if isinstance(x, Tensor) and _is_cast(x) and spec.dtype in known and x.dtype != spec.dtype
+        else x
+        for spec, x in zip(specs, given)
+    ]
+
+
+def _is_cast(x: Tensor) -> bool:
+    return x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _refuse_tangents(name: str, given: Sequence[Optional[Tensor]]) -> None:
+    """Without a rule for them PyTorch would take tangents for zeros."""
+    for x in given:
+        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(
+                f"{name} has no forward-mode derivatives (torch.func.jvp, jacfwd, hessian): it has "
+                "gradients, of which torch.func.vjp and jacrev are made"
+            )
 
 
 def checked_sizes(
@@ -21,9 +55,11 @@ def checked_sizes(
 ) -> CallSizes:
     """The sizes of a call.
 
-    Raises TypeError for what is no tensor or of another dtype, ValueError for a wrong shape or device.
+    Raises TypeError for what is no tensor or of another dtype, ValueError for a wrong shape or device,
+    NotImplementedError for tensors with forward-mode tangents.
     """
     name = signature.name
+    _refuse_tangents(name, [*inputs, *states])
     first = inputs[0]
     _check_tensor(name, signature.inputs[0].name, signature.inputs[0], first, first)
     if first.device.type not in DEVICES:
@@ -110,7 +146,7 @@ def _token_sizes(
 
 
 def _check_cuts(name: str, cu_seqlens: Tensor, rows: int, first: Tensor) -> int:
-    """The number of packed sequences. What the cuts are is not looked at: on a GPU that would wait."""
+    """The number of packed sequences. What the cuts are is looked at where that need not wait for a GPU."""
     if not isinstance(cu_seqlens, Tensor):
         raise TypeError(f"{name}: cu_seqlens must be a tensor, not {type(cu_seqlens).__name__}")
     if cu_seqlens.dtype != torch.int32 and cu_seqlens.dtype != torch.int64:
@@ -139,6 +175,12 @@ def _check_state(
 
 def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def check_cuts_if_asked(name: str, cu_seqlens: Optional[Tensor], sizes: CallSizes) -> None:
+    """With LASPC_CHECK_CUTS=1 in the environment, `check_cuts` of cuts on a GPU, for which it waits."""
+    if cu_seqlens is not None and os.environ.get("LASPC_CHECK_CUTS") == "1":
+        check_cuts(name, cu_seqlens.tolist(), sizes.T)
 
 
 def check_cuts(name: str, cuts: Sequence[int], tokens: int) -> None:

@@ -63,7 +63,7 @@ class Grouped:
             raise TypeError(f"{name}: group must be a ProcessGroup of this process, not {kind}")
         if schedule not in SCHEDULES:
             raise ValueError(f"{name}: schedule is one of {', '.join(SCHEDULES)}, not {schedule!r}")
-        states = self._operators.given_states(initial_state)
+        inputs, states = self._operators.given(inputs, initial_state)
         sizes = checked_sizes(self.signature, inputs, states, cu_seqlens, token_offset)
         rank = dist.get_rank(group)
         for state, given in zip(self.signature.states, states):

@@ -13,7 +13,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
-from .checks import checked_sizes
+from .checks import check_cuts_if_asked, checked_sizes, under_autocast
 from .segments import kept_shape
 from .signature import CallSizes, Form, Signature, Spec, is_step, key_of, may_be_absent, shape_of
 
@@ -68,7 +68,7 @@ class Operators:
         token_offset: int = 0,
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Outputs and final states. Raises as `checks.checked_sizes` says."""
-        states = self.given_states(initial_state)
+        inputs, states = self.given(inputs, initial_state)
         sizes = checked_sizes(self.signature, inputs, states, cu_seqlens, token_offset)
         device = inputs[0].device
         segment = self.segment_length("forward", sizes, device)
@@ -98,6 +98,7 @@ class Operators:
                 f"{self.signature.name}: tensors are on {device.type}, not on cpu or cuda"
             )
         sizes = sizes._replace(segment=self.segment_length(form_name, sizes, device))
+        check_cuts_if_asked(self.signature.name, cu_seqlens, sizes)
         # The arithmetic is float32 by definition, whatever surrounds it.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             run = self.implementations[device.type.upper()].run
@@ -120,6 +121,18 @@ class Operators:
         """The state of no tokens."""
         spec = next(x for x in self.forward_form.inputs if x.name == f"initial_{name}")
         return torch.zeros(shape_of(spec, sizes), dtype=spec.dtype, device=device)
+
+    def given(
+        self, inputs: Sequence[Tensor], initial_state: State
+    ) -> tuple[list[Tensor], list[Optional[Tensor]]]:
+        """Inputs and states of a call as the surrounding autocast has them."""
+        states = self.given_states(initial_state)
+        device_type = inputs[0].device.type if isinstance(inputs[0], Tensor) else ""
+        count, specs = len(self.signature.inputs), self.forward_form.inputs
+        return (
+            under_autocast(specs[:count], inputs, device_type),
+            under_autocast(specs[count:], states, device_type),
+        )
 
     def given_states(self, initial_state: State) -> list[Optional[Tensor]]:
         name, states = self.signature.name, self.signature.states
@@ -181,10 +194,11 @@ class Operators:
             # What is empty was not kept.
             kept = zip(taken[own:], tensors[own:])
             known |= {key_of(spec): x for spec, x in kept if x.numel() > 0}
+            sizes = self._sizes(arguments)
+            check_cuts_if_asked(self.signature.name, cu_seqlens, sizes)
             # The arithmetic is float32 by definition, whatever surrounds it.
             with torch.autocast(first.device.type, enabled=False):
-                run = self.implementations[key].run
-                found = dict(run(form, known, cu_seqlens, self._sizes(arguments)))
+                found = dict(self.implementations[key].run(form, known, cu_seqlens, sizes))
             for spec in given:
                 found.setdefault(key_of(spec), first.new_empty((0,), dtype=spec.dtype))
             return _unwrapped([found[key_of(spec)] for spec in given])

@@ -95,8 +95,12 @@ describe.skipIf(!python.available)(`in Python${python.why}`, () => {
   test("every other shipped attention has the right values and gradients", () =>
     expectToPass("tests/test_values.py", others));
 
-  const onSoftware = (list: readonly Case[], env: Record<string, string> = {}) =>
-    expectToPass("tests/test_values.py", list, {
+  const onSoftware = (
+    list: readonly Case[],
+    env: Record<string, string> = {},
+    tests = "tests/test_values.py",
+  ) =>
+    expectToPass(tests, list, {
       PYTHONPATH: import.meta.dirname,
       PYTEST_ADDOPTS: "-p software_gpu",
       SOFTWARE_CUDA: software.softwareLibraries().driver,
@@ -109,6 +113,23 @@ describe.skipIf(!python.available)(`in Python${python.why}`, () => {
       ["retention", "bf16", 16, 24],
       ["kda", "bf16", 16, 16],
     ]),
+  );
+
+  test.skipIf(!software.available)(
+    `kernels stay inside tensors, whatever cuts say${software.why}`,
+    () => {
+      const only = { PYTEST_ADDOPTS: "-p software_gpu -k wrong_cuts" };
+      const list: readonly Case[] = [
+        ["retention", "f32", 8, 8],
+        ["gated-delta-net", "bf16", 16, 16],
+      ];
+      onSoftware(list, only, "tests/test_errors.py");
+      onSoftware(
+        [["simple-gla", "bf16", 32, 16]],
+        { ...only, SOFTWARE_CUDA_SM90: "1" },
+        "tests/test_errors.py",
+      );
+    },
   );
 
   test.skipIf(!software.available)(`and by Hopper's copy engine${software.why}`, () =>

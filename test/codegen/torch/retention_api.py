@@ -50,8 +50,9 @@ def retention(
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1], int32 or int64, on the inputs' device: N sequences of any lengths lie
             one behind the other in one row (B = 1); sequence i is the tokens cu_seqlens[i] to
-            cu_seqlens[i + 1]. Begins with 0, never falls, ends with T. On a GPU its numbers are
-            not checked, since that would wait for the GPU.
+            cu_seqlens[i + 1]. Begins with 0, never falls, ends with T. On a GPU its numbers are not
+            checked, since that would wait for it: kernels stay inside the tensors whatever they are.
+            LASPC_CHECK_CUTS=1 in the environment checks them, and waits.
         group: the processes that share out the sequence; each calls with its own tokens, in the
             order of their ranks, as many as it has (or none). initial_state is given where the
             sequence begins, rank 0 (for a state that runs backwards the last rank). The final state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import SIGNATURE, make_case
-from load import attention
+from load import attention, package
 
 CPU = torch.device("cpu")
 INPUTS = SIGNATURE.inputs
@@ -65,6 +65,49 @@ def test_cuts():
     fails(ValueError, "cu_seqlens ends at 3", inputs, cu_seqlens=torch.tensor([0, 3]))
     fails(ValueError, "never falls", inputs, cu_seqlens=torch.tensor([0, 3, 2, 4]))
     fails(ValueError, "cu_seqlens is on meta", inputs, cu_seqlens=cuts.to("meta"))
+
+
+def guarded(x):
+    """The same tensor between numbers that spoil every sum."""
+    size = max(4096, x.numel())
+    memory = torch.full((2 * size + x.numel(),), float("nan"), dtype=x.dtype, device=x.device)
+    memory[size : size + x.numel()] = x.flatten()
+    return memory[size : size + x.numel()].view(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "as_if"),
+    [
+        ([-50, 20, 1000], [0, 20, 70]),
+        ([0, 2**30, 2**30], [0, 70, 70]),
+        ([-(2**31), 2**31 - 1, 70], [0, 70, 70]),
+        ([70, 30, 0], None),
+        ([0, 90, 30, 70], None),
+        ([60, 10, 65, -3, 70], None),
+    ],
+)
+def test_wrong_cuts_are_told_or_stay_inside(device, monkeypatch, cuts, as_if):
+    """On a CPU they are checked; kernels clamp them and read no other memory, unless they are asked to check."""
+    case = make_case(device, cuts=as_if or [0, *[70] * (len(cuts) - 1)])
+    inputs = [guarded(x) for x in case.tensors[: len(INPUTS)]]
+    wrong = torch.tensor(cuts, device=device)
+    if package.binding.OPERATORS.implementations[device.type.upper()].length is None:
+        fails(ValueError, "cu_seqlens", inputs, cu_seqlens=wrong)
+        return
+    leaves = [x.requires_grad_() for x in inputs]
+    outputs, _ = attention(*leaves, cu_seqlens=wrong)
+    outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+    torch.autograd.grad(sum(x.float().sum() for x in outputs), leaves, allow_unused=True)
+    if as_if is not None:
+        wanted, _ = attention(*inputs, cu_seqlens=case.cuts)
+        wanted = [wanted] if isinstance(wanted, torch.Tensor) else wanted
+        for x, y in zip(outputs, wanted):
+            assert torch.equal(x, y) and not x.isnan().any()
+    elif cuts[:2] == [0, 90]:
+        # The first sequence is all tokens.
+        assert not any(x.isnan().any() for x in outputs)
+    monkeypatch.setenv("LASPC_CHECK_CUTS", "1")
+    fails(ValueError, "cu_seqlens", inputs, cu_seqlens=wrong)
 
 
 @pytest.mark.skipif(not SIGNATURE.states, reason="this attention has no state")

@@ -64,13 +64,79 @@ def call_function(tensors, cuts):
     return outputs + ([final] if isinstance(final, torch.Tensor) else list(final.values()))
 
 
-def test_autocast_changes_nothing(device):
+@pytest.mark.parametrize("lower", [torch.bfloat16, torch.float16])
+def test_autocast_casts_to_what_the_package_stores(device, lower):
+    """Right dtypes stay; others become the package's where that is autocast's or float32; results are the same bits."""
     case = make_case(device, T=20)
     wanted = call(case)
+    stored = [spec.dtype for spec in FORWARD.inputs]
+    is_known = all(dtype in (torch.float32, lower) for dtype in stored)
+    with torch.autocast(device.type, dtype=lower):
+        for x, y in zip(call(case), wanted):
+            assert x.dtype == y.dtype and torch.equal(x, y)
+        for other in (torch.float32, torch.bfloat16, torch.float16):
+            given = [x.to(other) for x in case.tensors]
+            if not is_known and any(x.dtype != dtype for x, dtype in zip(given, stored)):
+                if any(x.dtype != t and t not in (torch.float32, lower) for x, t in zip(given, stored)):
+                    with pytest.raises(TypeError, match="this package is compiled for"):
+                        call(case, given)
+                continue
+            same = call(case, [x.to(dtype) for x, dtype in zip(given, stored)])
+            leaves = [x.requires_grad_() for x in given]
+            found = call(case, leaves)
+            for x, y in zip(found, same):
+                assert x.dtype == y.dtype and torch.equal(x, y)
+            for leaf, grad in zip(leaves, gradients(found, leaves, case.cotangents)):
+                assert grad.dtype == leaf.dtype
+        with pytest.raises(TypeError, match="is float64"):
+            call(case, [x.double() for x in case.tensors])
+    with pytest.raises(TypeError, match="this package is compiled for"):
+        call(case, [x.half() if x.dtype != torch.float16 else x.float() for x in case.tensors])
+
+
+def test_compiles_under_autocast(device):
+    if any(spec.dtype not in (torch.float32, torch.bfloat16) for spec in FORWARD.inputs):
+        pytest.skip("the package stores what autocast of bfloat16 does not know")
+    torch._dynamo.reset()
+    compiled = torch.compile(call_function, backend="aot_eager", fullgraph=True)
+    case = make_case(device, T=6)
+    given = [x.float() for x in case.tensors]
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        found = call(case)
-    for x, y in zip(found, wanted):
-        assert x.dtype == y.dtype and torch.equal(x, y)
+        for x, y in zip(compiled(given, None), call_function(given, None)):
+            assert torch.equal(x, y)
+
+
+def test_forward_mode_is_refused(device):
+    """Without a rule for them PyTorch takes tangents for zeros."""
+    case = make_case(device, T=5)
+    for index, x in enumerate(case.tensors):
+
+        def one(changed, index=index):
+            return call(case, [*case.tensors[:index], changed, *case.tensors[index + 1 :]])[0]
+
+        for run in (
+            lambda: torch.func.jvp(one, (x,), (torch.ones_like(x),)),
+            lambda: torch.func.jacfwd(one)(x),
+            lambda: torch.no_grad()(torch.func.jvp)(one, (x,), (torch.ones_like(x),)),
+        ):
+            with pytest.raises(NotImplementedError, match="no forward-mode derivatives"):
+                run()
+
+
+def test_functorch_gradients_are_right_or_refused(device):
+    case = make_case(device, T=5)
+    leaf = case.tensors[0].detach().clone().requires_grad_()
+
+    def total(x):
+        return call(case, [x, *case.tensors[1:]])[0].float().sum()
+
+    (wanted,) = torch.autograd.grad(total(leaf), leaf)
+    try:
+        found = torch.func.grad(total)(case.tensors[0])
+    except RuntimeError as error:
+        assert "setup_context" in str(error)
+    else:
+        assert torch.equal(found, wanted)
 
 
 def test_inputs_of_any_strides(device):
