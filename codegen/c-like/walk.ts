@@ -361,12 +361,25 @@ export class CLikeWalker extends PlaceWriter {
       writer.line(dialect.registers("factors", 1, cols));
       this.fixedLoop("j", cols, () => writer.line(`factors[0][j] = ${right};`));
       this.fixedLoop("i", rows, () => {
-        writer.line(dialect.constant("float", "factor", left));
-        this.fixedLoop("j", cols, () => {
-          writer.line(`${this.registerAt(dst)} += factor * factors[0][j];`);
-        });
+        const multiply = () => {
+          writer.line(dialect.constant("float", "factor", left));
+          this.fixedLoop("j", cols, () => {
+            writer.line(`${this.registerAt(dst)} += factor * factors[0][j];`);
+          });
+        };
+        const condition = this.isTerm(stmt);
+        if (condition === null) multiply();
+        else writer.block(`if (${condition}) {`, multiply);
       });
     });
+  }
+
+  /** Whether a product has a term `inner` of row i; null: all of them. */
+  private isTerm({ dst, triangle }: Mma): string | null {
+    if (!triangle) return null;
+    const compare = `${triangle.upper ? ">" : "<"}${triangle.strict ? "" : "="}`;
+    const row = this.plus(dst.row, `ty + ${side} * i`);
+    return `${this.plus(triangle.from, "inner")} ${compare} ${row}`;
   }
 
   /** Sums in one column of a shared tile, of every block that starts at `first`, `first` + `step`, ... */

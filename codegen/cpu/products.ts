@@ -9,6 +9,7 @@
  * twice as many are needed to hide the latency of a multiply-add (measured: 167 against 250 GFLOP/s).
  * Which of the two runs is decided when the artifact is compiled for a machine.
  */
+import type { Triangle } from "../../compiler/tensor/triangle.ts";
 import type { Copy, Mma } from "../../compiler/tile/ir.ts";
 import { CompilerBug } from "../../compiler/support/never.ts";
 import { type Int, type Value, lanes } from "./builder.ts";
@@ -22,9 +23,15 @@ export function emitMma(context: KernelContext, stmt: Mma): void {
   if (stmt.transposeRhs) throw new CompilerBug("cpu: a right factor was not turned");
   const { rows, cols } = stmt.dst;
   const product = new Product(context, stmt);
+  const { triangle } = stmt;
   const columns = (from: Int, to: Int, vectors: number) => {
     b.loop(from, to, lanes * vectors, "col", (col) => {
-      b.loop(0, rows, blockRows, "row", (row) => product.block(row, col, vectors));
+      // Of a triangle the block at its tip has no terms beside the diagonal's, and a loop has at least one turn.
+      const last = rows - blockRows;
+      const [first, end] = triangle ? (triangle.upper ? [0, last] : [blockRows, rows]) : [0, rows];
+      if (triangle && !triangle.upper) product.block(0, col, vectors);
+      b.loop(first, end, blockRows, "row", (row) => product.block(row, col, vectors));
+      if (triangle?.upper) product.block(last, col, vectors);
     });
   };
   const paired = Math.floor(cols / (2 * lanes)) * 2 * lanes;
@@ -50,9 +57,11 @@ class Product {
     readonly depthStride: number;
   };
   private readonly depth: number;
+  private readonly triangle: Mma["triangle"];
 
-  constructor(context: KernelContext, { dst, lhs, rhs, transposeLhs }: Mma) {
+  constructor(context: KernelContext, { dst, lhs, rhs, transposeLhs, triangle }: Mma) {
     this.context = context;
+    this.triangle = triangle;
     const strideOf = (window: Mma["lhs"]) => context.place(window.storage).stride;
     this.dst = { pointer: context.corner(dst), stride: strideOf(dst) };
     this.rhs = { pointer: context.corner(rhs), stride: strideOf(rhs) };
@@ -74,7 +83,8 @@ class Product {
       return { i, j, at: b.at("float", corner, i * dst.stride + j * lanes) };
     });
     const before = cells.map(({ at }) => b.call("laspc_load", at));
-    const after = b.fold(0, this.depth, 1, "depth", before, (k, sums) => {
+    /** The terms of one depth, of the rows that have one. */
+    const add = (k: Int, sums: readonly Value[], hasTerm: (i: number) => boolean) => {
       const rightRow = b.at("float", right, b.multiply(k, rhs.stride));
       const factors = Array.from({ length: vectors }, (_, j) =>
         b.call("laspc_load", b.at("float", rightRow, j * lanes)),
@@ -84,9 +94,22 @@ class Product {
         b.splat(b.loadFloat(b.at("float", leftColumn, i * lhs.rowStride))),
       );
       return cells.map(({ i, j }, cell) =>
-        b.call("laspc_muladd", scales[i]!, factors[j]!, sums[cell]!),
+        hasTerm(i) ? b.call("laspc_muladd", scales[i]!, factors[j]!, sums[cell]!) : sums[cell]!,
       );
-    });
+    };
+    const addAll = (from: Int, to: Int, sums: readonly Value[]) =>
+      b.fold(from, to, 1, "depth", sums, (k, so) => add(k, so, () => true));
+    const { triangle } = this;
+    const onDiagonal = (sums: readonly Value[], { upper, strict }: Triangle) =>
+      Array.from({ length: blockRows }).reduce<readonly Value[]>((so, _, k) => {
+        const hasTerm = (i: number) => (upper ? k > i : k < i) || (k === i && !strict);
+        return add(b.add(row, k), so, hasTerm);
+      }, sums);
+    const after = !triangle
+      ? addAll(0, this.depth, before)
+      : triangle.upper
+        ? addAll(b.add(row, blockRows), this.depth, onDiagonal(before, triangle))
+        : onDiagonal(addAll(0, row, before), triangle);
     cells.forEach(({ at }, cell) => b.call("laspc_store", after[cell]!, at));
   }
 }

@@ -45,6 +45,7 @@ import {
   product,
 } from "./expressions.ts";
 import { PythonNames } from "./names.ts";
+import { triangleOf } from "../../compiler/tensor/triangle.ts";
 
 export interface PrintOptions {
   /** The function's name, and what its doc string says. */
@@ -63,6 +64,7 @@ const longestInline = 60;
 export const printedImports = [
   "Sizes",
   "block_mask",
+  "below",
   "cat",
   "causal",
   "chunks",
@@ -96,6 +98,7 @@ class FunctionPrinter {
   private readonly names = new PythonNames([...printedImports, ...ownNames]);
   private readonly values = new Map<ValueId, Expression>();
   private readonly types = new Map<ValueId, TensorType>();
+  private readonly ops = new Map<ValueId, Op>();
   /** Lists that collect the yields of a loop, by owner and index. */
   private readonly parts = new Map<string, string>();
   private readonly uses: ReadonlyMap<ValueId, readonly (Loop | null)[]>;
@@ -112,6 +115,7 @@ class FunctionPrinter {
     this.uses = usesOf(program);
     this.labels = new Map(program.outputs.map(({ value, label }) => [value, label]));
     for (const op of allOps(program.ops)) {
+      this.ops.set(op.id, op);
       this.types.set(op.id, op.type);
       if (op.kind !== "recurrence" && op.kind !== "chunks") continue;
       for (const param of op.region.params) this.types.set(param.id, param.type);
@@ -350,6 +354,14 @@ class FunctionPrinter {
 
   private map(op: Op & { kind: "map" }): Expression {
     const { shape } = op.type;
+    const isBlocks = (id: ValueId) => this.ops.get(id)?.kind === "block-mask";
+    const blocks = op.fn === "mul" && shape.length === 2 ? op.args.find(isBlocks) : undefined;
+    const other = op.args.find((id) => id !== blocks)!;
+    if (blocks !== undefined && this.get(other).value === null) {
+      // Outside of the blocks may stand what is no number: a mask selects, it never multiplies.
+      const x = this.spread(this.tensor(other), this.types.get(other)!.shape, shape);
+      return atom(`torch.where(${this.tensor(blocks).text} != 0, ${x.text}, 0.0)`);
+    }
     const typed = op.args.map((id) => ({
       id,
       value: this.get(id),
@@ -390,7 +402,17 @@ class FunctionPrinter {
 
   private matmul(lhs: ValueId, rhs: ValueId): Expression {
     const [rows, cols] = [this.rank(lhs), this.rank(rhs)];
-    if (rows === 2 && cols === 2) return product(this.tensor(lhs), this.tensor(rhs));
+    if (rows === 2 && cols === 2) {
+      const triangle = triangleOf(lhs, (id) => this.ops.get(id));
+      if (!triangle) return product(this.tensor(lhs), this.tensor(rhs));
+      const options = [
+        ...(triangle.strict ? ["strict=True"] : []),
+        ...(triangle.upper ? ["upper=True"] : []),
+      ];
+      return atom(
+        `below(${[this.tensor(lhs).text, this.tensor(rhs).text, ...options].join(", ")})`,
+      );
+    }
     if (rows === 1 && cols === 1) {
       return atom(`(${this.subject(lhs)} * ${this.subject(rhs)}).sum(-1)`);
     }

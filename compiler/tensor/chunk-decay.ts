@@ -138,8 +138,14 @@ export class ChunkDecay {
     let sum: ValueId | null = null;
     for (let block = this.near; block < this.longest; block *= 2) {
       const part = build.mul(scores, this.square(block), { span });
-      const product = build.matmul(part, this.toBorder(v, block), { span });
-      sum = this.add(sum, this.upFrom(product, block, strict));
+      // Decays of the other blocks are of tokens behind: what is no number there must not be a term, nor its product.
+      const none = build.const(0);
+      const [first, second] = this.reverse ? [none, null] : [null, none];
+      const beside = (x: ValueId, atFirst: ValueId | null, atSecond: ValueId | null) =>
+        build.map("select", [this.secondBlocks(block), atSecond ?? x, atFirst ?? x], { span });
+      const values = beside(this.toBorder(v, block), first, second);
+      const product = this.upFrom(build.matmul(part, values, { span }), block, strict);
+      sum = this.add(sum, beside(product, second, first));
     }
     if (this.near > 1) {
       const part = this.inTriangles(scores, strict);

@@ -16,6 +16,7 @@ import type {
   TileProgram,
   View,
   Window,
+  Mma,
 } from "./ir.ts";
 import { type SumPart, columnAxis, sumParts } from "./ir.ts";
 
@@ -218,6 +219,7 @@ class Point {
           for (let col = 0; col < dst.cols; col++) {
             let sum = 0;
             for (let k = 0; k < depth; k++) {
+              if (!this.isTerm(stmt, row, k)) continue;
               const a = stmt.transposeLhs ? this.read(lhs, k, row) : this.read(lhs, row, k);
               const b = stmt.transposeRhs ? this.read(rhs, col, k) : this.read(rhs, k, col);
               sum += a * b;
@@ -324,6 +326,13 @@ class Point {
     }
     [this.isFirstTurn, this.turnsLeft] = outer;
     this.variables.delete(stmt.variable);
+  }
+
+  private isTerm({ dst, triangle }: Mma, row: number, k: number): boolean {
+    if (!triangle) return true;
+    const behind = this.index(dst.row) + row - this.index(triangle.from) - k;
+    const within = triangle.upper ? -behind : behind;
+    return triangle.strict ? within > 0 : within >= 0;
   }
 
   private cumsum(stmt: Stmt & { kind: "cumsum" }): void {

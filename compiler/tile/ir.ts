@@ -47,6 +47,7 @@
  * Shared tiles narrower than f32 lie as the target's matrix instructions want them, without padding.
  */
 import type { Dtype, MapFn, Per, SumDirection } from "../tensor/ir.ts";
+import type { Triangle } from "../tensor/triangle.ts";
 
 export type StorageId = number & { readonly storageId: true };
 
@@ -211,7 +212,10 @@ export interface MapStmt extends StmtBase {
   readonly dst: StorageId;
   readonly expr: Expr;
 }
-/** dst += op(lhs) op(rhs), op the transpose where the flag says so. Sizes are the windows' own. */
+/**
+ * dst += op(lhs) op(rhs), op the transpose where the flag says so. Sizes are the windows' own. With `triangle` op(lhs) is
+ * one: terms that its zeros have a part in are left out, whatever op(rhs) holds there, by all targets but tensor cores.
+ */
 export interface Mma extends StmtBase {
   readonly kind: "mma";
   readonly dst: Window;
@@ -219,6 +223,12 @@ export interface Mma extends StmtBase {
   readonly rhs: Window;
   readonly transposeLhs: boolean;
   readonly transposeRhs: boolean;
+  readonly triangle?: TriangleTerms;
+}
+/** Terms of row r of dst's tile are those whose number n <= r (`upper`: n >= r; `strict`: not n = r). */
+export interface TriangleTerms extends Triangle {
+  /** The number of the first term. */
+  readonly from: Index;
 }
 /**
  * Half of a product lhs rhs^T of register tiles whose columns warps share, without barriers: each warp multiplies what it

@@ -23,6 +23,7 @@ import type {
 } from "../tensor/ir.ts";
 import { evaluateFn } from "../tensor/functions.ts";
 import { chunkDim, operands, tokenDim } from "../tensor/ir.ts";
+import { triangleOf } from "../tensor/triangle.ts";
 import type { Axis, Expr, Index, Stmt, Storage, StorageId, SumPart, View } from "./ir.ts";
 import { type Padding, paddingOf } from "./padding.ts";
 import { inTurns } from "./term-order.ts";
@@ -444,6 +445,7 @@ export class KernelLowering {
     const rhs = this.factor(op.rhs);
     const inner = { lhs: lhs.transposed ? 0 : 1, rhs: rhs.transposed ? 1 : 0 };
     const [a, b] = this.agree([lhs.id, inner.lhs], [rhs.id, inner.rhs], phase);
+    const triangle = triangleOf(op.lhs, (id) => this.source.ops.get(id));
     this.emit(phase, this.source.noteOf(op), {
       kind: "mma",
       dst: whole(storage),
@@ -451,6 +453,7 @@ export class KernelLowering {
       rhs: whole(b.storage),
       transposeLhs: lhs.transposed,
       transposeRhs: rhs.transposed,
+      ...(triangle && { triangle: { ...triangle, from: { base: null, offset: 0 } } }),
     });
     const outer = (padding: Padding) => (padding === "data" ? "finite" : padding);
     return [outer(a.padding[1 - inner.lhs]!), outer(b.padding[1 - inner.rhs]!)];

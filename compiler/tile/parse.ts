@@ -14,6 +14,7 @@ import type {
   TileProgram,
   View,
   Window,
+  TriangleTerms,
 } from "./ir.ts";
 
 const dtypes: readonly Dtype[] = ["f32", "f16", "bf16"];
@@ -187,6 +188,7 @@ class TileParser {
           transposeLhs,
           rhs: this.window(),
           transposeRhs: this.turned(),
+          ...this.terms(),
           note,
         };
       }
@@ -278,6 +280,15 @@ class TileParser {
     if (!this.reader.accept("^")) return false;
     this.reader.expect("T");
     return true;
+  }
+
+  private terms(): { readonly triangle?: TriangleTerms } {
+    const { reader } = this;
+    const strict = reader.accept("strictly");
+    const side = (["upper", "lower"] as const).find((word) => reader.accept(word));
+    if (!side) return strict ? reader.fail("a triangle is upper or lower") : {};
+    reader.expect("from");
+    return { triangle: { upper: side === "upper", strict, from: this.index() } };
   }
 
   private index(): Index {

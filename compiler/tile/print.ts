@@ -13,6 +13,7 @@ import type {
   TileProgram,
   View,
   Window,
+  TriangleTerms,
 } from "./ir.ts";
 
 /**
@@ -111,7 +112,7 @@ export function stmtText(stmt: Exclude<Stmt, { kind: "loop" }>, nameOf: NameOf):
     case "mma": {
       const lhs = windowText(stmt.lhs, nameOf) + (stmt.transposeLhs ? "^T" : "");
       const rhs = windowText(stmt.rhs, nameOf) + (stmt.transposeRhs ? "^T" : "");
-      return `mma ${windowText(stmt.dst, nameOf)} += ${lhs} @ ${rhs}`;
+      return `mma ${windowText(stmt.dst, nameOf)} += ${lhs} @ ${rhs}${termsText(stmt.triangle)}`;
     }
     case "mma-parts":
       return `mma-parts ${nameOf(stmt.dst)} = ${nameOf(stmt.lhs)} @ ${nameOf(stmt.rhs)}^T`;
@@ -155,6 +156,12 @@ export function indexText({ base, offset }: Index): string {
 function viewText(view: View): string {
   const chunk = view.token === undefined ? "" : `${indexText(view.token)}: `;
   return `${view.param}[${chunk}${indexText(view.row)}, ${indexText(view.col)}]`;
+}
+
+function termsText(triangle: TriangleTerms | undefined): string {
+  if (!triangle) return "";
+  const side = triangle.upper ? "upper" : "lower";
+  return ` ${triangle.strict ? "strictly " : ""}${side} from ${indexText(triangle.from)}`;
 }
 
 function windowText(window: Window, nameOf: NameOf): string {

@@ -156,6 +156,23 @@ def block_mask(
     return mask.mT if reverse else mask
 
 
+def below(triangle: Tensor, x: Tensor, *, upper: bool = False, strict: bool = False) -> Tensor:
+    """triangle @ x, without the terms of what lies above the diagonal (`upper`: below it; `strict`: nor on it).
+
+    0 times what is no number is none either: a NaN in a row of x would reach the rows before it.
+    """
+    product = triangle @ x
+    if bool(torch.isfinite(product).all()):
+        return product
+    terms = triangle.new_ones(triangle.shape[-2:])
+    terms = terms.triu(1 if strict else 0) if upper else terms.tril(-1 if strict else 0)
+    inside = terms != 0
+    is_bad = ~torch.isfinite(x)
+    # Of the same shapes, and so with the same bits wherever all terms are numbers.
+    clean = triangle.where(inside, 0.0) @ x.where(~is_bad, 0.0)
+    return clean.where(terms @ is_bad.to(terms.dtype) == 0, product)
+
+
 def solve(matrix: Tensor, rhs: Tensor, *, upper: bool = False) -> Tensor:
     """X with (I - L) X = rhs, L the part of `matrix` strictly below (`upper`: above) its diagonal."""
     strict = matrix.triu(1) if upper else matrix.tril(-1)

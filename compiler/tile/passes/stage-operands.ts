@@ -271,6 +271,7 @@ class Stager {
         rhs,
         transposeLhs: true,
         transposeRhs: false,
+        ...(stmt.triangle && { triangle: { ...stmt.triangle, from: along } }),
         note,
       },
     ];

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from conftest import (
@@ -133,3 +135,22 @@ def test_packed_sequences_do_not_see_each_other(device):
     ]
     for spec, x, y in zip(SIGNATURE.outputs, call(case), call(case, changed)):
         assert torch.equal(x[:, :30], y[:, :30]), spec.name
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_stays_behind(value):
+    # On the CPU: tensor cores multiply what a mask leaves out, by zero.
+    case = make_case(torch.device("cpu"), T=70, B=2)
+    before = call(case)
+    is_causal = set(SIGNATURE.ways.values()) == {"up"}
+    for i, spec in enumerate(FORWARD.inputs[: len(SIGNATURE.inputs)]):
+        if spec.per != "token":
+            continue
+        tensors = [x.clone() for x in case.tensors]
+        tensors[i][0, 37, 0] = value
+        for output, x, y in zip(SIGNATURE.outputs, before, call(case, tensors)):
+            if is_causal:
+                assert torch.equal(x[0, :37, 0], y[0, :37, 0]), f"{output.name} of {spec.name}"
+            if x.shape[2] == tensors[i].shape[2]:
+                assert torch.equal(x[0, :, 1:], y[0, :, 1:]), f"{output.name} of {spec.name}"
+            assert torch.equal(x[1], y[1]), f"{output.name} of {spec.name}"
