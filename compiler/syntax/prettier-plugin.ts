@@ -4,7 +4,7 @@ import type { Span } from "../support/span.ts";
 import type { BinaryOperator, ExprAst, NodeAst, ResultAst, TypeAst } from "./ast.ts";
 import { type Comment, parseWithComments } from "./parse.ts";
 
-const { group, hardline, indent, join, line, softline } = doc.builders;
+const { group, hardline, ifBreak, indent, join, line, softline } = doc.builders;
 
 type Node = NodeAst & { comments?: unknown[] };
 type CommentNode = Comment & { readonly type: "comment"; readonly value: string };
@@ -80,7 +80,7 @@ function printNode(path: AstPath<Node>, print: Print): Doc {
       return items.length === 0 ? "" : [join([hardline, hardline], items), hardline];
     }
     case "attention": {
-      const params = list("(", each("params"), ")");
+      const params = list("(", each("params"), ")", ifBreak(","));
       const head = group(["attention ", node.name.name, params, " -> ", one("result")]);
       return [head, " ", block(each("body"))];
     }
@@ -163,10 +163,10 @@ function bracketed(text: Doc, needed: boolean): Doc {
   return needed ? ["(", text, ")"] : text;
 }
 
-function list(open: string, items: Doc[], close: string): Doc {
+/** `trailing`: behind the last item. */
+function list(open: string, items: Doc[], close: string, trailing: Doc = ""): Doc {
   if (items.length === 0) return `${open}${close}`;
-  const { ifBreak } = doc.builders;
-  return group([open, indent([softline, join([",", line], items)]), ifBreak(","), softline, close]);
+  return group([open, indent([softline, join([",", line], items)]), trailing, softline, close]);
 }
 
 function block(statements: Doc[]): Doc {

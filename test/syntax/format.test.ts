@@ -8,7 +8,7 @@ import { describe, expect, test } from "vitest";
 import { formatSource } from "../../compiler/syntax/format.ts";
 import { parseSource, parseWithComments } from "../../compiler/syntax/parse.ts";
 import { exampleNames, exampleSource } from "../support/examples.ts";
-import { randomRule } from "../support/rules.ts";
+import { randomRule } from "../fuzz/random-rule.ts";
 
 const root = join(import.meta.dirname, "../..");
 
@@ -77,6 +77,13 @@ attention a( // behind the bracket
     expect(await format("(-a)**b")).toBe("(-a) ** b");
     expect(await format("(a@b).T")).toBe("(a @ b).T");
     expect(await format("(a<b)==c")).toBe("(a < b) == c");
+  });
+
+  test("calls that are too long for a line have no comma behind the last argument", async () => {
+    const long = Array.from({ length: 3 }, (_, i) => `a_name_of_forty_characters_for_a_value_${i}`);
+    await expectFormatted(
+      `def f(${long.join(", ")}) = max(${long[0]}, max(${long.slice(1).join(", ")}))`,
+    );
   });
 
   test("random rules keep their meaning", async () => {
