@@ -1,6 +1,6 @@
 /**
  * Random well-typed tensor programs, op by op: what the language of the level allows, not only what
- * the compiler makes of attentions (that is `support/rules.ts`). A program grows from a list of
+ * the compiler makes of attentions (that is `fuzz/grammar.ts`). A program grows from a list of
  * numbers: each step picks an op that fits the values made so far, so a shorter list is a smaller
  * program and a failing one shrinks.
  */

@@ -36,7 +36,7 @@ import {
   runRing,
   sizesOf,
 } from "../support/examples.ts";
-import { type RandomRule, randomRule } from "../support/rules.ts";
+import { type RandomRule, randomRule } from "../fuzz/random-rule.ts";
 
 const seed = 20261123;
 
@@ -109,7 +109,7 @@ function runKernels(form: Program, name: string, inputs: ReadonlyMap<string, NdA
 test("definition = scans = loops = kernels", () => {
   fc.assert(
     fc.property(randomRule, (rule) => {
-      const compiled = compileText(rule.text, { dims: { K: rule.K, V: rule.V } });
+      const compiled = compileText(rule.text, { dims: rule.dims });
       const { T } = rule;
       const inputs = headInputs(compiled, rule);
       const states = [...inputs].filter(([name]) => name.startsWith("initial_"));
@@ -141,8 +141,7 @@ test("definition = scans = loops = kernels", () => {
 test("gradients token by token = of chunk loops = of kernels", () => {
   fc.assert(
     fc.property(randomRule, fc.constantFrom(...Object.keys(kernelTargets)), (rule, target) => {
-      const dims = { K: rule.K, V: rule.V };
-      const compiled = compileText(rule.text, { dims, backward: true });
+      const compiled = compileText(rule.text, { dims: rule.dims, backward: true });
       const { T } = rule;
       const inputs = headInputs(compiled, rule);
       const forward = compiled.sharded.forms[0]!.program;
@@ -166,7 +165,7 @@ test("gradients token by token = of chunk loops = of kernels", () => {
 test("one device = a ring of several", async () => {
   await fc.assert(
     fc.asyncProperty(randomRule, fc.integer({ min: 2, max: 5 }), async (rule, ranks) => {
-      const compiled = compileText(rule.text, { dims: { K: rule.K, V: rule.V } });
+      const compiled = compileText(rule.text, { dims: rule.dims });
       const device = createReferenceDevice(referencePrograms(compiled));
       const sizes = sizesOf({ T: rule.T, H: 2 });
       const inputs = randomInputs(compiled, sizes, { seed: rule.seed, initial: true });
@@ -193,7 +192,7 @@ test.skipIf(!cpu.available)(`native code = reference${cpu.why}`, async () => {
   const targets = await targetsFor(["cpu"]);
   await fc.assert(
     fc.asyncProperty(randomRule, async (rule) => {
-      const compiled = compileText(rule.text, { dims: { K: rule.K, V: rule.V }, targets });
+      const compiled = compileText(rule.text, { dims: rule.dims, targets });
       const device = await openDevice("cpu", compiled, { threads: null, poison: true });
       const sizes = sizesOf({ T: rule.T * 5, H: 2, heads: { k: 1, v: 1 } });
       const inputs = randomInputs(compiled, sizes, { seed: rule.seed });

@@ -16,13 +16,13 @@ import {
   runRing,
   sizesOf,
 } from "../../support/examples.ts";
-import { type RandomRule, randomRule } from "../../support/rules.ts";
+import { type RandomRule, randomRule } from "../../fuzz/random-rule.ts";
 import { available, backward, checkKernels, createSoftwareCuda, why } from "./software/index.ts";
 
 const seed = 20261124;
 
-const compileRule = ({ text, K, V }: RandomRule) =>
-  compileText(text, { dims: { K, V }, targets: [cudaTarget] });
+const compileRule = ({ text, dims }: RandomRule) =>
+  compileText(text, { dims, targets: [cudaTarget] });
 
 test.skipIf(!available)(`kernels = reference, threads in either order${why}`, async () => {
   await fc.assert(
