@@ -28,6 +28,7 @@ const parameters = {
   y: "[T, V]",
   b: "[T]",
   g: "[T] in (-inf, 0]",
+  gi: "[T] in [-inf, 0]",
   gk: "[T, K] in (-inf, 0]",
   gv: "[T, V] in (-inf, 0]",
   gc: "[T, K] in [-inf, 0]",
@@ -211,6 +212,7 @@ class RuleWriter {
     const made = [
       () => this.param("g"),
       () => this.param("g"),
+      () => this.param("gi"),
       () => this.param("gs"),
       () => `-softplus(${this.number()})`,
       () => `log(${this.param("gamma")})`,

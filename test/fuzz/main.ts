@@ -6,16 +6,10 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { formatSource } from "../../compiler/syntax/format.ts";
-import {
-  type Cell,
-  type CellDevice,
-  type Outcome,
-  cellDevices,
-  drawCell,
-  runCell,
-} from "./cell.ts";
+import { type CellDevice, type Outcome, cellDevices, drawCell, runCell } from "./cell.ts";
 import { Dice } from "./dice.ts";
-import { type Rule, drawRule } from "./grammar.ts";
+import { drawRule } from "./grammar.ts";
+import { parseCase, printCase } from "./replay.ts";
 import { type Failure, shrink } from "./shrink.ts";
 
 const usage = `npm run fuzz -- [--minutes N] [--count N] [--seed S] [--cells N] [--devices tile-cpu,...]
@@ -45,7 +39,6 @@ const { values } = parseArgs({
 
 /** More refusals than this share would mean that the generator tests too little. */
 const mostRefused = 1 / 3;
-const marker = "// fuzz: ";
 
 async function main(): Promise<number> {
   if (values.help) {
@@ -102,17 +95,13 @@ async function report(found: Failure, name: string): Promise<void> {
     `${outcome.kind}: ${outcome.what.split("\n")[0]}`,
     `again: npm run fuzz -- --replay ${path}`,
   ];
-  const how = JSON.stringify({ dims: rule.dims, ...cell });
-  writeFileSync(path, `${lines.map((line) => `// ${line}\n`).join("")}${marker}${how}\n${text}`);
+  writeFileSync(path, printCase({ rule: { ...rule, text }, cell }, lines));
   console.log(`  made small in ${path}: ${outcome.what.split("\n")[0]}`);
 }
 
 async function replay(path: string): Promise<number> {
-  const text = readFileSync(path, "utf8");
-  const line = text.split("\n").find((one) => one.startsWith(marker));
-  if (line === undefined) throw new Error(`${path} has no line that begins with \`${marker}\``);
-  const { dims, ...cell } = JSON.parse(line.slice(marker.length)) as Cell & Pick<Rule, "dims">;
-  const outcome = await runCell({ text, dims }, cell);
+  const { rule, cell } = parseCase(readFileSync(path, "utf8"));
+  const outcome = await runCell(rule, cell);
   console.log(outcome.kind === "ok" ? "ok" : JSON.stringify(outcome, null, 2));
   return outcome.kind === "ok" ? 0 : 1;
 }
