@@ -95,6 +95,7 @@ export function drawCell(dice: Dice, devices: readonly CellDevice[]): Cell {
     mode === "packed" || (mode === "cache" && dice.chance(0.3))
       ? Array.from({ length: 1 + dice.below(4) }, () => dice.pick([0, 1, 5, chunk, 41, 66]))
       : null;
+  const longest = packed === null ? T : Math.max(...packed);
   return {
     device,
     schedule: dice.pick(exchangeNames),
@@ -110,7 +111,8 @@ export function drawCell(dice: Dice, devices: readonly CellDevice[]): Cell {
     T: packed?.reduce((sum, length) => sum + length, 0) ?? T,
     H,
     groups: dice.chance(0.3) ? 1 : H,
-    initial: dice.chance(0.4),
+    // Of a state that begins at zero the first decay's gradient is zero, and of one token there is no other.
+    initial: longest < 2 || dice.chance(0.4),
     draw: dice.pick([...draws, "each", "each", "mixed"]),
     seed: dice.below(1000),
   };
