@@ -84,7 +84,7 @@ export function torchPackage(options: PackageOptions): Map<string, string> {
 
 /** Is the form one that a group of processes exchanges states with? */
 export function isStage(form: string): boolean {
-  return /^(summary|transition|summary_bwd)(_\d+)?$|^fold(_bwd)?_/.test(form);
+  return /^(summary|transition|summary_bwd)(_level_\d+)?$|^fold(_bwd)?_/.test(form);
 }
 
 /** The manifest without what PyTorch does not call. */

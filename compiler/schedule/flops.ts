@@ -31,7 +31,7 @@ export function costliestTransition(manifest: Manifest): Transition {
 
 /** For one token and head. Row-wise code around the scan is not counted; a fold is bytes alone. */
 export function flopsOf(form: string, manifest: Manifest): number {
-  const [, base, level] = /^(.*?)(?:_(\d+))?$/.exec(form)!;
+  const [, base, level] = /^(.*?)(?:_level_(\d+))?$/.exec(form)!;
   if (!byLevel.has(base!))
     return sum(manifest.states.map((one) => stateFlops(form, one, manifest)));
   // A summary of one level reads the states of those below it, as the forward does.

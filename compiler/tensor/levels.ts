@@ -12,11 +12,11 @@ import { indexOps } from "./rewrite.ts";
 
 /** The forms that there is one of for each level. */
 export type LevelForm = "summary" | "transition" | "summary_bwd" | "exchange" | "exchange_bwd";
-export type LevelFormName = LevelForm | `${LevelForm}_${number}`;
+export type LevelFormName = LevelForm | `${LevelForm}_level_${number}`;
 
-/** The form of a level: `summary` of level 0, `summary_1` of level 1. */
+/** The form of a level: `summary` of level 0, `summary_level_1` of level 1. A kernel's number is no level. */
 export function formAt(form: LevelForm, level: number): LevelFormName {
-  return level === 0 ? form : `${form}_${level}`;
+  return level === 0 ? form : `${form}_level_${level}`;
 }
 
 /** The states of each level, from level 0 on. */
@@ -52,6 +52,18 @@ export function dependenciesOf(program: Program): ReadonlyMap<string, Dependenci
   };
   for (const state of behind.keys()) visit(state);
   return found;
+}
+
+/** Does a value come from a read of any state? */
+export function comesFromReads(ops: ReadonlyMap<ValueId, Op>, id: ValueId): boolean {
+  const seen = new Set<ValueId>();
+  const visit = (at: ValueId): boolean => {
+    const op = ops.get(at);
+    if (op === undefined || seen.has(at)) return false;
+    seen.add(at);
+    return isScan(op) || operands(op).some(visit);
+  };
+  return visit(id);
 }
 
 function isScan(op: Op): op is Scan | Delta {

@@ -5,18 +5,22 @@
  *   join    q, ..., local_i, initial_S       -> o, with what read i gives of the first state added
  *
  * What is read of a state is linear in it, so it is the sum of what the range writes and of what the first state
- * becomes; `join` follows the latter through the same transitions with nothing written. This holds of states that write
- * inputs only (level 0 of `levels.ts`). What others write is known when those have arrived, so `join` computes them whole.
+ * becomes; `join` follows the latter through the same transitions with nothing written. This holds of reads whose query, and
+ * of states whose writes, come from inputs alone. Others are known when first states have arrived: `join` computes them whole.
  */
 import { stateInput } from "./exchange.ts";
 import { type Delta, type Program, type Scan, type ValueId, type Write, operands } from "./ir.ts";
+import { comesFromReads } from "./levels.ts";
 import { type Form, type State, prune } from "./passes/shard.ts";
-import { Rewriter, originOf } from "./rewrite.ts";
+import { Rewriter, indexOps, originOf } from "./rewrite.ts";
 
 export function overlapForms(program: Program, states: readonly State[]): Form[] {
   if (states.length === 0) return [];
   const first = new Set(states.filter(({ level }) => level === 0).map(({ name }) => name));
-  const reads = readsOf(program).filter(({ state }) => first.has(state));
+  const ops = indexOps(program);
+  const reads = readsOf(program).filter(
+    (op) => first.has(op.state) && (op.kind === "delta" || !comesFromReads(ops, op.q)),
+  );
   return [
     { name: "local", program: local(program, reads) },
     { name: "join", program: join(program, states, reads) },
@@ -65,20 +69,18 @@ function join(
   const nothing = (like: ValueId) => build.const(0, build.shapeOf(like));
   /** What deltas write because of the first state alone. */
   const followed = new Map<ValueId, ValueId>();
-  const isJoined = new Set(reads.map(({ state }) => state));
-  const follow = (op: Scan | Delta): ValueId => {
+  /** With what the range itself writes. */
+  const whole = (op: Scan | Delta): ValueId => {
+    const { id: _id, type: _type, ...draft } = rewriter.mapped(op);
+    return build.add({ ...draft, initial: initials.get(op.state)! }, originOf(op));
+  };
+  const followDelta = (op: Delta): ValueId => {
+    const { id: _id, type: _type, ...draft } = rewriter.mapped(op);
+    const writes = draft.writes.map((write) => ({ ...write, v: nothing(write.v) }));
+    return build.add({ ...draft, writes, initial: initials.get(op.state)! }, originOf(op));
+  };
+  const follow = (op: Scan): ValueId => {
     const initial = initials.get(op.state)!;
-    if (!isJoined.has(op.state)) {
-      const { id: _id, type: _type, ...whole } = rewriter.mapped(op);
-      return build.add({ ...whole, initial }, originOf(op));
-    }
-    if (op.kind === "delta") {
-      const { id: _id, type: _type, ...draft } = rewriter.mapped(op);
-      const writes = draft.writes.map((write) => ({ ...write, v: nothing(write.v) }));
-      const value = build.add({ ...draft, writes, initial }, originOf(op));
-      followed.set(op.id, value);
-      return value;
-    }
     const { id: _id, type: _type, ...draft } = rewriter.mapped(op);
     if (!op.causal) return build.matmul(draft.q, initial, originOf(op));
     const [{ k, v }] = draft.writes as [Write];
@@ -95,8 +97,17 @@ function join(
       rewriter.copy(op);
       continue;
     }
-    const [value, own] = [follow(op), locals.get(op.id)];
-    rewriter.set(op.id, own === undefined ? value : build.map("add", [own, value], originOf(op)));
+    if (op.kind === "delta") followed.set(op.id, followDelta(op));
+    const local = locals.get(op.id);
+    const value =
+      local === undefined
+        ? whole(op)
+        : build.map(
+            "add",
+            [local, op.kind === "delta" ? followed.get(op.id)! : follow(op)],
+            originOf(op),
+          );
+    rewriter.set(op.id, value);
   }
   const outputs = program.outputs.map((out) => ({ ...out, value: get(out.value) }));
   return prune(build.finish(outputs), true);

@@ -3,7 +3,8 @@
  *
  * Two axes are of one class when an op makes them walk in step: operand and result of a map, the
  * contracted axes of a product. A class can be cut over the grid when nothing folds along it (no
- * contraction, no reduction, no rotation): then every block computes its part alone.
+ * contraction, no reduction, no rotation) and no value has it along both axes: then every block computes its
+ * part alone.
  */
 import { type Op, type ValueId, chunkDim, tokenDim } from "../tensor/ir.ts";
 
@@ -95,6 +96,11 @@ export function axisClasses(
     op.type.shape.forEach((dim, axis) => {
       if (dim === chunkDim || dim === tokenDim) fold(op.id, axis);
     });
+  }
+  // A square that both axes of run together (k^T k) would be computed along its diagonal alone.
+  const values = new Set([...ops.map(({ id }) => id), ...pairs.flatMap(([a, b]) => [a, b])]);
+  for (const id of values) {
+    if (shapeOf(id).length === 2 && find(key(id, 0)) === find(key(id, 1))) fold(id, 0);
   }
   return {
     classOf: (value, axis) => find(key(value, axis)),

@@ -45,7 +45,7 @@ test.each(exchangeNames)("%s: a level is summarized when those below have arrive
 
 /** The states and cotangents that a summary of another level takes, and whether they are there by then. */
 function statesTaken(launch: LaunchStep, steps: readonly Step[], rank: number) {
-  if (!/^(summary|transition|summary_bwd)(_\d+)?$/.test(launch.form)) return [];
+  if (!/^(summary|transition|summary_bwd)(_level_\d+)?$/.test(launch.form)) return [];
   const formOf = (name: string) => manifest.forms.find((form) => form.name === name)!;
   const makes = (step: Step, buffer: string) =>
     (step.kind === "recv" && step.buffer === buffer) ||

@@ -21,7 +21,7 @@
  *   compose_S  earlier_S, later_S                  -> both_S = later_S @ earlier_S
  *
  * Where states write what is read of others, there are a summary and a transition for each level of that dependency
- * (`levels.ts`): `summary_1` takes the first states of level 0 besides.
+ * (`levels.ts`): `summary_level_1` takes the first states of level 0 besides.
  *
  * Needs: right-product. Guarantees: every form reads only the inputs it needs; a range of no tokens
  * summarises to zero. Source: LASP, arXiv 2404.02882; LASP-2, arXiv 2502.07563, with weighted prefix.
