@@ -7,10 +7,18 @@ import type { TensorSpec } from "./plan.ts";
  * How inputs are drawn. `declared`: normal, or inside the declared range. The others differ from it for gates, which
  * are inputs with a range up to 0 (logs of decays) or from 0 to 1: `weak` close to the end that keeps a state, `zero`
  * at it, `mixed` of all strengths side by side, from the one end to the other; and `constant` has the same row for
- * all tokens.
+ * all tokens (see `drawOf`).
  */
 export const draws = ["declared", "weak", "zero", "mixed", "constant"] as const;
 export type Draw = (typeof draws)[number];
+
+/**
+ * How one of several inputs is drawn: `constant` is every second one, of q, k, v, g the keys and the gates. Were all of
+ * them, one number alone would decide how exact any result is.
+ */
+export function drawOf(draw: Draw, index: number): Draw {
+  return draw === "constant" && index % 2 === 0 ? "declared" : draw;
+}
 
 /**
  * Normal numbers, or inside the tensor's declared range: uniform between two bounds, folded off a

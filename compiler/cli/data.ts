@@ -5,7 +5,7 @@ import { type HostTensor, type LaunchSizes, shapeOf } from "../../runtime/device
 import { bytesOf, fromNumbers, toNumbers } from "../../runtime/dtype.ts";
 import { npyHeadBytes, npyLayout, readNpy, writeNpy } from "../../runtime/npy.ts";
 import type { Manifest, TensorSpec } from "../../runtime/plan.ts";
-import { type Draw, randomTensor } from "../../runtime/random.ts";
+import { type Draw, randomTensor, drawOf } from "../../runtime/random.ts";
 import { cotangentsOf } from "../../runtime/plan.ts";
 import {
   readSafetensors,
@@ -187,12 +187,12 @@ function completeInputs(
   }
   checkMemory([...all, ...manifest.outputs], sizes);
   const inputs = new Map<string, HostTensor>();
-  for (const spec of specs.values()) {
+  for (const [i, spec] of [...specs.values()].entries()) {
     const shape = shapeOf(spec, sizes);
     const file = files.get(spec.name);
     if (file) inputs.set(spec.name, fitted(spec, file, shape));
     else if (!spec.name.startsWith("initial_")) {
-      inputs.set(spec.name, randomTensor(spec, shape, args.integer("seed", 0), draw));
+      inputs.set(spec.name, randomTensor(spec, shape, args.integer("seed", 0), drawOf(draw, i)));
     }
   }
   return { inputs, sizes };

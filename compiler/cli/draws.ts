@@ -19,6 +19,8 @@ export interface DrawnRun {
   readonly ok: boolean;
   /** The worst output's. */
   readonly rmse_ratio: number;
+  /** Outputs beyond their tolerance and beyond what rounding leaves: `d_g 5.6e-3`. */
+  readonly wrong: readonly string[];
 }
 
 /** Tokens of such a run at most: the reference takes its time. */
@@ -36,7 +38,10 @@ export async function verifyDraws(
     const { inputs, sizes } = data.complete(compiled, { longest: longestDrawn, draw });
     const result = await execute(inputs, sizes);
     const compared = await compareWithReference({ compiled, inputs, sizes, result, say: () => {} });
-    found[draw] = { ok: compared.ok, rmse_ratio: worstRatio(compared.outputs) };
+    const wrong = compared.wrong.map(
+      (name) => `${name} ${compared.outputs[name]!.rmse_ratio.toExponential(1)}`,
+    );
+    found[draw] = { ok: compared.ok, rmse_ratio: worstRatio(compared.outputs), wrong };
   }
   return found;
 }

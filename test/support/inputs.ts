@@ -2,7 +2,7 @@
 import type { Compiled } from "../../compiler/index.ts";
 import { type HostTensor, type LaunchSizes, shapeOf } from "../../runtime/device.ts";
 import { cotangentsOf } from "../../runtime/plan.ts";
-import { type Draw, randomTensor } from "../../runtime/random.ts";
+import { type Draw, drawOf, randomTensor } from "../../runtime/random.ts";
 
 export function randomInputs(
   { manifest }: Compiled,
@@ -20,6 +20,9 @@ export function randomInputs(
   }));
   const specs = [...manifest.inputs, ...(initial ? states : []), ...cotangentsOf(manifest)];
   return new Map(
-    specs.map((spec) => [spec.name, randomTensor(spec, shapeOf(spec, sizes), seed, draw)]),
+    specs.map((spec, i) => {
+      const own = draw && drawOf(draw, i);
+      return [spec.name, randomTensor(spec, shapeOf(spec, sizes), seed, own)];
+    }),
   );
 }

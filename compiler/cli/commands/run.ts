@@ -331,10 +331,11 @@ function printReport(
       `${name}: [${output.shape.join(", ")}]  rmse ratio ${error}, tolerance ${comparison.tolerance[name]}${beyond}`,
     );
   }
-  for (const [draw, { ok, rmse_ratio: ratio }] of Object.entries(report.draws ?? {})) {
-    line(
-      `inputs drawn ${draw}: ${ok ? "ok" : "WRONG"}, worst rmse ratio ${ratio.toExponential(2)}`,
-    );
+  for (const [draw, { ok, rmse_ratio: ratio, wrong }] of Object.entries(report.draws ?? {})) {
+    const found = ok
+      ? `ok, worst rmse ratio ${ratio.toExponential(2)}`
+      : `WRONG: ${wrong.join(", ")}`;
+    line(`inputs drawn ${draw}: ${found}`);
   }
   line(
     `${report.entry}: ${report.ok ? "ok" : "WRONG"} against the float64 reference (${comparison.reference})`,

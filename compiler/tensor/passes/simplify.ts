@@ -12,7 +12,8 @@
  *   %g: f32[T, K] = mul %f, %d
  *
  * Guarantees: every value is used or is an output, and no two ops of a scope are equal. Folds only
- * what is exact in real arithmetic and keeps NaN and infinity: x * 1, x + 0, --x, constants. Numbers
+ * what is exact in real arithmetic and keeps NaN and infinity: x * 1, x + 0, --x, constants; log exp(x) and
+ * log sigmoid(x) = -softplus(-x), which hold where exp and sigmoid leave the range of a number. Numbers
  * that scale a loaded factor of a product go where something is computed anyway, and of three factors those
  * are multiplied first whose product is there: a factor and its decay, which gradients of both have.
  */
@@ -213,6 +214,15 @@ class Simplifier {
       case "neg": {
         const inner = build.opOf(a);
         return inner?.kind === "map" && inner.fn === "neg" ? inner.args[0]! : null;
+      }
+      case "log": {
+        const inner = build.opOf(a);
+        if (inner?.kind !== "map") return null;
+        const [x] = inner.args as [ValueId];
+        if (inner.fn === "exp") return x;
+        if (inner.fn !== "sigmoid") return null;
+        const negated = (id: ValueId) => build.map("neg", [id], originOf(op));
+        return negated(build.map("softplus", [negated(x)], originOf(op)));
       }
       default:
         return null;
