@@ -84,9 +84,10 @@ function knowing(program: Program, chunk: number): Program {
 }
 
 test.each([
-  // One for each square of 4, 8 and 16 tokens; in f16 of 1 and 2 as well.
-  ["f32", 3],
+  // One for each square of 1, 2, 4, 8 and 16 tokens; in bf16 for blocks of 16 tokens one more than of the rest.
+  ["f32", 5],
   ["f16", 5],
+  ["bf16", 1],
 ] as const)("a chunk has no squares longer than itself, %s", (dtype, squares) => {
   const compiled = compileExample("gla", { dims: { K: 5, V: 4 }, dtype });
   const [form] = compiled.sharded.forms;

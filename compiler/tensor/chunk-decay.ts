@@ -12,12 +12,14 @@
  * so its part of P is a product of two matrices, and both exponents are <= 0 whatever the decays. The sums are
  * cumulative sums that start anew at each block.
  *
- * What is left are blocks of `near` tokens along the diagonal. In such a block both exponents are taken from its start, so
- * that no token depends on what comes after it: queries shrink and keys grow, by at most exp(near * deepest), where a token decays by no more than exp(-deepest). Tokens that decay by more are taken to
- * decay by that: less than rounding leaves of anything. In blocks of more than 4 tokens, which 16-bit products have,
- * half of that range is given to each side: queries are scaled up by its root and keys down. Every number format but
- * f16 has room for it. In f16 the doubling goes on down to single tokens, and the diagonal carries no decay at all.
- * log2(C / near) + 1 products of the chunk's size take the place of one.
+ * The doubling goes down to single tokens, and the diagonal carries no decay at all: log2(C) products of the chunk's
+ * size take the place of one, and a decay of 0 forgets exactly.
+ *
+ * In bf16 it ends at blocks of `near` tokens along the diagonal. In such a block both exponents are taken from its start,
+ * so that no token depends on what comes after it: queries shrink and keys grow, by at most exp(near * deepest), where a
+ * token decays by no more than exp(-deepest). Tokens that decay by more are taken to decay by that: less than rounding
+ * leaves of anything. Half of the range is given to each side: queries are scaled up by its root and keys down. Then
+ * log2(C / near) + 1 products are left. f16 has no room for such factors.
  *
  * A decay over the value axis scales what the scores are multiplied with in the same way.
  * Source: GLA's secondary chunking, arXiv 2312.06635, section 4.3, by doubling.
@@ -31,8 +33,8 @@ export class ChunkDecay {
   /** Tokens of a chunk with a decay for each channel: each doubling costs one more product. */
   static readonly longest = 32;
   /**
-   * The most that a token decays by in blocks of so many tokens, as a logarithm. Of 4 and 8: exp(-17) is less than float32
-   * rounds away, and exp(68) leaves room for queries and keys of up to 1e9. Of 16: exp(-9.5) is a twenty-fifth of what bf16
+   * The most that a token decays by in blocks of so many tokens, as a logarithm. Of 8: exp(-17) is less than float32 rounds
+   * away, and exp(68) leaves room for queries and keys of up to 1e9. Of 16: exp(-9.5) is a twenty-fifth of what bf16
    * rounds away, and exp(76) leaves room for 1e5.
    */
   static deepestOf(near: number): number {
@@ -41,18 +43,11 @@ export class ChunkDecay {
 
   /**
    * Tokens of the blocks in which decays are taken from the start, where inputs have these types; 1: of none. Where keys are
-   * erased (`isDelta`), a gate's gradient is what is left of larger sums, whose roundings grow with the block. An exponent
-   * that is moved by half of a block's range has few digits left for float32.
+   * erased (`isDelta`), a gate's gradient is what is left of larger sums, whose roundings grow with the block.
    */
   static nearFor(inputs: readonly Dtype[], isDelta: boolean): number {
-    if (inputs.includes("f16")) return 1;
-    if (!inputs.includes("bf16")) return 4;
+    if (!inputs.includes("bf16") || inputs.includes("f16")) return 1;
     return isDelta ? 8 : 16;
-  }
-
-  /** What exponents of queries are moved up by, and those of keys down, in blocks of so many tokens. */
-  private static shiftOf(near: number): number {
-    return near > 4 ? (near * ChunkDecay.deepestOf(near)) / 2 : 0;
   }
 
   /** Log decay of each token: [C], [C, K] or [C, V]; or one for all of them; null without a decay. */
@@ -291,8 +286,8 @@ export class ChunkDecay {
 
   private moved(fn: "add" | "sub", exponents: ValueId): ValueId {
     const { build, span } = this;
-    const shift = ChunkDecay.shiftOf(this.near);
-    return shift === 0 ? exponents : build.map(fn, [exponents, build.const(shift)], { span });
+    const shift = (this.near * ChunkDecay.deepestOf(this.near)) / 2;
+    return build.map(fn, [exponents, build.const(shift)], { span });
   }
   /** Sums in blocks of `block` tokens that lie in pairs: `later` in the one that comes later, `sooner` in the other. */
   private sumsBeside(
