@@ -6,7 +6,7 @@ import { findDevice } from "../support/devices.ts";
 import { type CellDevice, drawCell, runCell } from "./cell.ts";
 import { Dice } from "./dice.ts";
 import { drawRule } from "./grammar.ts";
-import { parseCase } from "./replay.ts";
+import { parseCase, printCase } from "./replay.ts";
 
 const [first, count] = [20261130, 300];
 /** More refusals than this share would mean that the generator tests too little. */
@@ -33,11 +33,11 @@ test.each(Array.from({ length: parts }, (_, i) => i))(
         const cell = drawCell(dice, isNative ? ["cpu"] : interpreted);
         const outcome = await runCell(rule, cell);
         if (outcome.kind === "refused") refused++;
-        else if (outcome.kind !== "ok") failed.push(`${seed}, ${i}: ${outcome.what}`);
+        else if (outcome.kind !== "ok") failed.push(printCase({ rule, cell }, [outcome.what]));
       }
     }
     expect(refused).toBeLessThan(mostRefused * runs);
-    // One by one: npm run fuzz -- --seed SEED --count 1
+    // Each is a file that `npm run fuzz -- --replay FILE` takes.
     expect(failed).toEqual([]);
   },
 );
