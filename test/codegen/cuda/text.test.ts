@@ -110,7 +110,7 @@ test("GLA's gradients go by 32 tokens, sum on tensor cores, and leave out square
   expect(text).toMatch(/bf16\[32, 128\]/);
   // Gates from shared memory as they came, bounded ones in one part, of what was computed two.
   expect(text).toMatch(/sum_down_tile<16, true, true, false, false, 1, 8>\(\w+, g_bf16\)/);
-  expect(text).toMatch(/sum_down_columns<8, 1, false, true, true, false, false>/);
+  expect(text).toMatch(/sum_down_columns<16, 1, false, false, false, false, false>/);
   expect(text).toMatch(/sum_down_columns<16, 2, false, false, true, true, false>/);
   expect(text).toMatch(/if \(0x\w+u >> warp & 1\) \{\n +multiply_by_warps/);
 });
