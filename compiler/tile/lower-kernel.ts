@@ -182,10 +182,8 @@ export class KernelLowering {
     const known = this.isVarying.get(id);
     if (known !== undefined) return known;
     const op = this.op(id);
-    // A fold along tokens masks the last chunk's padding, which depends on where the chunk lies.
-    const folds =
-      (op.kind === "reduce" || op.kind === "cumsum") &&
-      this.typeOf(op.arg).shape.includes(chunkDim);
+    // What folds along tokens masks the last chunk's padding, which depends on where the chunk lies.
+    const folds = this.foldsTokens(op);
     const loaded = this.source.bufferOf(id) !== null;
     const varying =
       op.kind === "rows" ||
@@ -194,6 +192,23 @@ export class KernelLowering {
       (!loaded && operands(op).some((operand) => this.varies(operand)));
     this.isVarying.set(id, varying);
     return varying;
+  }
+
+  /** Does an op add up, or solve, along the tokens of a chunk? */
+  private foldsTokens(op: Op): boolean {
+    const hasTokens = (id: ValueId) => this.typeOf(id).shape.includes(chunkDim);
+    switch (op.kind) {
+      case "reduce":
+      case "cumsum":
+      case "invert":
+        return hasTokens(op.arg);
+      case "solve":
+        return hasTokens(op.matrix);
+      case "matmul":
+        return this.typeOf(op.rhs).shape[0] === chunkDim;
+      default:
+        return false;
+    }
   }
 
   private phaseOf(id: ValueId, wanted: Phase): Phase {
