@@ -287,7 +287,8 @@ export class PlaceWriter {
       const begin = this.unique("begin");
       const choose = (a: string, b: string) => dialect.choose(`${packed} == 1`, a, b);
       writer.line(dialect.constant("int", "sequence", `${dialect.toInt("batch")} * ${packed}`));
-      writer.line(dialect.constant("int", begin, this.cutAt("sequence")));
+      // A launch without packed sequences may have no cuts: where C chooses, nothing is read of what it does not take.
+      writer.line(dialect.constant("int", begin, bare(choose(this.cutAt("sequence"), "0"))));
       const own = `max(${this.cutAt("sequence + 1")}, ${begin}) - ${begin}`;
       writer.line(dialect.constant("int", "tokens", choose(own, dialect.scalar("T"))));
       const first = choose(dialect.toOffset(begin), `batch * ${dialect.scalar("T")}`);

@@ -1,7 +1,13 @@
 /** What kernels on tensor cores must say for their speed, where wrong text would still give right numbers. */
 import { expect, test } from "vitest";
 import { cudaTarget, cudaTargetFor } from "../../../codegen/cuda/target.ts";
-import { compileExample, compileText, exampleSource } from "../../support/examples.ts";
+import {
+  compileExample,
+  compileText,
+  exampleNames,
+  exampleSource,
+  ruleNames,
+} from "../../support/examples.ts";
 
 const optionsOf = (size: number) =>
   ({
@@ -236,3 +242,16 @@ test("where fewer than five blocks fit a processor, a chunk has eight warps", ()
   const { files } = compileExample("delta-net", { ...optionsOf(128), targets });
   expect(files.get("cuda/delta_net_forward_1.cu")).toContain("__launch_bounds__(256, ");
 });
+
+test.each([...exampleNames, ...ruleNames])(
+  "%s reads cuts of packed sequences alone: a launch without them gives no address",
+  (name) => {
+    const { files } = compileExample(name, optionsOf(64));
+    const reads = [...files]
+      .filter(([path]) => path.endsWith(".cu"))
+      .flatMap(([, text]) => text.split("\n"))
+      .filter((line) => line.includes("cu_seqlens["));
+    expect(reads).not.toEqual([]);
+    for (const line of reads) expect(line).toMatch(/packed == 1 \?[^:]*cu_seqlens\[[^:]*:/);
+  },
+);
