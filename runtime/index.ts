@@ -1,4 +1,4 @@
-/** The runtime's public face: runs artifacts, knows nothing of the compiler. */
+/** `@laspc/runtime`: plans and who walks them, wherever JavaScript runs. Devices are in ./web.ts and ./node.ts. */
 export * from "./plan.ts";
 export * from "./device.ts";
 export * from "./transport.ts";
@@ -6,19 +6,11 @@ export { Mailbox } from "./mailbox.ts";
 export * from "./dtype.ts";
 export * from "./random.ts";
 export * from "./run.ts";
-export * from "./artifact.ts";
+export { openFiles, sealManifest } from "./seal.ts";
 export * from "./npy.ts";
 export * from "./safetensors.ts";
 export * from "./validate.ts";
 export * from "./layout.ts";
-export { createCudaDevice } from "./devices/cuda.ts";
-export { createWebGpuDevice } from "./devices/webgpu.ts";
-export { runRanksInWorkers, WorkerTransport } from "./transports/worker.ts";
-export { launchOf, localRankOf } from "./launch.ts";
-export { type TcpOptions, tcpTransport } from "./transports/tcp.ts";
-export { runRankOverTcp } from "./transports/tcp-rank.ts";
-export { type NcclOptions, ncclTransport, ncclTransports } from "./transports/nccl.ts";
 export { orderProblem } from "./ordered.ts";
 export { type SlowLink, slowTransport } from "./transports/slow.ts";
 export { inProcessTransports } from "./transports/in-process.ts";
-export { createCpuDevice } from "./devices/cpu.ts";

@@ -47,6 +47,7 @@ for place in "$prefix" /usr/local /usr; do
   if [ -f "$place/include/node/node.h" ]; then export npm_config_nodedir="$place"; break; fi
 done
 
+# With scripts/optional-peers: what the packages leave to whoever wants the device.
 say "installing npm packages (compiling llvm-bindings takes a minute or two) ..."
 npm install --no-audit --no-fund --loglevel=error
 if [ ! -d node_modules/llvm-bindings ]; then

@@ -28,8 +28,7 @@ export async function createCpuTarget(): Promise<Target | { readonly missing: st
   try {
     lib = (await import("llvm-bindings")).default;
   } catch (error) {
-    const why = (error as Error).message.split("\n")[0];
-    return { missing: `the package llvm-bindings (LLVM 14) is not installed: ${why}` };
+    return { missing: missingBindings(error) };
   }
   const context = new lib.LLVMContext();
   const tools: Llvm = { lib, context, vector: vectorType(lib, context) };
@@ -40,6 +39,17 @@ export async function createCpuTarget(): Promise<Target | { readonly missing: st
     files: helperFiles,
     emit: (kernel, emitContext) => emitCpu(tools, kernel, emitContext),
   };
+}
+
+/** The version is that of package.json. */
+function missingBindings(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  const isThere = code !== "ERR_MODULE_NOT_FOUND";
+  const why = isThere ? `, which cannot be loaded (${message.split("\n", 1)[0]})` : "";
+  return (
+    `it needs the package llvm-bindings, which brings the writer of LLVM IR${why}: install it with ` +
+    "`npm install llvm-bindings@0.4.2` (it compiles itself for minutes, with cmake, g++, zlib1g-dev and llvm-14-dev)"
+  );
 }
 
 /** <16 x float>; llvm-bindings has no constructor for it, but reads it from a file. */

@@ -9,7 +9,7 @@ import { type Architecture, cudaTargetFor } from "../../codegen/cuda/target.ts";
 import type { Device } from "../../runtime/device.ts";
 import { createCpuDevice } from "../../runtime/devices/cpu.ts";
 import { createCudaDevice } from "../../runtime/devices/cuda.ts";
-import { createWebGpuDevice } from "../../runtime/devices/webgpu.ts";
+import { createDawnDevice } from "../../runtime/devices/dawn.ts";
 import { FolderError } from "../../runtime/temporary.ts";
 import type { SegmentTokens } from "../../runtime/segments.ts";
 import type { Compiled } from "../index.ts";
@@ -131,7 +131,7 @@ export function makeDevice(
 /** A GPU's adapter; where there is none, the software driver that setup unpacked, saying so. */
 async function openWebGpu(poison: boolean): Promise<Device> {
   try {
-    return await createWebGpuDevice({ poison });
+    return await createDawnDevice({ poison });
   } catch (error) {
     const driver = join(
       dirname(fileURLToPath(import.meta.url)),
@@ -140,7 +140,7 @@ async function openWebGpu(poison: boolean): Promise<Device> {
     if (process.env["VK_ICD_FILENAMES"] || !existsSync(driver)) throw error;
     process.env["VK_ICD_FILENAMES"] = driver;
     say("  webgpu: no GPU found; using SwiftShader, which runs on the CPU");
-    return createWebGpuDevice({ poison });
+    return createDawnDevice({ poison });
   }
 }
 

@@ -9,6 +9,7 @@ import { gridPoints, scalarOf, shapeOf } from "../device.ts";
 import { bytesOf, elementsOf } from "../dtype.ts";
 import type { Dtype, FormCode, FormSpec, KernelSpec, TensorSpec } from "../plan.ts";
 import { uploadCuts, withShares } from "../shares.ts";
+import { missingPeer } from "./peers.ts";
 import { type Tools, findTools, nativeLibrary } from "./cpu-library.ts";
 
 export interface CpuOptions {
@@ -45,8 +46,8 @@ async function loadKoffi(): Promise<Koffi> {
   try {
     // @ts-ignore: an optional peer, not there for everybody.
     return (await import("koffi")).default as Koffi;
-  } catch {
-    throw new Error("the cpu device needs the package koffi; install it with `npm install koffi`");
+  } catch (error) {
+    throw missingPeer("the cpu device", "koffi", error);
   }
 }
 

@@ -2,6 +2,7 @@
 import { readdirSync } from "node:fs";
 import { homedir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
+import { missingPeer } from "./peers.ts";
 
 /** koffi, as far as it is used here. */
 export interface Koffi {
@@ -26,8 +27,8 @@ export async function loadKoffi(who: string): Promise<Koffi> {
   try {
     // @ts-ignore: an optional peer, not there for everybody.
     return (await import("koffi")).default as Koffi;
-  } catch {
-    throw new Error(`${who} needs the package koffi; install it with \`npm install koffi\``);
+  } catch (error) {
+    throw missingPeer(who, "koffi", error);
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * The WebGPU device: any GPUDevice, in a browser or from Dawn in Node (the package webgpu). Launches are
+ * The WebGPU device: any GPUDevice, in a browser or from Dawn in Node (see dawn.ts). Launches are
  * queued; only downloads wait. Needs the default limits of WebGPU, and asks for larger buffers where
  * the adapter has them.
  */
@@ -9,9 +9,14 @@ import { bytesOf, elementsOf, newData } from "../dtype.ts";
 import type { BufferArg, Dtype, FormCode, FormSpec, KernelSpec } from "../plan.ts";
 import { uploadCuts, withShares } from "../shares.ts";
 
+/** GPUDevice, where the caller's TypeScript knows it (@webgpu/types, or a DOM that has it). */
+export type CallersGpu = typeof globalThis extends { GPUDevice: { prototype: infer Gpu } }
+  ? Gpu
+  : object;
+
 export interface WebGpuOptions {
   /** The caller's own device; otherwise one is requested. */
-  readonly gpu?: GPUDevice;
+  readonly gpu?: CallersGpu;
   /** Fill new memory with NaN, so that what was never written shows. */
   readonly poison?: boolean;
 }
@@ -19,8 +24,6 @@ export interface WebGpuOptions {
 /** Flags of the WebGPU specification, which Node has no globals for. */
 const usage = { mapRead: 1, copySrc: 4, copyDst: 8, uniform: 0x40, storage: 0x80 } as const;
 const readMode = 1;
-/** Dawn aborts when an instance is collected while events of its devices are under way. */
-const instances: GPU[] = [];
 /** Most workgroups along one axis. */
 const longestAxis = 65535;
 /** Shaders count elements in 31 bits, and an element may have 16. */
@@ -30,16 +33,24 @@ interface GpuBuffer extends DeviceBuffer {
   readonly memory: GPUBuffer;
 }
 
-/** Throws an Error when there is no WebGPU or no adapter. */
-export async function createWebGpuDevice(options: WebGpuOptions = {}): Promise<Device> {
+/** In a browser. Throws an Error when there is no WebGPU or no adapter. */
+export function createWebGpuDevice(options: WebGpuOptions = {}): Promise<Device> {
+  return webGpuDevice(options, findGpu);
+}
+
+/** `find` gives the GPU where the caller gives no device. */
+export async function webGpuDevice(
+  options: WebGpuOptions,
+  find: () => Promise<GPU>,
+): Promise<Device> {
   const { gpu, name } = options.gpu
-    ? { gpu: options.gpu, name: "the caller's device" }
-    : await requestDevice();
+    ? { gpu: options.gpu as GPUDevice, name: "the caller's device" }
+    : await requestDevice(await find());
   return new WebGpuDevice(gpu, name, options.poison ?? false, options.gpu === undefined);
 }
 
-async function requestDevice(): Promise<{ gpu: GPUDevice; name: string }> {
-  const adapter = await (await findGpu()).requestAdapter();
+async function requestDevice(found: GPU): Promise<{ gpu: GPUDevice; name: string }> {
+  const adapter = await found.requestAdapter();
   if (!adapter) throw new Error("the webgpu device found no adapter: there is no GPU or no driver");
   const { maxBufferSize, maxStorageBufferBindingSize } = adapter.limits;
   const requiredLimits = { maxBufferSize, maxStorageBufferBindingSize };
@@ -48,18 +59,15 @@ async function requestDevice(): Promise<{ gpu: GPUDevice; name: string }> {
   return { gpu: await adapter.requestDevice({ requiredLimits }), name };
 }
 
+/** `navigator.gpu`, where there is one. */
+export function browserGpu(): GPU | undefined {
+  return (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;
+}
+
 async function findGpu(): Promise<GPU> {
-  const browser = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;
-  if (browser) return browser;
-  try {
-    // @ts-ignore: an optional peer, not there for everybody.
-    const dawn = (await import("webgpu")) as { create: (flags: string[]) => GPU };
-    const gpu = dawn.create([]);
-    instances.push(gpu);
-    return gpu;
-  } catch {
-    throw new Error("the webgpu device needs a browser, or the package webgpu in Node");
-  }
+  const gpu = browserGpu();
+  if (!gpu) throw new Error("the webgpu device needs a browser with WebGPU (navigator.gpu)");
+  return gpu;
 }
 
 interface Prepared {

@@ -4,7 +4,7 @@ import type { Manifest } from "../../../runtime/plan.ts";
 import type { Architecture } from "../../../codegen/cuda/target.ts";
 import { codeSpan } from "../../support/text.ts";
 import type { Compiled } from "../../index.ts";
-import { sealManifest } from "../../../runtime/artifact.ts";
+import { sealManifest } from "../../../runtime/seal.ts";
 import { planOf } from "../../schedule/index.ts";
 import type { Target } from "../../tile/target.ts";
 import { Arguments, UsageError, UserError } from "../arguments.ts";
