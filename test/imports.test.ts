@@ -18,7 +18,9 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   "codegen/torch": ["tensor", "plan"],
   compiler: ["syntax", "check", "tensor", "tile", "schedule", "plan"],
   runtime: [],
+  api: ["compiler", "syntax", "check", "tensor", "tile", "schedule", "codegen", "runtime", "plan"],
   cli: [
+    "api",
     "compiler",
     "syntax",
     "check",

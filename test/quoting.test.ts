@@ -8,7 +8,7 @@ import { describe, expect, test } from "vitest";
 import { createCpuTarget } from "../codegen/cpu/target.ts";
 import { cudaTarget } from "../codegen/cuda/target.ts";
 import { wgslTarget } from "../codegen/wgsl/target.ts";
-import { artifactFiles } from "../compiler/cli/commands/compile.ts";
+import { artifactFiles } from "../compiler/api/artifact-files.ts";
 import { torchFiles } from "../compiler/cli/torch.ts";
 import { compile } from "../compiler/index.ts";
 import { renderDiagnostic } from "../compiler/syntax/render.ts";

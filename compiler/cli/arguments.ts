@@ -1,5 +1,6 @@
 /** Command-line arguments: what each command takes, and clear errors for what it does not. */
 import { parseArgs } from "node:util";
+import { mostOfHead, mostRanks } from "../api/options.ts";
 import type { Architecture } from "../../codegen/cuda/target.ts";
 import type { Model } from "../schedule/sweep.ts";
 import type { Mesh } from "../../runtime/plan.ts";
@@ -63,12 +64,8 @@ const optionTypes = {
 export type OptionName = keyof typeof optionTypes;
 const isRepeatable = (name: string) => name === "dim" || name === "input";
 
-/** Ranks of a plan at most: it has steps for each of them, of an all-gather for each pair, all of which are verified. */
-export const mostRanks = 256;
 /** Kernels count tokens, heads and sequences in 32 bits. */
 const mostOfCall = 2 ** 31 - 1;
-/** Columns of heads; no target has room for what is larger. */
-const mostOfHead = 65536;
 
 export class Arguments {
   readonly positionals: readonly string[];

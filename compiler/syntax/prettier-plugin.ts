@@ -1,10 +1,11 @@
 /** .lasp files for prettier: `prettier --plugin` and `laspc fmt` use the same printer. */
-import { type AstPath, type Doc, type Parser, type Plugin, type Printer, doc } from "prettier";
+import type { AstPath, Doc, Parser, Plugin, Printer } from "prettier";
+import { builders } from "prettier/doc";
 import type { Span } from "../support/span.ts";
 import type { BinaryOperator, ExprAst, NodeAst, ResultAst, TypeAst } from "./ast.ts";
 import { type Comment, parseWithComments } from "./parse.ts";
 
-const { group, hardline, ifBreak, indent, join, line, softline } = doc.builders;
+const { group, hardline, ifBreak, indent, join, line, softline } = builders;
 
 type Node = NodeAst & { comments?: unknown[] };
 type CommentNode = Comment & { readonly type: "comment"; readonly value: string };
