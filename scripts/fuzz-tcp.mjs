@@ -3,7 +3,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { connect } from "node:net";
 import { parseArgs } from "node:util";
-import { tcpTransport } from "../runtime/dist/index.js";
+import { tcpTransport } from "../runtime/dist/node.js";
 
 const { values } = parseArgs({
   options: { times: { type: "string", default: "2000" }, seed: { type: "string", default: "1" } },

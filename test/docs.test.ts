@@ -57,6 +57,7 @@ test("every file that a document names exists", () => {
     "AGENTS.md",
     "docs/architecture.md",
     "docs/gpu-checks.md",
+    "docs/javascript.md",
     "docs/language.md",
     "docs/pytorch.md",
   ];

@@ -6,7 +6,10 @@
 import { join } from "node:path";
 import { root } from "./processes.mjs";
 
-const runtime = await import(join(root, "runtime/dist/index.js"));
+const [common, native] = await Promise.all(
+  ["index", "node"].map((entry) => import(join(root, `runtime/dist/${entry}.js`))),
+);
+const runtime = { ...common, ...native };
 const [folder, kind = "cuda", lengths = "70,333"] = process.argv.slice(2);
 const artifact = runtime.openArtifact(folder);
 const { forms } = artifact.manifest;
