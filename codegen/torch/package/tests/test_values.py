@@ -139,7 +139,7 @@ def test_packed_sequences_do_not_see_each_other(device):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_no_number_stays_behind(value):
-    # On the CPU: tensor cores multiply what a mask leaves out, by zero.
+    # On the CPU: on a GPU, tensor cores multiply what a mask leaves out, by zero.
     case = make_case(torch.device("cpu"), T=70, B=2)
     before = call(case)
     is_causal = set(SIGNATURE.ways.values()) == {"up"}
