@@ -34,6 +34,7 @@ const table = {
   square: (b, x) => b.instructions.CreateFMul(x!, x!),
   recip: (b, x) => b.instructions.CreateFDiv(b.splat(1), x!),
   floor: helper("laspc_floor"),
+  as_bf16: (_, x) => x!,
   add: (b, x, y) => b.instructions.CreateFAdd(x!, y!),
   sub: (b, x, y) => b.instructions.CreateFSub(x!, y!),
   mul: (b, x, y) => b.instructions.CreateFMul(x!, y!),

@@ -243,6 +243,8 @@ const ops = {
   cos: ([x], use) => `${use("turned_sine")}(${bare(x!)}, 1)`,
   tanh: call("tanhf"),
   floor: call("floorf"),
+  // Factors in bf16 are those of place-operands; products without tensor cores have others.
+  as_bf16: ([x]) => x!,
   sigmoid: helper("sigmoid"),
   silu: helper("silu"),
   softplus: helper("softplus"),

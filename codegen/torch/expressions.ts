@@ -70,6 +70,7 @@ const unary: Readonly<Record<UnaryFn, (x: Expression) => Expression>> = {
   square: call("torch.square"),
   recip: call("torch.reciprocal"),
   floor: call("torch.floor"),
+  as_bf16: (x) => x,
 };
 
 const binary: Readonly<

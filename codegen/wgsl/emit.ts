@@ -267,6 +267,8 @@ function wgslCall(fn: MapFn, args: readonly string[], used: Set<keyof typeof hel
   switch (fn) {
     case "neg":
       return `-${x}`;
+    case "as_bf16":
+      return x!;
     case "sigmoid":
       return `(1.0 / (1.0 + exp(-${x})))`;
     case "silu":

@@ -275,6 +275,8 @@ class Adjoints {
     switch (op.fn) {
       case "neg":
         return only(() => this.fn("neg", c));
+      case "as_bf16":
+        return this.factor(op);
       case "exp":
         return only(() => times(out()));
       case "log":
@@ -328,6 +330,7 @@ class Adjoints {
           () => this.fn("neg", c),
         );
       case "mul":
+        if (this.scaledBack(a, b)) return;
         return both(
           () => times(y()),
           () => times(x()),
@@ -366,6 +369,41 @@ class Adjoints {
       case "eq":
         return;
     }
+  }
+
+  /**
+   * The factor x exp(s) of a product: dx = c exp(s), and ds = c times the factor as the product reads it. Where x is scaled up in
+   * one factor and down in another, the two ds all but cancel: roundings that only one of them saw would be left.
+   */
+  private factor(op: MapOp): void {
+    const { c } = this;
+    const [arg] = op.args as [ValueId];
+    const scaled = this.context.opOf(arg);
+    const isScaled = scaled?.kind === "map" && scaled.fn === "mul";
+    const [x, decay] = isScaled ? (scaled.args as [ValueId, ValueId]) : [null, arg];
+    const exponent = this.exponentOf(decay);
+    if (exponent === null) return this.add(arg, () => c);
+    if (x !== null) this.add(x, () => this.mul(c, this.value(decay)));
+    this.add(exponent, () => this.mul(c, this.value(op.id)));
+  }
+
+  /** The same where x is the product of such a factor, scaled back by exp(s): then it is dx that other products read. */
+  private scaledBack(x: ValueId, decay: ValueId): boolean {
+    const { opOf } = this.context;
+    const [exponent, product] = [this.exponentOf(decay), opOf(x)];
+    if (exponent === null || product?.kind !== "matmul") return false;
+    const scaled = opOf(product.rhs);
+    if (scaled?.kind !== "map" || scaled.fn !== "as_bf16") return false;
+    const factor = this.fn("as_bf16", this.mul(this.c, this.value(decay)));
+    this.add(x, () => factor);
+    this.add(exponent, () => this.mul(factor, this.value(x)));
+    return true;
+  }
+
+  /** s of exp(s). */
+  private exponentOf(id: ValueId): ValueId | null {
+    const op = this.context.opOf(id);
+    return op?.kind === "map" && op.fn === "exp" ? op.args[0]! : null;
   }
 
   /** Phi(x) + x phi(x), with Phi from gelu itself: x Phi(x) / x, and near 0 its series. */

@@ -113,8 +113,8 @@ export class ChunkDecay {
       sum = this.add(sum, build.mul(scores, this.square(block), { span }));
     }
     if (this.near > 1) {
-      const late = build.mul(a, this.fromStart(strict), { span });
-      const early = build.mul(b, this.toStart(), { span });
+      const late = this.factorOf(build.mul(a, this.fromStart(strict), { span }));
+      const early = this.factorOf(build.mul(b, this.toStart(), { span }));
       const scores = build.matmul(late, turned(early), { span, name: "scores" });
       return this.add(sum, this.inTriangles(scores, strict));
     }
@@ -144,7 +144,7 @@ export class ChunkDecay {
     }
     if (this.near > 1) {
       const part = this.inTriangles(scores, strict);
-      const early = build.mul(v, this.toStart(), { span });
+      const early = this.factorOf(build.mul(v, this.toStart(), { span }));
       const product = build.matmul(part, early, { span, name });
       return this.add(sum, build.mul(product, this.fromStart(strict), { span }));
     }
@@ -196,6 +196,12 @@ export class ChunkDecay {
       ? build.mul(this.each, this.tokens(), named)
       : build.add({ kind: "reduce", fn: "sum", arg: this.each, axis: 0 }, named);
     return build.mul(S, build.map("exp", [total], { span, name: "chunk_decay" }), { span });
+  }
+
+  /** A factor of the product of blocks along the diagonal, for all that read it. Blocks of more than 4 are those of bf16. */
+  private factorOf(x: ValueId): ValueId {
+    const { build, span } = this;
+    return this.near > 4 ? build.map("as_bf16", [x], { span, name: "scaled" }) : x;
   }
 
   private add(a: ValueId | null, b: ValueId): ValueId {

@@ -37,6 +37,7 @@ const table = {
   square: (x) => x * x,
   recip: (x) => 1 / x,
   floor: Math.floor,
+  as_bf16: (x) => x,
   add: (a, b) => a + b,
   sub: (a, b) => a - b,
   mul: (a, b) => a * b,

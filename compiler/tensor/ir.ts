@@ -105,6 +105,7 @@ export const unaryFns = [
   "square",
   "recip",
   "floor",
+  "as_bf16",
 ] as const;
 export const binaryFns = [
   "add",
@@ -122,7 +123,10 @@ export const binaryFns = [
 ] as const;
 export type UnaryFn = (typeof unaryFns)[number];
 export type BinaryFn = (typeof binaryFns)[number];
-/** Comparisons give 1 or 0; `select(c, a, b)` is a where c is not 0, else b (never mixing the two). */
+/**
+ * Comparisons give 1 or 0; `select(c, a, b)` is a where c is not 0, else b (never mixing the two). `as_bf16(x)` is x: where
+ * products take factors in bf16 it is rounded as those are, so that what else reads it reads what the products do.
+ */
 export type MapFn = UnaryFn | BinaryFn | "select";
 
 /** Elementwise, with broadcasting by dim name. */

@@ -39,7 +39,7 @@ function rounder(bits: number, stretch: number): (x: number) => number {
   };
 }
 
-/** The operands of a product; none for what adds, compares or moves. */
+/** The operands of a product, and what is rounded like one; none for what adds, compares or moves. */
 export function factorsOf(op: Op): readonly ValueId[] {
   switch (op.kind) {
     case "matmul":
@@ -47,6 +47,8 @@ export function factorsOf(op: Op): readonly ValueId[] {
       return [op.lhs, op.rhs];
     case "solve":
       return [op.matrix, op.rhs];
+    case "map":
+      return op.fn === "as_bf16" ? op.args : [];
     case "scan":
       return [op.q, ...op.writes.flatMap(({ k, v }) => [k, v])];
     case "scan-state":

@@ -17,6 +17,7 @@ export const cheapFns: ReadonlySet<MapFn> = new Set<MapFn>([
   "ge",
   "eq",
   "floor",
+  "as_bf16",
 ]);
 
 export function callsOnly(expr: Expr, fns: ReadonlySet<MapFn>): boolean {

@@ -38,6 +38,8 @@ export function paddingOf(fn: MapFn, args: readonly Padding[]): Padding {
     case "square":
     case "floor":
       return all("zero") ? "zero" : bounded ? "finite" : "any";
+    case "as_bf16":
+      return args[0]!;
     case "neg":
       return all("zero") ? "zero" : all("data", "sums") ? "sums" : bounded ? "finite" : "any";
     case "sqrt":

@@ -22,10 +22,12 @@ import type { Pass } from "../../support/pass.ts";
 import type { Dtype } from "../../tensor/ir.ts";
 import type {
   CumSumStmt,
+  Expr,
   Invert,
   Kernel,
   Load,
   Loop,
+  MapStmt,
   Mma,
   RotateHalfStmt,
   SolveStmt,
@@ -76,6 +78,8 @@ class Placer {
   private readonly readByOthers = new Set<StorageId>();
   /** Of those, what a tile holds and registers not yet. */
   private readonly unread = new Set<StorageId>();
+  /** Storages that were staged because others read them than products. */
+  private readonly readBack = new Set<StorageId>();
   /** Of triangular matrices the inverse, as a 16-bit tile. */
   private readonly inverses = new Map<StorageId, { tile: StorageId; isTurned: boolean }>();
   /** Storages that were staged in the list of statements at hand. */
@@ -146,10 +150,28 @@ class Placer {
         this.forget(stmt);
         return [this.isTile(stmt.src) ? { ...stmt, scratch: this.folds } : stmt];
       }
+      case "map":
+        this.forget(stmt);
+        return this.map(stmt);
       default:
         this.forget(stmt);
         return [stmt];
     }
+  }
+
+  /** What is to be as factors are is rounded where it is staged; others than products read it back from there. */
+  private map(stmt: MapStmt): Stmt[] {
+    const { dst, note } = stmt;
+    const expr = unrounded(stmt.expr);
+    if (expr === null || this.narrow !== "bf16" || !this.isTile(dst)) return [stmt];
+    const whole: Stmt = { ...stmt, expr };
+    if (!this.readByOthers.has(dst)) return [whole];
+    const tile = this.tileLike(dst);
+    this.staged.set(dst, tile);
+    this.mine.add(dst);
+    this.unread.add(dst);
+    this.readBack.add(dst);
+    return [whole, this.copy(tile, dst, note)];
   }
 
   /** What a statement writes is no longer what was staged of it. */
@@ -218,7 +240,7 @@ class Placer {
   private release(stmts: readonly Stmt[], at: number): void {
     const reads = new Set(readsOf(stmts[at]!));
     for (const source of this.mine) {
-      if (!reads.has(source) || isReadLater(stmts, at, source)) continue;
+      if (!reads.has(source) || isReadLater(stmts, at, source, this.readBack.has(source))) continue;
       this.mine.delete(source);
       this.free.push(this.staged.get(source)!);
       this.staged.delete(source);
@@ -395,16 +417,31 @@ function hoistCopies(stmts: readonly Stmt[]): Stmt[] {
   return [...copies, { kind: "wait", pending: 0, note: first.note }, ...rest];
 }
 
-/** Does a product behind `at` read the storage before anything writes it? */
-function isReadLater(stmts: readonly Stmt[], at: number, id: StorageId): boolean {
+/** Does a product behind `at`, or anything, read the storage before anything writes it? */
+function isReadLater(
+  stmts: readonly Stmt[],
+  at: number,
+  id: StorageId,
+  byAnything: boolean,
+): boolean {
   for (let next = at + 1; next < stmts.length; next++) {
     const stmt = stmts[next]!;
     for (const inner of stmt.kind === "loop" ? flatten(stmt.body) : [stmt]) {
-      if (inner.kind === "mma" && readsOf(inner).includes(id)) return true;
+      if ((byAnything || inner.kind === "mma") && readsOf(inner).includes(id)) return true;
     }
     if (writesOf(stmt).includes(id)) return false;
   }
   return false;
+}
+
+/** x of as_bf16(x), also where 0 takes its place in padding; null: it is another expression. */
+function unrounded(expr: Expr): Expr | null {
+  if (expr.kind !== "call") return null;
+  const [first, x, other] = expr.args;
+  if (expr.fn === "as_bf16") return first!;
+  if (expr.fn !== "select" || other?.kind !== "const" || other.value !== 0) return null;
+  const inner = unrounded(x!);
+  return inner && { ...expr, args: [first!, inner, other] };
 }
 
 /** What a statement reads from registers: of a product what it adds to, not its factors. */

@@ -3,6 +3,7 @@ import { expect, test, describe } from "vitest";
 import type { Compiled } from "../../../compiler/index.ts";
 import type { HostTensor } from "../../../runtime/device.ts";
 import { toBits } from "../../../runtime/dtype.ts";
+import { tolerances } from "../../../compiler/tolerance.ts";
 import { cudaTarget } from "../../../codegen/cuda/target.ts";
 import {
   artifactOf,
@@ -127,6 +128,26 @@ test.skipIf(!available).each(["gla", "kda"])(`%s, gates that keep nothing${why}`
     for (let i = 0; i < gates.data.length; i += 3)
       gates.data[i] = toBits("bf16", i % 2 === 0 ? -1000 : -12);
   });
+});
+
+// What a token's gate takes from its own query and gives its own key is the same: it cancels, and so must its rounding.
+test.skipIf(!available).each([
+  ["gla", "d_g"],
+  ["value-decay", "d_g"],
+] as const)(`%s, %s of strong gates${why}`, async (name, gradient) => {
+  const dims = { K: 32, V: 48 };
+  const options = { dims, dtype: "bf16", targets: [cudaTarget], backward: true } as const;
+  const compiled = compileExample(name, options);
+  const device = await createSoftwareCuda();
+  await device.load(artifactOf(compiled), ["forward", "backward"]);
+  const sizes = sizesOf({ T: turned, H: 2 });
+  const inputs = randomInputs(compiled, sizes, { initial: true });
+  const { data } = inputs.get("g")!;
+  for (let i = 0; i < data.length; i++) data[i] = toBits("bf16", -5 * ((i * 0.618034) % 1));
+  const result = await runBackward(compiled, device, inputs, sizes);
+  const { outputs } = await compare(compiled, inputs, sizes, result);
+  expect(outputs[gradient]!.rmse_ratio).toBeLessThan(tolerances.bf16);
+  await device.close();
 });
 
 // Where chunks run side by side, those of all packed sequences do.
