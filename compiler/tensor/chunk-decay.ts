@@ -266,9 +266,8 @@ export class ChunkDecay {
   /** The decay from the start of each token's block of `near` up to the token (`strict`: before it), moved up. */
   private fromStart(strict: boolean): ValueId {
     const { build, span } = this;
-    return this.factor(`from start ${strict}`, () =>
-      build.map("exp", [this.moved("add", this.sumsFromStart(strict))], { span }),
-    )!;
+    const make = () => build.map("exp", [this.sumsFromStart(strict)], { span });
+    return this.factor(`from start ${strict}`, make)!;
   }
 
   /** The decay from the start of its block up to each token undone, moved down. */
@@ -276,25 +275,22 @@ export class ChunkDecay {
     const { build, span } = this;
     return this.factor("to start", () => {
       const undone = build.map("neg", [this.sumsFromStart(false)], { span });
-      return build.map("exp", [this.moved("sub", undone)], { span });
+      return build.map("exp", [undone], { span });
     })!;
   }
 
-  /** Log decays from the start of each block of `near` up to the token (`strict`: before it), each bounded. */
+  /** Log decays from the start of each block of `near` up to the token (`strict`: before it), bounded and moved up. */
   private sumsFromStart(exclusive: boolean): ValueId {
     const { build, span, reverse, near: block } = this;
     return this.factor(`sums from start ${exclusive}`, () => {
-      const floor = build.const(-ChunkDecay.deepestOf(block));
-      const arg = this.factor("bounded", () => build.map("max", [this.each!, floor], { span }))!;
-      return build.add({ kind: "cumsum", arg, reverse, exclusive, block }, { span });
+      const deepest = ChunkDecay.deepestOf(block);
+      const make = () => build.map("max", [this.each!, build.const(-deepest)], { span });
+      const arg = this.factor("bounded", make)!;
+      const sums = build.add({ kind: "cumsum", arg, reverse, exclusive, block }, { span });
+      return build.map("add", [sums, build.const((block * deepest) / 2)], { span });
     })!;
   }
 
-  private moved(fn: "add" | "sub", exponents: ValueId): ValueId {
-    const { build, span } = this;
-    const shift = (this.near * ChunkDecay.deepestOf(this.near)) / 2;
-    return build.map(fn, [exponents, build.const(shift)], { span });
-  }
   /** Sums in blocks of `block` tokens that lie in pairs: `later` in the one that comes later, `sooner` in the other. */
   private sumsBeside(
     each: ValueId,
