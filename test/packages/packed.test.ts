@@ -41,7 +41,12 @@ describe("packaging is right", () => {
     }
   });
 
-  test("a published bundle has the licenses of what it holds", () => {
+  test("both have the license, and those of what their bundles hold", () => {
+    const license = readFileSync(join(root, "LICENSE"), "utf8");
+    for (const name of user.packages) {
+      const own = join(user.folder, "node_modules", name, "LICENSE");
+      expect(readFileSync(own, "utf8")).toBe(license);
+    }
     const text = readFileSync(
       join(user.folder, "node_modules/laspc/dist/THIRD-PARTY-LICENSES.txt"),
       "utf8",
@@ -183,6 +188,17 @@ describe("docs/javascript.md", () => {
     expect(status, stderr).toBe(0);
     expect(stdout.replace(/\s+/g, " ")).toContain("[ 1, 300, 2, 64 ]");
   });
+});
+
+test("laspc/prettier formats as laspc fmt does", () => {
+  linkPackage(user, "prettier");
+  const text = readFileSync(join(root, "dsl-examples/retention.lasp"), "utf8");
+  writeFileSync(join(user.folder, "untidy.lasp"), text.replaceAll(" @ ", "   @ "));
+  const prettier = "node node_modules/prettier/bin/prettier.cjs";
+  const { stdout, stderr } = user.shell(
+    `${prettier} --plugin laspc/prettier --print-width 100 untidy.lasp`,
+  );
+  expect(stdout, stderr).toBe(text);
 });
 
 const cpu = findDevice("cpu");
