@@ -24,9 +24,11 @@ if (!driver()) {
   );
   mkdirSync(folder, { recursive: true });
   const tar = spawn("tar", ["-x", "-C", folder], { stdio: ["pipe", "inherit", "inherit"] });
-  await pipeline(createReadStream(archive), createBrotliDecompress(), tar.stdin);
-  await new Promise((resolve, reject) =>
+  // Listened for from the start: tar may be done as soon as its input is.
+  const unpacked = new Promise((resolve, reject) =>
     tar.on("close", (code) => (code === 0 ? resolve() : reject(new Error(`tar: ${code}`)))),
   );
+  await pipeline(createReadStream(archive), createBrotliDecompress(), tar.stdin);
+  await unpacked;
 }
 console.log(join(folder, String(driver())));
