@@ -32,20 +32,28 @@ import { logOf } from "./log-decay.ts";
 import { originOf } from "./rewrite.ts";
 
 /** Thrown inside this file only, and turned into `AffineFailure` at its door. */
+/** Of a decay or a gate that is a function of the state. */
+const decayOfInputs =
+  "let a decay depend on inputs alone: `exp(g)` with a parameter `g: [T] in (-inf, 0]`";
+
 class NotAffine extends Error {
   readonly op: Op;
-  readonly code: string;
-  constructor(op: Op, code: string, message: string) {
+  readonly code: AffineFailure["code"];
+  readonly help: string | null;
+  constructor(op: Op, code: AffineFailure["code"], message: string, help: string | null) {
     super(message);
     this.op = op;
     this.code = code;
+    this.help = help;
   }
 }
 
 export interface AffineFailure {
-  readonly code: string;
+  readonly code: "unsupported-transition" | "unsupported-decay-sign" | "unsupported-read";
   readonly op: Op;
   readonly why: string;
+  /** What to write instead, where more is known than of all such failures. */
+  readonly help: string | null;
 }
 
 export type AffineResult =
@@ -93,7 +101,8 @@ export function liftRecurrence(
     return { ok: true, yields, classes: lifter.classes() };
   } catch (error) {
     if (!(error instanceof NotAffine)) throw error;
-    return { ok: false, failure: { code: error.code, op: error.op, why: error.message } };
+    const { code, op, message: why, help } = error;
+    return { ok: false, failure: { code, op, why, help } };
   }
 }
 
@@ -181,8 +190,13 @@ class Lifter {
     return this.depends.get(id) ?? new Set();
   }
 
-  private fail(op: Op, code: string, message: string): NotAffine {
-    return new NotAffine(op, code, message);
+  private fail(
+    op: Op,
+    code: AffineFailure["code"],
+    message: string,
+    help: string | null = null,
+  ): NotAffine {
+    return new NotAffine(op, code, message, help);
   }
 
   // --- a state's own update -----------------------------------------------------------------
@@ -259,8 +273,10 @@ class Lifter {
     const [inA, inB] = [this.isState(a), b !== undefined && this.isState(b)];
     switch (op.fn) {
       case "mul":
-        if (inA && inB)
-          throw nonlinear("the update is not affine: it multiplies a state by a state");
+        if (inA && inB) {
+          const why = "the update is not affine: it multiplies a state by a state";
+          throw this.fail(op, "unsupported-transition", why, decayOfInputs);
+        }
         return inA ? this.scaled(a, b, op) : this.scaled(b, a, op);
       case "div":
         if (inB) throw nonlinear("the update is not affine: it divides by a state");
@@ -497,7 +513,9 @@ class Lifter {
       // A vector has no sides.
       const [state] = this.statesOf(op.lhs);
       if (this.isVector(state!)) return [op.rhs, op.lhs];
-      throw this.fail(op, "unsupported-read", "the state is read along its value axis (S @ x)");
+      const why = "the state is read along its value axis (S @ x)";
+      const help = "declare the state [K, V], add `outer(k, v)` to it, and read it as `q @ S`";
+      throw this.fail(op, "unsupported-read", why, help);
     }
     const why = "the update is not affine: a product with what is read from the state";
     throw this.fail(op, "unsupported-transition", why);

@@ -125,8 +125,18 @@ export function factorScores(build: TensorBuilder, id: ValueId): Scores {
       return { ok: true, terms };
     }
     default:
-      return fail(`\`${op.fn}\` of the scores is not linear in them`);
+      return fail(
+        `\`${isSoftmax(build, op) ? "softmax" : op.fn}\` of the scores is not linear in them`,
+      );
   }
+}
+
+/** exp(x - rowmax(x)) is how a softmax begins. */
+function isSoftmax(build: TensorBuilder, op: Op): boolean {
+  const shifted = op.kind === "map" && op.fn === "exp" ? build.opOf(op.args[0]!) : null;
+  if (shifted?.kind !== "map" || shifted.fn !== "sub") return false;
+  const most = build.opOf(shifted.args[1]!);
+  return most?.kind === "reduce" && most.fn === "max";
 }
 
 function each(scores: Scores, f: (term: ScoreTerm) => ScoreTerm): Scores {

@@ -17,6 +17,7 @@
  * Guarantees: no value of shape [T, T] and no recurrence is left, or a limitation says which
  * statement is outside the family. Source: LASP, arXiv 2404.02882, section 3; docs/language.md.
  */
+import { diagnose } from "../../support/catalogue.ts";
 import type { Pass, Report } from "../../support/pass.ts";
 import { liftRecurrence } from "../affine.ts";
 import {
@@ -118,7 +119,7 @@ class RightProduct {
           { span: at.span, text: "" },
           { span: op.span, text: "their product with the values is taken here" },
         ],
-        help: "scores must be a sum of (q @ k.T) * causal_decay(...), scaled by numbers",
+        help: "give q and k a feature map instead of the scores a function: `elu(q) + 1`",
       });
       return null;
     }
@@ -230,21 +231,13 @@ class RightProduct {
       }
       return;
     }
-    const { code, op: at, why } = lifted.failure;
+    const { code, op: at, why, help } = lifted.failure;
     this.decline(op, why);
-    this.report.limit({
-      code,
-      severity: "error",
-      message: why,
-      labels: [
-        { span: at.span, text: "" },
-        { span: op.span, text: "in this recurrence" },
-      ],
-      help:
-        code === "unsupported-decay-sign"
-          ? "write the decay as exp(g), or declare its range: `a: [T] in (0, 1]`"
-          : null,
-    });
+    const labels = [
+      { span: at.span, text: "" },
+      { span: op.span, text: "in this recurrence" },
+    ];
+    this.report.limit(diagnose(code, { why }, labels, help));
     // The program is not compiled any further; its values only have to exist.
     const zero = op.yields.map((id) => {
       const inner = op.region.ops.find((candidate) => candidate.id === id);
