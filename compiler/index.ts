@@ -17,7 +17,7 @@ import {
 } from "./pipeline.ts";
 import { type Diagnostic, type Outcome, hasErrors } from "./support/diagnostic.ts";
 import { type Note, type Observer, Report } from "./support/pass.ts";
-import { type Source, type Span, lineAt, lineStarts, positionOf } from "./support/span.ts";
+import { type Source, lineAt, lineStarts, positionOf } from "./support/span.ts";
 import { onOneLine } from "./support/text.ts";
 import { verifyTensor } from "./tensor/verify.ts";
 import { parseSource } from "./syntax/parse.ts";
@@ -74,32 +74,8 @@ export function check(
   const parsed = parseSource(source);
   if (parsed.value === null) return { value: null, diagnostics: parsed.diagnostics };
   const checked = checkFile(parsed.value, source, options);
-  // What recovery made of an item with a syntax error is not what its author meant to return.
-  const torn = parsed.value.items.filter(({ span }) =>
-    parsed.diagnostics.some(({ labels: [at] }) => isInside(at!.span, span)),
-  );
-  // What it made up besides has no place.
-  const kept = checked.diagnostics.filter(
-    ({ code, labels: [at] }) =>
-      (parsed.diagnostics.length === 0 || at!.span.end > at!.span.start) &&
-      (!shakyCodes.has(code) || !torn.some(({ span }) => isInside(at!.span, span))),
-  );
-  const diagnostics = [...parsed.diagnostics, ...kept];
+  const diagnostics = [...parsed.diagnostics, ...checked.diagnostics];
   return { value: checked.value?.attentions ?? null, diagnostics };
-}
-
-/** Diagnostics about the whole of a body, which a syntax error may have cut short. */
-const shakyCodes: ReadonlySet<string> = new Set([
-  "return-shape",
-  "return-count",
-  "missing-return",
-  "unreachable",
-  "unused-parameter",
-  "unused-value",
-]);
-
-function isInside(inner: Span, outer: Span): boolean {
-  return inner.start >= outer.start && inner.end <= outer.end + 1;
 }
 
 /** What no target can compute of a checked attention, whatever its sizes: transitions that are not linear, and the like. */

@@ -128,7 +128,7 @@ test("a message moves no cursor and counts lines as the lexer does", () => {
   const shown = diagnostics
     .map((one) => renderDiagnostic(source, one, { color: false }))
     .join("\n");
-  expect(shown).toContain(":4:10");
+  expect(shown).toContain(":4:14");
   // oxlint-disable-next-line no-control-regex
   expect(shown).not.toMatch(/[^\n\P{Cc}]/u);
 });

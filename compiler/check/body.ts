@@ -1,5 +1,6 @@
 /** Statements and expressions: names to values, shapes checked as each op is made. */
 import { diagnose } from "../support/catalogue.ts";
+import { closest } from "../support/closest.ts";
 import type { Span } from "../support/span.ts";
 import type {
   AttentionAst,
@@ -10,16 +11,17 @@ import type {
   ExprAst,
   RecurrenceAst,
   StmtAst,
+  TransposeAst,
   TypeAst,
 } from "../syntax/ast.ts";
 import type { Origin, RegionOwner, TensorBuilder } from "../tensor/build.ts";
 import { type BinaryFn, type Dim, type ValueId, tokenDim } from "../tensor/ir.ts";
 import { broadcastShape, sameShape } from "../tensor/types.ts";
+import { insteadOfCall } from "../syntax/foreign.ts";
 import { deepestNesting } from "../syntax/limits.ts";
 import type { Report } from "./check.ts";
 import {
   builtins,
-  closest,
   l2norm,
   mean,
   pointwise,
@@ -28,6 +30,13 @@ import {
   rotary,
   softmax,
 } from "./functions.ts";
+import {
+  type Operand,
+  elementwiseHelp,
+  nameHelp,
+  productHelp,
+  vectorTransposeHelp,
+} from "./hints.ts";
 
 export interface ScopeEntry {
   readonly kind: "param" | "local" | "state";
@@ -71,6 +80,12 @@ interface Place {
   readonly defs: readonly string[];
 }
 
+/** The text that is checked, and names in it whose definitions could not be read. */
+export interface FileText {
+  readonly text: string;
+  readonly broken: ReadonlySet<string>;
+}
+
 export class BodyChecker {
   /** Every state met, and where it is declared. */
   readonly states = new Map<string, Span>();
@@ -81,6 +96,9 @@ export class BodyChecker {
   private readonly dims: ReadonlyMap<string, number | "runtime" | null>;
   private readonly report: Report;
   private readonly shapeOfType: (type: TypeAst) => Dim[];
+  private readonly file: FileText;
+  /** Kinds of unknown names that were told. */
+  private readonly told = new Set<string>();
 
   constructor(
     build: TensorBuilder,
@@ -88,12 +106,14 @@ export class BodyChecker {
     dims: ReadonlyMap<string, number | "runtime" | null>,
     report: Report,
     shapeOfType: (type: TypeAst) => Dim[],
+    file: FileText,
   ) {
     this.build = build;
     this.defs = defs;
     this.dims = dims;
     this.report = report;
     this.shapeOfType = shapeOfType;
+    this.file = file;
   }
 
   /** The attention's results, or null when it has none. */
@@ -174,8 +194,10 @@ export class BodyChecker {
       if (shape.length < 1 || shape.length > 2 || shape.includes(tokenDim)) {
         this.report(diagnose("state-type", {}, [{ span: type.span, text: showShape(shape) }]));
       }
-      if (place.scope.has(name.name)) {
-        const first = place.scope.get(name.name)!.span;
+      const known = place.scope.get(name.name);
+      // `S = zeros(K, V)` was told already.
+      if (known && !(known.kind === "local" && known.id === null)) {
+        const first = known.span;
         this.report(
           diagnose("duplicate-name", { name: name.name }, [
             { span: name.span, text: "" },
@@ -189,6 +211,7 @@ export class BodyChecker {
     const yields: Checked[] = [];
     let owner: RegionOwner | null = null;
     let broken = false;
+    let isCut = false;
     this.rows.clear();
     owner = this.build.region(
       "recurrence",
@@ -201,9 +224,11 @@ export class BodyChecker {
         );
         const inner: Place = { ...place, scope, inRecurrence: true, outer: place.scope };
         yields.push(...this.recurrenceBody(ast, inner));
+        const last = ast.body.findIndex(({ kind }) => kind === "yield" || kind === "return");
+        isCut = last >= 0 && last < ast.body.length - 1;
         const carries = ast.states.map(({ name, type }, i) => {
           const entry = scope.get(name.name)!;
-          if (entry.id === params[i]) {
+          if (entry.id === params[i] && !isCut) {
             const text = showShape(states[i]!.type.shape);
             this.report(
               diagnose("state-not-updated", { name: name.name }, [
@@ -230,7 +255,14 @@ export class BodyChecker {
     let yields: Checked[] | null = null;
     for (const stmt of ast.body) {
       if (yields !== null) {
-        this.report(diagnose("unreachable", { word: "yield" }, [{ span: stmt.span, text: "" }]));
+        const again = ast.body.some(
+          (one) => one.kind === "yield" && one.span.start > stmt.span.start,
+        );
+        const help = again
+          ? "name what is read first, `before = q @ S`, and yield once, at the end"
+          : null;
+        const at = [{ span: stmt.span, text: "" }];
+        this.report(diagnose("unreachable", { word: "yield" }, at, help));
         break;
       }
       if (stmt.kind === "assign") {
@@ -300,14 +332,8 @@ export class BodyChecker {
       case "transpose": {
         const arg = this.expr(expr.arg, place);
         if (arg === null) return null;
-        const shape = this.build.shapeOf(arg);
-        if (shape.length === 2) return this.build.transpose(arg, at);
-        const type = showShape(shape);
-        this.report(
-          diagnose("transpose-rank", { name: this.text(expr.arg), type }, [
-            { span: expr.span, text: `has type ${type}` },
-          ]),
-        );
+        if (this.build.shapeOf(arg).length === 2) return this.build.transpose(arg, at);
+        this.noTranspose(expr, arg, null);
         return null;
       }
       case "call":
@@ -338,17 +364,21 @@ export class BodyChecker {
       return outer.id === null ? null : this.row(outer.id, at);
     }
     if (this.dims.has(name)) return this.build.add({ kind: "dim-size", dim: name }, at);
-    const known = [...place.scope.keys(), ...(place.outer?.keys() ?? []), ...this.dims.keys()];
-    const near = closest(name, known);
-    this.report(
-      diagnose(
-        "unknown-name",
-        { name },
-        [{ span, text: "not known here" }],
-        near ? `did you mean \`${near}\`?` : null,
-      ),
-    );
+    this.unknownName(name, span, place);
     return null;
+  }
+
+  /** Told once, and of names that are wrong in the same way the first. */
+  private unknownName(name: string, span: Span, place: Place): void {
+    const known = [...place.scope.keys(), ...(place.outer?.keys() ?? []), ...this.dims.keys()];
+    const isFunction = (word: string) => Object.hasOwn(builtins, word) || this.defs.has(word);
+    const meant = nameHelp(name, new Set(known), isFunction);
+    const kind = meant?.kind ?? name;
+    if (this.told.has(kind) || this.file.broken.has(name)) return;
+    this.told.add(kind);
+    const near = meant ? null : closest(name, known);
+    const help = meant?.help ?? (near ? `did you mean \`${near}\`?` : null);
+    this.report(diagnose("unknown-name", { name }, [{ span, text: "not known here" }], help));
   }
 
   /** Inside a recurrence, an outer [T, ...] value means the current token's row. */
@@ -363,11 +393,69 @@ export class BodyChecker {
   }
 
   private binary(expr: BinaryAst, place: Place, at: Origin): ValueId | null {
-    const [left, right] = [this.expr(expr.left, place), this.expr(expr.right, place)];
+    if (expr.operator === "@" && this.isDiagonal(expr)) return null;
+    const isProduct = expr.operator === "@";
+    const [left, right] = isProduct
+      ? this.factors(expr, place)
+      : [this.expr(expr.left, place), this.expr(expr.right, place)];
     if (left === null || right === null) return null;
     if (expr.operator === "@") return this.product(expr, left, right, at);
-    if (!this.fits([expr.left, expr.right], [left, right])) return null;
+    if (!this.fits([expr.left, expr.right], [left, right], expr.operator)) return null;
     return this.build.map(operators[expr.operator], [left, right], at);
+  }
+
+  /** `diag(x) @ S`: the call is what is wrong, and the whole product what is written instead. */
+  private isDiagonal({ left, right }: BinaryAst): boolean {
+    for (const [call, other] of [
+      [left, right],
+      [right, left],
+    ] as const) {
+      const [arg] = call.kind === "call" && call.name.name === "diag" ? call.args : [];
+      if (!arg || call.kind !== "call" || this.defs.has("diag")) continue;
+      const [x, y] = [this.written(arg), this.written(other)];
+      const help = `write \`${call === left ? `${x} * ${y}` : `${y} * ${x}`}\``;
+      const at = [{ span: call.name.span, text: "not known" }];
+      this.report(diagnose("unknown-function", { name: "diag" }, at, help));
+      return true;
+    }
+    return false;
+  }
+
+  /** The operands of `@`. A vector has no transpose, and what was meant shows in the other operand. */
+  private factors({ left, right }: BinaryAst, place: Place): [ValueId | null, ValueId | null] {
+    const vectors: { side: TransposeAst; id: ValueId }[] = [];
+    const factor = (side: ExprAst): ValueId | null => {
+      if (side.kind !== "transpose") return this.expr(side, place);
+      const id = this.expr(side.arg, place);
+      if (id === null) return null;
+      if (this.build.shapeOf(id).length !== 2) {
+        vectors.push({ side, id });
+        return id;
+      }
+      return this.build.transpose(id, { name: null, span: place.call ?? side.span });
+    };
+    const [a, b] = [factor(left), factor(right)];
+    const [vector] = vectors;
+    if (!vector) return [a, b];
+    const { side, id } = vector;
+    const text = (expr: ExprAst) =>
+      this.written(vectors.some((one) => one.side === expr) ? (expr as TransposeAst).arg : expr);
+    const operand = (expr: ExprAst, of: ValueId): Operand => ({
+      text: text(expr),
+      shape: this.build.shapeOf(of),
+    });
+    const isKnown = a !== null && b !== null;
+    const help = isKnown
+      ? vectorTransposeHelp(operand(left, a), operand(right, b), side === left ? "left" : "right")
+      : null;
+    this.noTranspose(side, id, help);
+    return [null, null];
+  }
+
+  private noTranspose(expr: TransposeAst, arg: ValueId, help: string | null): void {
+    const type = showShape(this.build.shapeOf(arg));
+    const at = [{ span: expr.span, text: `has type ${type}` }];
+    this.report(diagnose("transpose-rank", { name: this.text(expr.arg), type }, at, help));
   }
 
   private product(expr: BinaryAst, left: ValueId, right: ValueId, at: Origin): ValueId | null {
@@ -388,14 +476,22 @@ export class BodyChecker {
         columns: this.sized(a.at(-1)!),
         rows: this.sized(b[0]!),
       };
-      this.report(diagnose("product-mismatch", params, labels));
+      const help = productHelp(
+        { text: this.written(expr.left), shape: a },
+        { text: this.written(expr.right), shape: b },
+      );
+      this.report(diagnose("product-mismatch", params, labels, help));
       return null;
     }
     return this.build.matmul(left, right, at);
   }
 
   /** Do the operands broadcast? Reports when they do not, or when it is not clear how. */
-  private fits(exprs: readonly ExprAst[], ids: readonly ValueId[]): boolean {
+  private fits(
+    exprs: readonly ExprAst[],
+    ids: readonly ValueId[],
+    operator: BinaryOperator | null = null,
+  ): boolean {
     const shapes = ids.map((id) => this.build.shapeOf(id));
     const whole = broadcastShape(shapes);
     const labels = exprs.map((expr, i) => ({
@@ -404,7 +500,8 @@ export class BodyChecker {
     }));
     if (whole === null) {
       const [left, right] = exprs.map((expr, i) => `${this.text(expr)} (${showShape(shapes[i]!)})`);
-      this.report(diagnose("shape-mismatch", { left: left!, right: right! }, labels));
+      const help = operator === null ? null : this.meantBy(operator, exprs, shapes);
+      this.report(diagnose("shape-mismatch", { left: left!, right: right! }, labels, help));
       return false;
     }
     const twice = whole.length === 2 && whole[0] === whole[1];
@@ -421,33 +518,52 @@ export class BodyChecker {
     return false;
   }
 
+  private meantBy(
+    operator: BinaryOperator,
+    [left, right]: readonly ExprAst[],
+    [a, b]: readonly (readonly Dim[])[],
+  ): string | null {
+    const isOuter = right!.kind === "call" && right!.name.name === "outer";
+    const outer = isOuter ? (right as CallAst).args.map((arg) => this.written(arg)) : null;
+    return elementwiseHelp(
+      operator,
+      { text: this.written(left!), shape: a! },
+      { text: this.written(right!), shape: b! },
+      outer,
+    );
+  }
+
   // --- calls --------------------------------------------------------------------------------
 
   private call(expr: CallAst, place: Place, at: Origin): ValueId | null {
-    const { name, span } = expr.name;
+    const { name } = expr.name;
     const def = this.defs.get(name);
     if (def) return this.callDef(def, expr, place);
     const builtin = Object.hasOwn(builtins, name) ? builtins[name] : undefined;
-    if (!builtin) {
-      const near = closest(name, [...Object.keys(builtins), ...this.defs.keys()]);
-      this.report(
-        diagnose(
-          "unknown-function",
-          { name },
-          [{ span, text: "not known" }],
-          near ? `did you mean \`${near}\`?` : null,
-        ),
-      );
-      expr.args.forEach((arg) => this.expr(arg, place));
-      return null;
-    }
+    if (!builtin) return this.unknownFunction(expr, place);
     const args = expr.args.map((arg) => this.expr(arg, place));
+    if (args.some((arg) => arg === null)) return null;
     if (!builtin.counts.includes(args.length)) {
       this.wrongCount(expr, builtin.usage);
       return null;
     }
-    if (args.some((arg) => arg === null)) return null;
     return this.builtin(expr, args as ValueId[], place, at);
+  }
+
+  private unknownFunction(expr: CallAst, place: Place): null {
+    const { name, span } = expr.name;
+    const meant = insteadOfCall(
+      name,
+      expr.args.map((arg) => this.written(arg)),
+    );
+    const near = closest(name, [...Object.keys(builtins), ...this.defs.keys()]);
+    const help = meant ?? (near ? `did you mean \`${near}\`?` : null);
+    if (!this.file.broken.has(name)) {
+      this.report(diagnose("unknown-function", { name }, [{ span, text: "not known" }], help));
+    }
+    // Its arguments are of the same notation.
+    if (meant === null) expr.args.forEach((arg) => this.expr(arg, place));
+    return null;
   }
 
   private wrongCount(expr: CallAst, usage: string): void {
@@ -619,6 +735,11 @@ export class BodyChecker {
   private sized(dim: Dim): string {
     const size = typeof dim === "string" ? this.dims.get(dim) : dim;
     return typeof size === "number" && size !== dim ? `${size} (${dim})` : String(dim);
+  }
+
+  /** An expression as it stands in the text, on one line. */
+  private written({ span }: ExprAst): string {
+    return this.file.text.slice(span.start, span.end).replace(/\s+/g, " ");
   }
 
   /** A short name for an expression, in the user's words. */

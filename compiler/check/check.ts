@@ -2,7 +2,7 @@
 import type { Diagnostic, Outcome } from "../support/diagnostic.ts";
 import { diagnose } from "../support/catalogue.ts";
 import type { Source, Span } from "../support/span.ts";
-import type { AttentionAst, DefAst, FileAst, ParamAst, TypeAst } from "../syntax/ast.ts";
+import type { AttentionAst, DefAst, FileAst, Ident, ParamAst, TypeAst } from "../syntax/ast.ts";
 import { TensorBuilder } from "../tensor/build.ts";
 import {
   type Dim,
@@ -14,7 +14,8 @@ import {
   tokenDim,
 } from "../tensor/ir.ts";
 import { mostMistakes } from "../syntax/limits.ts";
-import { BodyChecker, type Scope, showShape } from "./body.ts";
+import { misreadAxes } from "./axes.ts";
+import { BodyChecker, type FileText, type Scope, showShape } from "./body.ts";
 import { builtins } from "./functions.ts";
 import { reservedDim, reservedState, reservedTensor } from "./reserved.ts";
 
@@ -46,7 +47,7 @@ export type Report = (diagnostic: Diagnostic) => void;
 /** Every attention that checks; `value` holds the good ones even when others have mistakes. */
 export function checkFile(
   file: FileAst,
-  _source: Source,
+  source: Source,
   options: CheckOptions,
 ): Outcome<CheckedFile> {
   const diagnostics: Diagnostic[] = [];
@@ -76,9 +77,10 @@ export function checkFile(
     }
     if (item.kind === "def") defs.set(item.name.name, item);
   }
+  const text: FileText = { text: source.text, broken: new Set(file.broken) };
   const attentions = file.items.flatMap((item) => {
     if (item.kind !== "attention") return [];
-    const checker = new AttentionChecker(item, defs, options, report);
+    const checker = new AttentionChecker(item, defs, options, report, text);
     const program = checker.run();
     return program !== null && checker.mistakes === 0
       ? [{ name: item.name.name, program, span: item.name.span }]
@@ -98,6 +100,7 @@ class AttentionChecker {
   private readonly defs: ReadonlyMap<string, DefAst>;
   private readonly options: CheckOptions;
   private readonly report: Report;
+  private readonly text: FileText;
   mistakes = 0;
 
   constructor(
@@ -105,8 +108,10 @@ class AttentionChecker {
     defs: ReadonlyMap<string, DefAst>,
     options: CheckOptions,
     report: Report,
+    text: FileText,
   ) {
     this.ast = ast;
+    this.text = text;
     this.defs = defs;
     this.options = options;
     this.report = (diagnostic) => {
@@ -118,12 +123,17 @@ class AttentionChecker {
 
   run(): Program | null {
     const { ast, report } = this;
+    const misread = misreadAxes(ast);
+    if (misread !== null) {
+      report(misread);
+      return null;
+    }
     const scope: Scope = new Map();
     for (const param of ast.params) this.declare(param, scope);
     const results = this.results();
-    const body = new BodyChecker(this.build, this.defs, this.dims, report, (type) =>
-      this.shape(type),
-    );
+    const { build, defs, dims, text } = this;
+    const shapeOf = (type: TypeAst) => this.shape(type);
+    const body = new BodyChecker(build, defs, dims, report, shapeOf, text);
     const values = body.attention(ast, scope);
     this.checkTensorNames(scope, body.states);
     // After a mistake a name may only seem unused.
@@ -257,10 +267,11 @@ class AttentionChecker {
       ...result.items.flatMap(({ name }) => (name ? [{ ...name, what: "a result" }] : [])),
     ];
     const others = new Set([...scope.keys(), ...named.map(({ name }) => name), ...states.keys()]);
+    const isDim = (name: string) => name !== tokenDim && this.dims.has(name);
     for (const { name, what, span } of named) {
-      const isDim = name !== tokenDim && this.dims.has(name);
-      this.refuse(name, what, span, isDim ? "a dim has this name" : reservedTensor(name, others));
+      if (!isDim(name)) this.refuse(name, what, span, reservedTensor(name, others));
     }
+    this.refuseDims(named.filter(({ name }) => isDim(name)));
     const isUnnamed = result.items.some(({ name }) => name === null);
     const clash = isUnnamed ? params.find(({ name }) => name.name === unnamedResult) : undefined;
     if (clash) {
@@ -274,6 +285,20 @@ class AttentionChecker {
       this.refuse(name, "a state", span, reservedState(name) ?? (twin === undefined ? null : why));
       files.set(name.toLowerCase(), name);
     }
+  }
+
+  /** `K: [T, K]`, told once: whoever writes K and V in capitals means both. */
+  private refuseDims(named: readonly (Ident & { readonly what: string })[]): void {
+    const [first, ...others] = named;
+    if (!first) return;
+    const { name, what, span } = first;
+    const labels = [
+      { span, text: "a dim has this name" },
+      ...others.map((other) => ({ span: other.span, text: "and so has this" })),
+    ];
+    const params = { name, what: `${what}: a dim has this name` };
+    const small = named.map((one) => `\`${one.name.toLowerCase()}\``).join(", ");
+    this.report(diagnose("reserved-name", params, labels, `values have small letters: ${small}`));
   }
 
   private refuse(name: string, what: string, span: Span, why: string | null): void {

@@ -105,29 +105,3 @@ export function rotary(b: TensorBuilder, x: ValueId, base: number, at: Origin): 
   const straight = b.mul(x, b.map("cos", [angle], at), at);
   return b.map("add", [straight, b.mul(turned, b.map("sin", [angle], at), at)], at);
 }
-
-/** The closest known word, for "did you mean". */
-export function closest(word: string, known: Iterable<string>): string | null {
-  let best: { word: string; distance: number } | null = null;
-  for (const candidate of known) {
-    const distance = editDistance(word, candidate);
-    const near = distance < word.length && distance <= Math.max(1, word.length / 3);
-    if (near && (!best || distance < best.distance)) {
-      best = { word: candidate, distance };
-    }
-  }
-  return best?.word ?? null;
-}
-
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const change = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(change, row[j]! + 1, next[j - 1]! + 1));
-    }
-    row = next;
-  }
-  return row[b.length]!;
-}

@@ -28,6 +28,43 @@ export const catalogue = {
     means: "Something that was opened is not closed: a block, a parameter list, an expression.",
     fix: "Close it: `}`, `)` or `]`.",
   },
+  unclosed: {
+    message: "`{found}` is not closed",
+    means: "A bracket is opened and something stands behind it that cannot stand inside.",
+    fix: "Write `{closing}` before {next}.",
+  },
+  unopened: {
+    message: "`{found}` closes nothing",
+    means: "There are more closing brackets than opening ones.",
+    fix: "Remove it.",
+  },
+  "missing-comma": {
+    message: "a comma is missing before `{right}`",
+    means: "Parameters, arguments and axes stand between commas.",
+    fix: "Write `, {right}`.",
+  },
+  "missing-operator": {
+    message: "an operator is missing between `{left}` and `{right}`",
+    means: "A product is always written: `@` for matrices, `*` for each element.",
+    fix: "Write `{left} @ {right}` for a product of matrices and vectors, `{left} * {right}` for each element.",
+  },
+  "unused-expression": {
+    message: "a value alone is not a statement",
+    means: "A statement gives a value a name, or hands it on with `return` or `yield`.",
+    fix: "Write `{word} {value}`, or `x = {value}`.",
+  },
+  "misspelled-word": {
+    message: "`{found}` is not a word of the language",
+    means: "The grammar has few words, and this one is close to one of them.",
+    fix: "Write `{word}`.",
+  },
+  "other-notation": {
+    message: "{why}",
+    means:
+      "The text is written as another language, a library or a paper writes it. What is meant is clear, and is " +
+      "written in one way here.",
+    fix: "docs/language.md shows how it is written.",
+  },
   "bad-number": {
     message: "`{found}` is not a size",
     means: "A fixed dim is a whole number of at least 1.",
@@ -111,6 +148,11 @@ export const catalogue = {
     means:
       "An attention is written for one sequence and one head; batch and heads are mapped over.",
     fix: "Leave batch and heads away; fold other axes together.",
+  },
+  "no-token-axis": {
+    message: "no parameter has the token axis T",
+    means: "Tokens are rows, and their axis is called T in every attention: [T, K].",
+    fix: "Write `q: [T, K]`.",
   },
   "result-not-per-token": {
     message: "a result is per token: its type starts with T",

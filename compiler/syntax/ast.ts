@@ -22,6 +22,8 @@ export interface Ident {
 export interface FileAst {
   readonly kind: "file";
   readonly items: readonly (AttentionAst | DefAst)[];
+  /** Names of attentions and defs that have a syntax error. */
+  readonly broken: readonly string[];
   readonly span: Span;
 }
 export interface AttentionAst {

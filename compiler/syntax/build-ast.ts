@@ -22,20 +22,38 @@ export type Complain = (
   code: "bad-number" | "bad-dtype" | "bad-per" | "bad-range",
   span: Span,
   found: string,
+  help?: string | null,
 ) => void;
 
-export function buildFile(cst: CstNode, text: string, complain: Complain): FileAst {
+/** What others call the dtypes that there are. */
+const otherDtypes: Readonly<Record<string, string>> = {
+  float32: "f32",
+  float: "f32",
+  fp32: "f32",
+  float16: "f16",
+  half: "f16",
+  fp16: "f16",
+  bfloat16: "bf16",
+};
+
+/** `whole`: the items that parsed, in order; `broken`: names of those that did not. */
+export function buildFile(
+  whole: readonly CstNode[],
+  broken: readonly string[],
+  text: string,
+  complain: Complain,
+): FileAst {
   const builder = new AstBuilder(text, complain);
-  const items = inOrder([...nodes(cst, "attention"), ...nodes(cst, "def")]).flatMap((node) => {
-    const item = node.name === "def" ? builder.def(node) : builder.attention(node);
-    return item ? [item] : [];
-  });
-  return { kind: "file", items, span: { start: 0, end: text.length } };
+  const items = whole.flatMap(
+    (node) => (node.name === "def" ? builder.def(node) : builder.attention(node)) ?? [],
+  );
+  return { kind: "file", items, broken, span: { start: 0, end: text.length } };
 }
 
 class AstBuilder {
   private readonly text: string;
   private readonly complain: Complain;
+  private readonly dtypes = new Set<string>();
 
   constructor(text: string, complain: Complain) {
     this.text = text;
@@ -96,9 +114,18 @@ class AstBuilder {
     const prefix = token(node, "Identifier");
     const known = ["f32", "f16", "bf16"] as const;
     const dtype = known.find((name) => name === prefix?.image) ?? null;
-    if (prefix && !dtype) this.complain("bad-dtype", tokenSpan(prefix), prefix.image);
+    if (prefix && !dtype) this.badDtype(prefix);
     const dims = token(node, "Scalar") ? null : nodes(node, "dim").map((dim) => this.dim(dim));
     return { kind: "type", dtype, dims, span: spanOf(node) };
+  }
+
+  /** Told once: whoever writes `float32` writes it everywhere. */
+  private badDtype(prefix: IToken): void {
+    const found = prefix.image;
+    if (this.dtypes.has(found)) return;
+    this.dtypes.add(found);
+    const meant = Object.hasOwn(otherDtypes, found) ? otherDtypes[found]! : null;
+    this.complain("bad-dtype", tokenSpan(prefix), found, meant && `write \`${meant}\``);
   }
 
   private dim(node: CstNode): DimAst {
@@ -294,9 +321,6 @@ function spanOf(node: CstNode): Span {
   const start = Number.isNaN(startOffset) ? 0 : startOffset;
   const end = endOffset === undefined || Number.isNaN(endOffset) ? start : endOffset + 1;
   return { start, end };
-}
-function inOrder(list: CstNode[]): CstNode[] {
-  return list.sort((a, b) => spanOf(a).start - spanOf(b).start);
 }
 function inTextOrder(list: IToken[]): IToken[] {
   return list.sort((a, b) => a.startOffset - b.startOffset);

@@ -1,5 +1,5 @@
 /**
- * The grammar, as chevrotain rules with recovery: a mistake costs its statement, not the file.
+ * The grammar, as chevrotain rules. Each attention and def is parsed on its own: a mistake costs its item, not the file.
  * The concrete tree stays in this room; `build-ast.ts` shapes it.
  */
 import { CstParser } from "chevrotain";
@@ -8,19 +8,13 @@ import * as t from "./tokens.ts";
 export class LaspParser extends CstParser {
   constructor() {
     super(t.allTokens, {
-      recoveryEnabled: true,
+      recoveryEnabled: false,
       nodeLocationTracking: "onlyOffset",
       maxLookahead: 2,
       skipValidations: true,
     });
     this.performSelfAnalysis();
   }
-
-  file = this.RULE("file", () => {
-    this.MANY(() =>
-      this.OR([{ ALT: () => this.SUBRULE(this.attention) }, { ALT: () => this.SUBRULE(this.def) }]),
-    );
-  });
 
   attention = this.RULE("attention", () => {
     this.CONSUME(t.Attention);

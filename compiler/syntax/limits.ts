@@ -31,7 +31,9 @@ export function lengthProblem({ text }: Source): Diagnostic | null {
 
 /** Words too long, or the first bracket or sign that is too deep. */
 export function wordProblems(tokens: readonly IToken[]): Diagnostic[] {
-  const long = tokens.filter(({ image }) => image.length > longestWord);
+  const long = tokens.filter(
+    ({ image, tokenType }) => image.length > longestWord && tokenType !== t.Foreign,
+  );
   const deep = firstTooDeep(tokens);
   return [
     ...long.map((token) => {

@@ -1,13 +1,16 @@
 /** Text to AST. Never throws: every mistake of the text is a diagnostic, and there is always an AST. */
-import type { ILexingError, IRecognitionException, IToken } from "chevrotain";
+import type { CstNode, IToken } from "chevrotain";
 import { diagnose } from "../support/catalogue.ts";
 import type { Diagnostic, Outcome } from "../support/diagnostic.ts";
-import { type Source, type Span, lineStarts, positionOf } from "../support/span.ts";
+import type { Source, Span } from "../support/span.ts";
 import type { FileAst } from "./ast.ts";
 import { buildFile } from "./build-ast.ts";
 import { depthProblem, lengthProblem, mostMistakes, wordProblems } from "./limits.ts";
+import { explain } from "./explain.ts";
 import { LaspParser } from "./grammar.ts";
-import { lexer } from "./tokens.ts";
+import { cutItems } from "./items.ts";
+import { Stumble, spanOf } from "./stumble.ts";
+import { Attention, Def, Identifier, lexer } from "./tokens.ts";
 
 /** The grammar is analysed once; every parse resets it. It keeps nothing of a text. */
 const parser = new LaspParser();
@@ -30,7 +33,10 @@ export function parseSource(source: Source): Outcome<FileAst> {
 
 export function parseWithComments(source: Source): Outcome<Parsed> {
   const nothing = (...diagnostics: readonly Diagnostic[]): Outcome<Parsed> => ({
-    value: { file: { kind: "file", items: [], span: { start: 0, end: 0 } }, comments: [] },
+    value: {
+      file: { kind: "file", items: [], broken: [], span: { start: 0, end: 0 } },
+      comments: [],
+    },
     diagnostics: diagnostics.slice(0, mostMistakes),
   });
   const tooLong = lengthProblem(source);
@@ -38,21 +44,16 @@ export function parseWithComments(source: Source): Outcome<Parsed> {
   const lexed = lexer.tokenize(source.text);
   const unreadable = wordProblems(lexed.tokens);
   if (unreadable.length > 0) return nothing(...unreadable);
-  const diagnostics = lexed.errors.slice(0, mostMistakes).map((one) => lexingError(one, source));
-  const starts = lineStarts(source.text);
-  parser.input = lexed.tokens;
-  const cst = parser.file();
-  for (const error of parser.errors.slice(0, mostMistakes)) {
-    const mistake = syntaxError(error, source);
-    if (!isEcho(mistake, diagnostics, source, starts)) diagnostics.push(mistake);
-  }
-  const file = buildFile(cst, source.text, (code, span, found) => {
-    // What recovery put in has no place, and was told as missing.
-    if (span.end > span.start) diagnostics.push(diagnose(code, { found }, [{ span, text: "" }]));
+  const pieces = cutItems(lexed.tokens).map((tokens) => parseItem(tokens, source));
+  const whole = pieces.flatMap(({ item }) => item ?? []);
+  const broken = pieces.flatMap(({ item, name }) => (item === null && name ? [name] : []));
+  const diagnostics = pieces.flatMap(({ mistake }) => mistake ?? []);
+  const file = buildFile(whole, broken, source.text, (code, span, found, help) => {
+    diagnostics.push(diagnose(code, { found }, [{ span, text: "" }], help));
   });
   const comments = (lexed.groups["comments"] ?? []).map((token) => ({
     text: token.image,
-    span: spanOf(token, source),
+    span: spanOf(token),
   }));
   const tooDeep = depthProblem(file);
   if (tooDeep) return nothing(tooDeep);
@@ -60,56 +61,37 @@ export function parseWithComments(source: Source): Outcome<Parsed> {
   return { value: { file, comments }, diagnostics: diagnostics.slice(0, mostMistakes) };
 }
 
-/**
- * Recovery stumbles over what the first mistake left: another one on the same line, or a bracket that
- * now closes too much, says nothing new.
- */
-function isEcho(
-  mistake: Diagnostic,
-  before: readonly Diagnostic[],
-  source: Source,
-  starts: readonly number[],
-): boolean {
-  const at = (diagnostic: Diagnostic) => diagnostic.labels[0]!.span.start;
-  const lineOf = (diagnostic: Diagnostic) => positionOf(source.text, at(diagnostic), starts).line;
-  const earlier = before.filter((other) => at(other) <= at(mistake));
-  if (earlier.some((other) => lineOf(other) === lineOf(mistake))) return true;
-  return earlier.length > 0 && source.text[at(mistake)] === "}";
+interface Piece {
+  readonly item: CstNode | null;
+  readonly mistake: Diagnostic | null;
+  /** Of an item with a mistake, where it is known. */
+  readonly name: string | null;
 }
 
-function lexingError({ offset, length }: ILexingError, source: Source): Diagnostic {
-  const span = { start: offset, end: offset + length };
-  const found = source.text.slice(span.start, span.end);
-  return diagnose("unexpected-character", { found }, [{ span, text: "" }]);
-}
-
-function syntaxError(error: IRecognitionException, source: Source): Diagnostic {
-  const at = error.token;
-  const isEnd = Number.isNaN(at.startOffset) || at.image === "";
-  const span = isEnd ? endOf(previousOf(error), source) : spanOf(at, source);
-  const found = isEnd ? "the end of the file" : `\`${at.image}\``;
+/** Parses up to the first mistake: what comes behind is often only its echo. */
+function parseItem(tokens: readonly IToken[], source: Source): Piece {
+  const told = (at: Stumble): Piece => {
+    const name = tokens[1]?.tokenType === Identifier ? tokens[1].image : null;
+    return { item: null, mistake: explain(at), name };
+  };
+  const head = tokens[0]!.tokenType;
+  if (head !== Attention && head !== Def) {
+    return told(new Stumble(tokens, 0, [], "expected `attention` or `def`", source.text));
+  }
+  parser.input = [...tokens];
+  const item = head === Def ? parser.def() : parser.attention();
+  const [error] = parser.errors;
+  if (!error) return { item, mistake: null, name: null };
+  const at = tokens.indexOf(error.token);
+  const isBehind = error.message.startsWith("Redundant input");
+  const rules = isBehind ? [] : error.context.ruleStack;
   const expected = expectedOf(error.message);
-  const code = isEnd ? "unexpected-end" : "unexpected-token";
-  const where = wordFor[error.context.ruleStack.at(-1) ?? ""] ?? "here";
-  return diagnose(code, { found, expected, where }, [{ span, text: expected }]);
+  const piece = told(
+    new Stumble(tokens, at < 0 ? tokens.length : at, rules, expected, source.text),
+  );
+  // The item is whole, and something stands behind it.
+  return isBehind ? { ...piece, item } : piece;
 }
-
-/** What a person calls the place that a rule parses. */
-const wordFor: Readonly<Record<string, string>> = {
-  file: "at the top of a file",
-  attention: "in the head of an attention",
-  def: "in a def",
-  param: "in a parameter",
-  type: "in a type",
-  dim: "in a type",
-  range: "in a range",
-  bound: "in a range",
-  result: "in the result",
-  namedType: "in a named type",
-  block: "in a block",
-  statement: "in a statement",
-  recurrence: "in the head of a recurrence",
-};
 
 /** Chevrotain's message, reduced to what it wanted. */
 function expectedOf(message: string): string {
@@ -126,21 +108,4 @@ function expectedOf(message: string): string {
 
 function labelOf(name: string): string {
   return /^[A-Z]\w+$/.test(name) ? `\`${name.toLowerCase()}\`` : name;
-}
-
-function spanOf(token: IToken, source: Source): Span {
-  if (Number.isNaN(token.startOffset)) return endOf(token, source);
-  return { start: token.startOffset, end: token.startOffset + token.image.length };
-}
-
-/** The place right behind a token: where something is missing. */
-function endOf(token: IToken | undefined, source: Source): Span {
-  const end =
-    token && !Number.isNaN(token.startOffset) ? token.startOffset + token.image.length : 0;
-  return { start: Math.max(0, end - 1), end: Math.min(source.text.length, Math.max(end, 1)) };
-}
-
-/** Most, but not all, of chevrotain's errors know the token before. */
-function previousOf(error: IRecognitionException): IToken | undefined {
-  return (error as IRecognitionException & { previousToken?: IToken }).previousToken;
 }

@@ -56,12 +56,30 @@ export const RBrace = symbol("RBrace", "}");
 export const Comma = symbol("Comma", ",");
 export const Colon = symbol("Colon", ":");
 
+/**
+ * What other languages write, and papers. No rule takes it: the parser stumbles over it, and `notation.ts` says
+ * what stands here in its place. Comments and strings of theirs are one word, whatever is in them.
+ */
+export const Foreign = createToken({
+  name: "Foreign",
+  pattern: /\/\*[\s\S]*?\*\/|"""[\s\S]*?"""|"[^"\n\r]*"|#[^\n\r]*|\*\*=|[-+*/@:!]=|=>|&&|\|\|/,
+  line_breaks: true,
+});
+/** Any other character. */
+export const Strange = createToken({
+  name: "Strange",
+  // oxlint-disable-next-line no-control-regex
+  pattern: /[\uD800-\uDBFF][\uDC00-\uDFFF]|[\u0000-\uFFFF]/,
+  line_breaks: true,
+});
+
 const WhiteSpace = createToken({ name: "WhiteSpace", pattern: /\s+/, group: Lexer.SKIPPED });
 export const Comment = createToken({ name: "Comment", pattern: /\/\/[^\n\r]*/, group: "comments" });
 
 export const allTokens = [
   WhiteSpace,
   Comment,
+  Foreign,
   DotT,
   NumberLiteral,
   Arrow,
@@ -96,6 +114,7 @@ export const allTokens = [
   Scalar,
   In,
   Identifier,
+  Strange,
 ];
 
 /** Words that cannot be names. */
