@@ -16,9 +16,22 @@ export function misreadAxes(ast: AttentionAst): Diagnostic | null {
   const params = ast.params.map(({ name, type }) => ({ name: name.name, type }));
   const results = ast.result.items.map(({ name, type }) => ({ name: name?.name ?? "->", type }));
   return (
+    heads(ast) ??
     batched([...params, ...results]) ??
     (ast.params.some(({ per }) => per) ? null : noTokens(params))
   );
+}
+
+/** `gamma: [H]`, `w: [H, K]`. */
+function heads({ params }: AttentionAst): Diagnostic | null {
+  const first = params.find(
+    ({ type, per }) => per === null && axes(type)[0] === "H" && axes(type).length < 3,
+  );
+  if (!first) return null;
+  const [, rest] = axes(first.type);
+  const name = first.name.name;
+  const help = `write \`${name}: ${rest === undefined ? "scalar" : `[${rest}]`} per head\``;
+  return diagnose("missing-per", { name }, [{ span: first.type.span, text: "" }], help);
 }
 
 /** Batch and heads among the axes. */

@@ -581,13 +581,10 @@ export class BodyChecker {
     const { name } = expr.name;
     const [x, y] = args as [ValueId, ValueId];
     const shapes = args.map((arg) => build.shapeOf(arg));
-    const wrong = (i: number, wanted: string): null => {
+    const wrong = (i: number, wanted: string, help: string | null = null): null => {
       const found = showShape(shapes[i]!);
-      this.report(
-        diagnose("argument-shape", { name, wanted, found }, [
-          { span: expr.args[i]!.span, text: `has type ${found}` },
-        ]),
-      );
+      const at = [{ span: expr.args[i]!.span, text: `has type ${found}` }];
+      this.report(diagnose("argument-shape", { name, wanted, found }, at, help));
       return null;
     };
     const unary = pointwise.find((fn) => fn === name);
@@ -626,7 +623,9 @@ export class BodyChecker {
         return base === null ? null : rotary(build, x, base, at);
       }
       case "outer":
-        if (shapes[0]!.length !== 1) return wrong(0, "two vectors");
+        // An update of a state that no recurrence declares, which was told.
+        if (!place.inRecurrence && this.told.has("state")) return null;
+        if (shapes[0]!.length !== 1) return wrong(0, "two vectors", this.outerHelp(expr, place));
         if (shapes[1]!.length !== 1) return wrong(1, "two vectors");
         return build.add({ kind: "outer", lhs: x, rhs: y }, at);
       case "causal":
@@ -643,6 +642,12 @@ export class BodyChecker {
       default:
         return null;
     }
+  }
+
+  private outerHelp({ args }: CallAst, place: Place): string | null {
+    if (place.inRecurrence) return null;
+    const [k, v] = args.map((arg) => this.written(arg));
+    return `the sum over all tokens is \`${k}.T @ ${v}\`; one token's is \`outer\` in a recurrence`;
   }
 
   private rowwise(expr: CallAst, args: ValueId[], at: Origin): ValueId | null {

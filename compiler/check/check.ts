@@ -314,7 +314,9 @@ class AttentionChecker {
       this.report(diagnose("too-many-axes", {}, [{ span: type.span, text: "" }]));
     dims.forEach(({ value, span }, axis) => {
       if (value === tokenDim && axis > 0) {
-        this.report(diagnose("token-axis-first", {}, [{ span, text: "" }]));
+        const isMask = dims[0]?.value === tokenDim;
+        const help = isMask ? "a mask is written in the body: `causal()`, `causal_decay(g)`" : null;
+        this.report(diagnose("token-axis-first", {}, [{ span, text: "" }], help));
       }
       if (typeof value !== "string" || this.dims.has(value)) return;
       this.refuse(value, "a dim", span, reservedDim(value));

@@ -83,7 +83,9 @@ export function nameHelp(
   if (isFunction(name)) return told(`call it: \`${name}(${name === "causal" ? "" : "..."})\``);
   const [, plain] = /^(\w+?)_?(?:t|i|n|j|prev|next)$/.exec(name) ?? [];
   if (plain !== undefined && known.has(plain)) {
-    const why = "in a recurrence a name with T is the current token's row";
+    const why = /^[A-Z]/.test(plain)
+      ? "a state stands for the one before until it is updated"
+      : "in a recurrence a name with T is the current token's row";
     return told(`write \`${plain}\`: ${why}`, "subscript");
   }
   const otherCase = [...known].find((other) => other.toLowerCase() === name.toLowerCase());
@@ -100,7 +102,7 @@ export function nameHelp(
   if (Object.hasOwn(constants, name)) return told(constants[name]!);
   if (/^(?:N|L|seq_len|seqlen|length)$/.test(name)) return told(`write \`${tokenDim}\``);
   if (/^(?:S|h|state)$/.test(name)) {
-    return told(`declare the state: \`recurrence ${name}: [K, V] { ... }\``);
+    return told(`declare the state: \`recurrence ${name}: [K, V] { ... }\``, "state");
   }
   if (/^[A-Z]$/.test(name)) return told("a dim is known once a parameter's type has it");
   return null;

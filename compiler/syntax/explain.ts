@@ -85,7 +85,11 @@ function brackets(at: Stumble): Diagnostic | null {
   const isEnd = at.token() === undefined;
   // An expression goes on over lines, a statement begins one.
   const isStatement =
-    at.is(t.Return) || at.is(t.Yield) || (at.is(t.Identifier) && at.is(t.Equals, 1));
+    at.is(t.Return) ||
+    at.is(t.Yield) ||
+    at.is(t.Arrow) ||
+    at.is(t.LBrace) ||
+    (at.is(t.Identifier) && at.is(t.Equals, 1));
   const isWrong = at.isCloser() && !at.closes();
   const isBlock = bracket.tokenType === t.LBrace;
   if (isBlock && isWrong) {
@@ -107,14 +111,14 @@ function missing(at: Stumble): Diagnostic | null {
   // A name is read as the beginning of a statement before it is clear that it is none.
   const isName = at.rule === "statement" && at.is(t.Identifier, -1) && !at.isFirstOnLine(-1);
   const offset = isName ? -1 : 0;
-  const isList = at.bracket?.tokenType === t.LBracket || isArguments(at);
+  const isState = at.rules.at(-2) === "recurrence" && at.is(t.Identifier) && at.is(t.Colon, 1);
+  const isList = at.bracket?.tokenType === t.LBracket || isArguments(at) || isState;
   const isStart = at.startsOperand(offset) || (isList && at.is(t.LBracket, offset));
   if (!isStart || !at.endsOperand(offset - 1)) {
     return null;
   }
   if (!isList && at.isFirstOnLine(offset)) return null;
-  const left = at.is(t.DotT, offset - 1) ? at.between(offset - 2, offset) : at.word(offset - 1);
-  const right = at.is(t.DotT, offset + 1) ? at.between(offset, offset + 2) : at.word(offset);
+  const [left, right] = [at.operandBefore(offset), at.operandFrom(offset)];
   const code = isList ? "missing-comma" : "missing-operator";
   return diagnose(code, { left, right }, [{ span: at.span(offset), text: "" }]);
 }

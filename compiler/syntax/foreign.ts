@@ -61,6 +61,12 @@ const functions: Readonly<Record<string, string>> = {
   mask: "write `causal()`",
   decay_mask: "write `causal_decay(log_a)`",
   scaled_dot_product_attention: "write the formula: `((q @ k.T) * causal()) @ v`",
+  ...Object.fromEntries(
+    ["cat", "concat", "concatenate", "stack"].map((name) => [
+      name,
+      "axes are not joined: add up the products of the parts, `q @ a + k @ b`",
+    ]),
+  ),
   arange: "tokens have no numbers: a mask of decays is `causal_decay(log_a)`",
   range: "tokens have no numbers: a loop over them is `recurrence S: [K, V] { ... }`",
   ...Object.fromEntries(

@@ -40,6 +40,10 @@ function aboutPythonDef(at: Stumble): Remark | null {
   const isBody = at.rule === "block" && at.open.length > 0;
   if (isBody || name === undefined || open?.tokenType !== t.LParen) return null;
   const isTyped = at.is(t.Colon) && at.open.length > 0;
+  if (at.open.length === 0 && at.is(t.RParen, -1) && at.startsOperand()) {
+    const help = `write \`${at.between(-at.at, 0)} = ${at.rest(0)}\``;
+    return remark(at, "`=` is missing between the head of a def and its expression", help);
+  }
   if (!isTyped && !at.is(t.Colon) && !at.is(t.Arrow) && !at.is(t.Return)) return null;
   const params = paramsOf(at);
   const isAttention = params.length > 2 || params.some((param) => /^(?:q|k|v)$/i.test(param));
@@ -89,6 +93,12 @@ function paramsOf(at: Stumble): string[] {
 /** `q, k` without types; `gamma = 0.9`; `g: [T] <= 0`. */
 function aboutParameter(at: Stumble): Remark | null {
   const isHead = at.rule === "attention" && at.open.length === 1;
+  if (at.rule === "attention" && at.open.length === 0) return aboutAttentionName(at);
+  if (isHead && at.is(t.LBracket) && (at.is(t.LParen, -1) || at.is(t.Comma, -1))) {
+    const end = closing(at, 1) + 1;
+    const help = `write \`${at.word(end)}: ${at.between(0, end)}\``;
+    return remark(at, "the name of a parameter stands in front of its type", help);
+  }
   if (at.rule !== "param" && !isHead) return null;
   if (at.is(t.Equals)) {
     const why = "a parameter has no default value";
@@ -100,6 +110,9 @@ function aboutParameter(at: Stumble): Remark | null {
     return remark(at, "the range of a parameter is written `in`", `write \`in ${range}\``);
   }
   const name = at.word(-1);
+  if (name === "self" && at.rule === "param") {
+    return remark(at, "an attention has no `self`", "leave it out", -1);
+  }
   if (at.rule === "param" && at.is(t.Identifier, -1) && (at.is(t.Comma) || at.is(t.RParen))) {
     return remark(
       at,
@@ -116,6 +129,18 @@ function aboutParameter(at: Stumble): Remark | null {
     );
   }
   return null;
+}
+
+/** `attention (q: ...)`, `attention gated-delta(...)`. */
+function aboutAttentionName(at: Stumble): Remark | null {
+  if (at.at === 1 && at.is(t.LParen)) {
+    return remark(at, "the attention has no name", "write `attention mine(`");
+  }
+  if (at.at !== 2 || !at.is(t.Minus)) return null;
+  let end = 1;
+  while (at.token(end) && !at.is(t.LParen, end)) end++;
+  const name = at.between(-1, end).replace(/\W+/g, "_");
+  return remark(at, "a name has letters, digits and `_`", `write \`${name}\``);
 }
 
 /** `q: Tensor`, `gamma: float`, `q: (T, K)`, `q: Float[Tensor, "T K"]`, `-> o: [T, V]`. */
@@ -200,6 +225,8 @@ function aboutBody(at: Stumble): Remark | null {
     return remark(at, "a recurrence from the last token is `reverse`", "write `reverse`");
   }
   if (at.rule !== "block" || at.is(t.LBrace, -1)) return null;
+  // Another state, and a comma is missing.
+  if (isState && at.is(t.Identifier) && at.is(t.Colon, 1)) return null;
   const isBefore =
     at.rules.at(-2) !== "block" &&
     !at.tokens.slice(0, at.at).some((one) => one.tokenType === t.LBrace);
@@ -235,7 +262,13 @@ function hasOpened(at: Stumble): boolean {
 /** `a, b = ...`, `s: [T, T] = ...`, `return (a, b)`, and a value that nobody takes. */
 function aboutStatement(at: Stumble): Remark | null {
   const name = at.word(-1);
+  if (at.is(t.Comma) && (at.rule === "block" || at.rules.length === 0) && at.isFirstOnLine(1)) {
+    return remark(at, "a statement ends without a sign", "leave out the `,`");
+  }
   if (at.rule === "statement" && at.is(t.Identifier, -1)) {
+    if (at.is(t.EqualEqual)) {
+      return remark(at, "a value is given with `=`", `write \`${name} = ${at.rest(1)}\``);
+    }
     if (at.is(t.Comma)) {
       const why = "a statement gives one name a value";
       return remark(at, why, `write \`${name} = ...\` and \`${at.word(1)} = ...\` on two lines`);

@@ -51,16 +51,25 @@ function aboutSign(at: Stumble): Remark | null {
     const why = "comparisons do not follow one another";
     return remark(at, why, "write their product: `(a < b) * (b < c)`");
   }
-  if (at.is(t.Identifier) && at.is(t.NumberLiteral, -1) && at.isAdjacent()) {
-    const number = at.word(-1) + at.word();
-    const isGrouped = /^[\d_]+$/.test(number);
-    const why = isGrouped ? "the digits of a number stand together" : "a number ends with a digit";
-    const help = isGrouped
-      ? `write \`${number.replaceAll("_", "")}\``
-      : `write \`${at.word(-1)}\`, or \`${at.word(-1)} * ${at.word()}\` for a product`;
-    return { why, help, span: { start: at.span(-1).start, end: at.span().end } };
-  }
-  return at.is(t.Strange) ? aboutStrangeSign(at, sign) : null;
+  return (
+    aboutNumber(at, 0) ??
+    aboutNumber(at, -1) ??
+    (at.is(t.Strange) ? aboutStrangeSign(at, sign) : null)
+  );
+}
+
+/** `1_000`, `0.5f`. The word behind the number may have been read as the beginning of a statement. */
+function aboutNumber(at: Stumble, offset: 0 | -1): Remark | null {
+  const [digits, suffix] = [at.word(offset - 1), at.word(offset)];
+  const isOne = at.is(t.Identifier, offset) && at.is(t.NumberLiteral, offset - 1);
+  if (!isOne || !at.isAdjacent(offset)) return null;
+  const number = digits + suffix;
+  const isGrouped = /^[\d_]+$/.test(number);
+  const why = isGrouped ? "the digits of a number stand together" : "a number ends with a digit";
+  const help = isGrouped
+    ? `write \`${number.replaceAll("_", "")}\``
+    : `write \`${digits}\`, or \`${digits} * ${suffix}\` for a product`;
+  return { why, help, span: { start: at.span(offset - 1).start, end: at.span(offset).end } };
 }
 
 function aboutForeignSign(at: Stumble, sign: string): Remark {
@@ -114,7 +123,11 @@ function aboutStrangeSign(at: Stumble, sign: string): Remark | null {
     case "&":
       return remark(at, "there is no `&`", "both at once are the product: `(a > 0) * (a < 1)`");
     case "|":
+      if (!at.endsOperand(-1))
+        return remark(at, "there is no `|x|`", `write \`abs(${at.word(1)})\``);
       return remark(at, "there is no `|`", "one or the other is the larger: `max(a < 0, a > 1)`");
+    case "\\":
+      return aboutLatex(at);
     case "!":
     case "~":
       return remark(at, `there is no \`${sign}\``, "the opposite of a comparison is `1 - (a > b)`");
@@ -128,6 +141,15 @@ function aboutStrangeSign(at: Stumble, sign: string): Remark | null {
     ? `\`${sign}\` is not a letter of names`
     : `\`${sign}\` is not a sign of the language`;
   return remark(at, why, `write \`${instead}\``);
+}
+
+/** `q \\cdot k^\\top`. */
+function aboutLatex(at: Stumble): Remark | null {
+  if (!at.is(t.Identifier, 1)) return null;
+  const word = at.word(1);
+  const product = /^(?:cdot|times|odot|circ)$/.test(word);
+  const instead = product ? "*" : /^(?:top|intercal|mathsf)$/.test(word) ? ".T" : word;
+  return remark(at, `\`\\${word}\` is not a sign of the language`, `write \`${instead}\``);
 }
 
 const transposes = new Set(["t", "mT", "mH", "H", "transpose", "permute", "swapaxes", "adjoint"]);
@@ -161,7 +183,11 @@ function aboutDot(at: Stumble): Remark | null {
 function aboutIndex(at: Stumble): Remark {
   const name = at.word(-1);
   const why = "values are not indexed: names with T mean the current token's row in a recurrence";
-  return remark(at, why, `write \`${at.is(t.Identifier, -1) ? name : "the value alone"}\``);
+  const isToken = /^(?:[tijn:\d]|\.)/.test(at.word(1));
+  const help = isToken
+    ? `write \`${at.is(t.Identifier, -1) ? name : "the value alone"}\``
+    : `write \`${name}(${at.word(1)})\` for a call`;
+  return remark(at, why, help);
 }
 
 /** `S_{t-1}`. */

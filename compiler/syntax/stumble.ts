@@ -82,6 +82,29 @@ export class Stumble {
     const token = this.token(offset);
     return token !== undefined && closers.has(token.tokenType);
   }
+  /** The text of the operand that ends in front of a token. */
+  operandBefore(offset: number): string {
+    let from = offset - 1;
+    if (this.is(t.DotT, from)) from--;
+    for (let depth = 0; this.token(from); from--) {
+      if (this.isCloser(from)) depth++;
+      else if (pairs.has(this.token(from)!.tokenType)) depth--;
+      if (depth <= 0) break;
+    }
+    const isCall = this.is(t.LParen, from) && this.is(t.Identifier, from - 1);
+    return this.between(isCall ? from - 1 : from, offset);
+  }
+  /** The text of the operand that begins with a token. */
+  operandFrom(offset: number): string {
+    let to = offset;
+    if (this.is(t.Identifier, to) && this.is(t.LParen, to + 1)) to++;
+    for (let depth = 0; this.token(to); to++) {
+      if (pairs.has(this.token(to)!.tokenType)) depth++;
+      else if (this.isCloser(to)) depth--;
+      if (depth <= 0) break;
+    }
+    return this.between(offset, this.is(t.DotT, to + 1) ? to + 2 : to + 1);
+  }
   /** Does the line begin with this token? */
   isFirstOnLine(offset = 0): boolean {
     const [before, token] = [this.token(offset - 1), this.token(offset)];
