@@ -347,8 +347,6 @@ export class BodyChecker {
         }
         return yields[0]!.id;
       }
-      case "error":
-        return null;
     }
   }
 

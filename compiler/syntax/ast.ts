@@ -148,13 +148,8 @@ export interface RecurrenceAst {
   readonly body: readonly StmtAst[];
   readonly span: Span;
 }
-/** What could not be parsed; already reported, so later phases keep quiet about it. */
-export interface ErrorAst {
-  readonly kind: "error";
-  readonly span: Span;
-}
 export type ExprAst =
-  NumberAst | NameAst | UnaryAst | BinaryAst | CallAst | TransposeAst | RecurrenceAst | ErrorAst;
+  NumberAst | NameAst | UnaryAst | BinaryAst | CallAst | TransposeAst | RecurrenceAst;
 
 export type NodeAst =
   | FileAst

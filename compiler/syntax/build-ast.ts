@@ -1,4 +1,4 @@
-/** Concrete tree to AST. Recovery leaves holes in the tree; a hole becomes an `error` node. */
+/** Concrete tree to AST. The tree is whole: an item with a syntax error has none. */
 import type { CstNode, IToken } from "chevrotain";
 import type { Span } from "../support/span.ts";
 import type {
@@ -44,8 +44,8 @@ export function buildFile(
   complain: Complain,
 ): FileAst {
   const builder = new AstBuilder(text, complain);
-  const items = whole.flatMap(
-    (node) => (node.name === "def" ? builder.def(node) : builder.attention(node)) ?? [],
+  const items = whole.map((node) =>
+    node.name === "def" ? builder.def(node) : builder.attention(node),
   );
   return { kind: "file", items, broken, span: { start: 0, end: text.length } };
 }
@@ -60,54 +60,43 @@ class AstBuilder {
     this.complain = complain;
   }
 
-  attention(node: CstNode): AttentionAst | null {
-    const name = this.ident(token(node, "Identifier"));
-    if (!name) return null;
-    const result = child(node, "result");
+  attention(node: CstNode): AttentionAst {
     return {
       kind: "attention",
-      name,
-      params: nodes(node, "param").flatMap((param) => this.param(param)),
-      result: result
-        ? this.result(result)
-        : { kind: "result", items: [], isNamed: false, span: name.span },
-      body: this.block(child(node, "block")),
+      name: this.ident(token(node, "Identifier")!),
+      params: nodes(node, "param").map((param) => this.param(param)),
+      result: this.result(child(node, "result")!),
+      body: this.block(child(node, "block")!),
       span: spanOf(node),
     };
   }
 
-  def(node: CstNode): DefAst | null {
+  def(node: CstNode): DefAst {
     const [first, ...params] = tokens(node, "Identifier");
-    const name = this.ident(first);
-    if (!name) return null;
+    const name = this.ident(first!);
     const short = child(node, "expr");
     const body: readonly StmtAst[] = short
       ? [{ kind: "return", values: [this.expr(short)], span: spanOf(short) }]
-      : this.block(child(node, "block"));
-    const idents = params.flatMap((param) => this.ident(param) ?? []);
+      : this.block(child(node, "block")!);
+    const idents = params.map((param) => this.ident(param));
     return { kind: "def", name, params: idents, isShort: short !== null, body, span: spanOf(node) };
   }
 
-  private param(node: CstNode): ParamAst[] {
+  private param(node: CstNode): ParamAst {
     const [nameToken, perToken] = tokens(node, "Identifier");
-    const name = this.ident(nameToken);
-    const type = child(node, "type");
-    if (!name || !type) return [];
     const range = child(node, "range");
     const per = token(node, "Shared") ? "shared" : token(node, "Per") ? "head" : null;
     if (per === "head" && perToken && perToken.image !== "head") {
       this.complain("bad-per", tokenSpan(perToken), perToken.image);
     }
-    return [
-      {
-        kind: "param",
-        name,
-        type: this.type(type),
-        per,
-        range: range ? this.range(range) : null,
-        span: spanOf(node),
-      },
-    ];
+    return {
+      kind: "param",
+      name: this.ident(nameToken!),
+      type: this.type(child(node, "type")!),
+      per,
+      range: range ? this.range(range) : null,
+      span: spanOf(node),
+    };
   }
 
   private type(node: CstNode): TypeAst {
@@ -179,28 +168,24 @@ class AstBuilder {
   }
 
   private namedTypes(node: CstNode): { name: Ident; type: TypeAst }[] {
-    return nodes(node, "namedType").flatMap((named) => {
-      const name = this.ident(token(named, "Identifier"));
-      const type = child(named, "type");
-      return name && type ? [{ name, type: this.type(type) }] : [];
-    });
+    return nodes(node, "namedType").map((named) => ({
+      name: this.ident(token(named, "Identifier")!),
+      type: this.type(child(named, "type")!),
+    }));
   }
 
-  private block(node: CstNode | null): readonly StmtAst[] {
-    return node ? nodes(node, "statement").flatMap((statement) => this.statement(statement)) : [];
+  private block(node: CstNode): readonly StmtAst[] {
+    return nodes(node, "statement").map((statement) => this.statement(statement));
   }
 
-  private statement(node: CstNode): StmtAst[] {
+  private statement(node: CstNode): StmtAst {
     const span = spanOf(node);
-    const name = this.ident(token(node, "Identifier"));
+    const name = token(node, "Identifier");
     const values = nodes(node, "expr").map((expr) => this.expr(expr));
     const recurrence = child(node, "recurrence");
-    if (recurrence) return [{ kind: "expr-stmt", value: this.recurrence(recurrence), span }];
-    if (name) {
-      return [{ kind: "assign", name, value: values[0] ?? { kind: "error", span }, span }];
-    }
-    const kind = token(node, "Yield") ? "yield" : token(node, "Return") ? "return" : null;
-    return kind ? [{ kind, values, span }] : [];
+    if (recurrence) return { kind: "expr-stmt", value: this.recurrence(recurrence), span };
+    if (name) return { kind: "assign", name: this.ident(name), value: values[0]!, span };
+    return { kind: token(node, "Yield") ? "yield" : "return", values, span };
   }
 
   private recurrence(node: CstNode): RecurrenceAst {
@@ -208,7 +193,7 @@ class AstBuilder {
       kind: "recurrence",
       states: this.namedTypes(node),
       reverse: token(node, "Reverse") !== null,
-      body: this.block(child(node, "block")),
+      body: this.block(child(node, "block")!),
       span: spanOf(node),
     };
   }
@@ -234,30 +219,27 @@ class AstBuilder {
   ): ExprAst {
     const operands = nodes(node, operand).map(build);
     const between = inTextOrder(operators.flatMap((name) => tokens(node, name)));
-    const first = operands[0];
-    if (!first) return { kind: "error", span: spanOf(node) };
     return operands.slice(1).reduce(
       (left, right, i): ExprAst => ({
         kind: "binary",
-        operator: (between[i]?.image ?? "+") as BinaryOperator,
+        operator: between[i]!.image as BinaryOperator,
         left,
         right,
         span: { start: left.span.start, end: right.span.end },
       }),
-      first,
+      operands[0]!,
     );
   }
 
   private unary(node: CstNode): ExprAst {
     const inner = child(node, "unary");
     if (inner) return { kind: "unary", arg: this.unary(inner), span: spanOf(node) };
-    const power = child(node, "power");
-    return power ? this.power(power) : { kind: "error", span: spanOf(node) };
+    return this.power(child(node, "power")!);
   }
 
   private power(node: CstNode): ExprAst {
-    const [base, exponent] = [child(node, "postfix"), child(node, "unary")];
-    const left: ExprAst = base ? this.postfix(base) : { kind: "error", span: spanOf(node) };
+    const exponent = child(node, "unary");
+    const left = this.postfix(child(node, "postfix")!);
     if (!exponent) return left;
     return {
       kind: "binary",
@@ -269,8 +251,7 @@ class AstBuilder {
   }
 
   private postfix(node: CstNode): ExprAst {
-    const inner = child(node, "atom");
-    const atom: ExprAst = inner ? this.atom(inner) : { kind: "error", span: spanOf(node) };
+    const atom = this.atom(child(node, "atom")!);
     return tokens(node, "DotT").reduce<ExprAst>(
       (arg, dot) => ({
         kind: "transpose",
@@ -287,15 +268,15 @@ class AstBuilder {
     if (number) return { kind: "number", value: Number(number.image), text: number.image, span };
     const recurrence = child(node, "recurrence");
     if (recurrence) return this.recurrence(recurrence);
-    const name = this.ident(token(node, "Identifier"));
     const args = nodes(node, "expr").map((expr) => this.expr(expr));
-    if (!name) return args[0] ? { ...args[0], span } : { kind: "error", span };
+    const found = token(node, "Identifier");
+    if (!found) return { ...args[0]!, span };
+    const name = this.ident(found);
     if (token(node, "LParen")) return { kind: "call", name, args, span };
     return { kind: "name", name: name.name, span };
   }
 
-  private ident(found: IToken | null | undefined): Ident | null {
-    if (!found || found.isInsertedInRecovery) return null;
+  private ident(found: IToken): Ident {
     return { kind: "ident", name: found.image, span: tokenSpan(found) };
   }
 }

@@ -147,8 +147,6 @@ function printNode(path: AstPath<Node>, print: Print): Doc {
       return rangeText(node.text);
     case "ident":
       return node.name;
-    case "error":
-      return "";
   }
 }
 
