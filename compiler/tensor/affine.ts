@@ -694,11 +694,9 @@ class Lifter {
     const [query, stateValue] = this.readOf(op);
     const form = this.form(stateValue, op);
     const { state } = form;
-    const carry = this.carry(state);
     const q = this.perToken(this.lift(query));
-    const isLast =
-      form.scales.length === carry.scales.length && form.updates.length === carry.updates.length;
-    if (isLast) return this.scan(q, state, "after", op);
+    // Forms are kept by value, so the state after the token has one.
+    if (form === this.carry(state)) return this.scan(q, state, "after", op);
     const along = (wanted: boolean) =>
       form.scales.filter(({ axis }) => (axis === "value") === wanted).map(({ value }) => value);
     const times = (x: ValueId, factor: ValueId) => build.mul(x, factor, origin);
