@@ -59,8 +59,9 @@ function stagesOf(program: Program): Stages {
     const reads = op.kind === "chunks" ? [...operands(op), ...captured(op.region)] : operands(op);
     let start = Math.max(0, ...reads.map((id) => stages.get(id)!));
     if (op.kind === "chunks") {
+      // A loop over pieces begins anew at each, one over the whole sequence (null) does not.
       const fits = () =>
-        (start % 2 === 1) === op.reverse && (pieces.get(start) ?? op.piece) === op.piece;
+        (start % 2 === 1) === op.reverse && (!pieces.has(start) || pieces.get(start) === op.piece);
       while (!fits()) start++;
       pieces.set(start, op.piece);
     }
