@@ -88,9 +88,9 @@ test("a file, and a folder, that others can write to", async () => {
   await kept("a", make);
   expect(made).toBe(2);
   chmodSync(cache, 0o770);
-  for (const refused of [kept("a", make), withKept("a", make, load)]) {
-    await expect(refused).rejects.toThrow(FolderError);
-    await expect(refused).rejects.toThrow(/others can write to the cache folder .*: remove it/);
+  for (const refused of [() => kept("a", make), () => withKept("a", make, load)]) {
+    await expect(refused()).rejects.toThrow(FolderError);
+    await expect(refused()).rejects.toThrow(/others can write to the cache folder .*: remove it/);
   }
 });
 
