@@ -172,9 +172,11 @@ export function formGiving(manifest: Pick<Manifest, "forms">, output: string): F
   return manifest.forms.find(gives) ?? null;
 }
 
-/** How many levels of states there are: rounds of exchanges, one after another. */
-export function levelsIn(states: readonly Pick<StateSpec, "level">[]): number {
-  return states.reduce((most, { level }) => Math.max(most, level + 1), 0);
+/** The states of each level, from level 0 on: each level is a round of exchanges, after those before it. */
+export function levelsOf<S extends Pick<StateSpec, "level">>(states: readonly S[]): S[][] {
+  const levels: S[][] = [];
+  for (const state of states) (levels[state.level] ??= []).push(state);
+  return levels;
 }
 
 /**

@@ -1,8 +1,7 @@
 // Hostile texts through the compiler: npm run fuzz:text -- [--count 5000] [--first 0] [--compile-every 10] [--cuda 50]
-import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { build } from "esbuild";
+import { bundle } from "./bundle.mjs";
 
 const root = join(import.meta.dirname, "..");
 const { values } = parseArgs({
@@ -13,20 +12,10 @@ const { values } = parseArgs({
     cuda: { type: "string", default: "50" },
   },
 });
-// Beside the sources, which look for examples from where they are.
-const folder = join(root, "node_modules/.cache/laspc/fuzz");
-mkdirSync(folder, { recursive: true });
-const outfile = join(folder, "fuzz-text.mjs");
-await build({
-  entryPoints: [join(root, "test/support/fuzz-text.ts")],
-  outfile,
-  bundle: true,
-  platform: "node",
-  format: "esm",
-  logLevel: "warning",
+const outfile = await bundle("test/support/fuzz-text.ts", "fuzz/fuzz-text.mjs", {
   external: ["koffi", "llvm-bindings", "webgpu", "prettier", "chevrotain"],
+  // Sources look for examples from where they are.
   define: { "import.meta.dirname": JSON.stringify(join(root, "test/support")) },
-  loader: { ".ll": "text", ".wgsl": "text", ".cuh": "text", ".py": "text" },
 });
 const { fuzzTexts } = await import(outfile);
 const first = Number(values.first);

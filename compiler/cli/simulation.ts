@@ -1,5 +1,5 @@
 /** laspc plan --simulate: the plan on a fabric that is not here, beside every other schedule. */
-import { type Manifest, type Mesh, type Plan, levelsIn, worldSize } from "../../runtime/plan.ts";
+import { type Manifest, type Mesh, type Plan, levelsOf, worldSize } from "../../runtime/plan.ts";
 import { type DeviceSpeed, type Fabric, deviceSpeeds, fabricNames } from "../schedule/fabrics.ts";
 import { fabrics, slowestLink } from "../schedule/fabrics.ts";
 import { cheapest } from "../schedule/auto.ts";
@@ -161,7 +161,7 @@ export function simulationJson(
     dims: { ...sizes, ...manifest.dims },
     dtype,
     backward,
-    rounds: levelsIn(manifest.states),
+    rounds: levelsOf(manifest.states).length,
     schedules: [...all].map(([schedule, one]) =>
       typeof one === "string"
         ? { schedule, unsupported: one }

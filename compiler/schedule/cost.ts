@@ -4,7 +4,7 @@
  * closed form for choosing between them.
  */
 import type { FormSpec, Manifest } from "../../runtime/plan.ts";
-import { levelsIn } from "../../runtime/plan.ts";
+import { levelsOf } from "../../runtime/plan.ts";
 import type { DeviceSpeed, Link } from "./fabrics.ts";
 import { costliestTransition, decayOf, flopsOf } from "./flops.ts";
 import { blocks } from "./allscan.ts";
@@ -81,7 +81,7 @@ export function scheduleCost(
   const { state, transition } = payloadOf(manifest, sizes);
   const others = ranks - 1;
   // States that write what is read of others are exchanged after those: a round for each level.
-  const levels = levelsIn(manifest.states);
+  const levels = levelsOf(manifest.states).length;
   const doublings = Math.ceil(Math.log2(ranks));
   const of = (latencies: number, bytesInSequence: number, bytesReceived: number) => ({
     seconds: latencies * link.latencyS + bytesInSequence / link.bytesPerS,

@@ -32,22 +32,17 @@ export function costliestTransition(manifest: Manifest): Transition {
 /** For one token and head. Row-wise code around the scan is not counted; a fold is bytes alone. */
 export function flopsOf(form: string, manifest: Manifest): number {
   const [, base, level] = /^(.*?)(?:_level_(\d+))?$/.exec(form)!;
-  if (!byLevel.has(base!))
-    return sum(manifest.states.map((one) => stateFlops(form, one, manifest)));
-  // A summary of one level reads the states of those below it, as the forward does.
   const own = Number(level ?? 0);
-  const reached = manifest.states.filter((state) => state.level <= own);
-  return sum(
-    reached.map((one) => stateFlops(one.level === own ? base! : "forward", one, manifest)),
-  );
+  return manifest.states.reduce((sum, state) => {
+    if (!byLevel.has(base!)) return sum + stateFlops(form, state, manifest);
+    if (state.level > own) return sum;
+    // A summary of one level reads the states of those below it, as the forward does.
+    return sum + stateFlops(state.level === own ? base! : "forward", state, manifest);
+  }, 0);
 }
 
 /** Forms that there is one of for each level of states. */
 const byLevel: ReadonlySet<string> = new Set(["summary", "transition", "summary_bwd"]);
-
-function sum(numbers: readonly number[]): number {
-  return numbers.reduce((total, one) => total + one, 0);
-}
 
 function stateFlops(form: string, state: StateSpec, manifest: Manifest): number {
   const [K, V] = state.dims as [number, number];

@@ -1,6 +1,6 @@
 /** Plans for people: as text, and drawn over time. */
 import type { Layout, Manifest, Part, Plan, Step } from "../../runtime/plan.ts";
-import { levelsIn } from "../../runtime/plan.ts";
+import { levelsOf } from "../../runtime/plan.ts";
 import { TextWriter } from "../support/text.ts";
 
 /** One block for each rank, one line for each step. */
@@ -20,11 +20,9 @@ export function printPlan(plan: Plan): string {
 
 /** "2 rounds of exchanges: S, then R"; null where one round is enough. */
 export function roundsText({ states }: Manifest): string | null {
-  const levels = Array.from({ length: levelsIn(states) }, (_, level) =>
-    states.filter((state) => state.level === level).map(({ name }) => name),
-  );
+  const levels = levelsOf(states).map((own) => own.map(({ name }) => name).join(", "));
   if (levels.length < 2) return null;
-  return `${levels.length} rounds of exchanges: ${levels.map((own) => own.join(", ")).join(", then ")}`;
+  return `${levels.length} rounds of exchanges: ${levels.join(", then ")}`;
 }
 
 export function stepText(step: Step): string {

@@ -22,7 +22,7 @@
  * Source: Ring Attention, arXiv 2310.01889.
  */
 import type { FormSpec, Manifest, Plan, RankPlan, TensorSpec } from "../../runtime/plan.ts";
-import { levelsIn } from "../../runtime/plan.ts";
+import { levelsOf } from "../../runtime/plan.ts";
 import { Unsupported } from "../support/never.ts";
 import { resultsOf } from "./heads.ts";
 import { factorOf } from "./lane.ts";
@@ -39,7 +39,7 @@ export function ringAttentionPlan(manifest: Manifest, ranks: number, backward = 
       ? `has no full turn yet, and every token reads all of ${names}`
       : new Set(states.map(({ reverse }) => reverse)).size > 1
         ? `goes one way, and the states ${names} run both`
-        : levelsIn(states) > 1
+        : levelsOf(states).length > 1
           ? `needs what a state writes before it is read, and of ${names} some write what is read of others`
           : null;
   if (ranks > 1 && problem !== null) {

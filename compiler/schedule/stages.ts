@@ -18,7 +18,7 @@
  * behind travels a chain of its own, and both meet in initial_S.
  */
 import type { Manifest, Mesh, Plan, RankPlan, StateSpec } from "../../runtime/plan.ts";
-import { formGiving, levelsIn, seqGroup, worldSize } from "../../runtime/plan.ts";
+import { formGiving, levelsOf, seqGroup, worldSize } from "../../runtime/plan.ts";
 import { type Exchange, Lane } from "./lane.ts";
 import { StepWriter } from "./writer.ts";
 
@@ -100,11 +100,10 @@ class RankStages {
   private exchangeAll(isGradient: boolean, known: Renamed): Record<string, string> {
     const arrived: Record<string, string> = {};
     if (this.mesh.seq === 1) return arrived;
-    const { states } = this.manifest;
-    const levels = Array.from({ length: levelsIn(states) }, (_, level) => level);
-    for (const level of isGradient ? levels.reverse() : levels) {
+    const levels = levelsOf(this.manifest.states);
+    for (const states of isGradient ? levels.reverse() : levels) {
       const before = { ...known, ...arrived };
-      for (const state of states.filter((other) => other.level === level)) {
+      for (const state of states) {
         const carried = `${isGradient ? "d_final" : "initial"}_${state.name}`;
         const name = this.exchangeOne(state, isGradient, carried, before);
         if (name !== carried) arrived[carried] = name;

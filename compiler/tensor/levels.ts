@@ -56,14 +56,7 @@ export function dependenciesOf(program: Program): ReadonlyMap<string, Dependenci
 
 /** Does a value come from a read of any state? */
 export function comesFromReads(ops: ReadonlyMap<ValueId, Op>, id: ValueId): boolean {
-  const seen = new Set<ValueId>();
-  const visit = (at: ValueId): boolean => {
-    const op = ops.get(at);
-    if (op === undefined || seen.has(at)) return false;
-    seen.add(at);
-    return isScan(op) || operands(op).some(visit);
-  };
-  return visit(id);
+  return statesRead(ops, [id], null).size > 0;
 }
 
 function isScan(op: Op): op is Scan | Delta {
@@ -72,19 +65,27 @@ function isScan(op: Op): op is Scan | Delta {
 
 /** The other states whose reads go into what a scan writes, or erases; its query does not count. */
 function statesBehind(ops: ReadonlyMap<ValueId, Op>, scan: Scan | Delta): ReadonlySet<string> {
+  const { state, logDecay } = scan;
+  const written =
+    scan.kind === "delta" ? operands(scan) : scan.writes.flatMap(({ k, v }) => [k, v]);
+  return statesRead(ops, logDecay === null ? written : [...written, logDecay], state);
+}
+
+/** The states whose reads values come from; those of `own` are looked through. */
+function statesRead(
+  ops: ReadonlyMap<ValueId, Op>,
+  values: readonly ValueId[],
+  own: string | null,
+): ReadonlySet<string> {
   const found = new Set<string>();
   const seen = new Set<ValueId>();
   const visit = (id: ValueId): void => {
-    if (seen.has(id)) return;
-    seen.add(id);
     const op = ops.get(id);
-    if (op === undefined) return;
-    if (isScan(op) && op.state !== scan.state) found.add(op.state);
-    else for (const arg of operands(op)) visit(arg);
+    if (op === undefined || seen.has(id)) return;
+    seen.add(id);
+    if (isScan(op) && op.state !== own) found.add(op.state);
+    else operands(op).forEach(visit);
   };
-  const written =
-    scan.kind === "delta" ? operands(scan) : scan.writes.flatMap(({ k, v }) => [k, v]);
-  for (const id of written) visit(id);
-  if (scan.logDecay !== null) visit(scan.logDecay);
+  values.forEach(visit);
   return found;
 }
